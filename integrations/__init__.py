@@ -1,0 +1,1 @@
+"""The integrations that we ship: one plugin a file or folder, written as an outsider would write it."""

@@ -1,0 +1,1 @@
+"""The allocation language, the inventory of blocks and the planners."""

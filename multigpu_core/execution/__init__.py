@@ -1,0 +1,1 @@
+"""Placing and streaming blocks."""

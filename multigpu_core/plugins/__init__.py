@@ -1,0 +1,1 @@
+"""Discovery, configuration and isolation of plugins."""

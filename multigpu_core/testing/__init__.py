@@ -1,0 +1,1 @@
+"""Tools for testing on simulated accelerators and inside a real ComfyUI."""
