@@ -31,7 +31,9 @@ def ensure_package() -> ModuleType:
 
 
 def _import_from(init_file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(PACKAGE, init_file, submodule_search_locations=[str(init_file.parent)])
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, init_file, submodule_search_locations=[str(init_file.parent)]
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"{init_file} cannot be imported", name=PACKAGE, path=str(init_file))
     module = importlib.util.module_from_spec(spec)

@@ -53,7 +53,8 @@ class ProvisioningError(RuntimeError):
 
     def __init__(self, source: str, problem: str) -> None:
         self.source = source
-        super().__init__(f"{source}: {problem} To use a ComfyUI that you have, set {ENVIRONMENT_VARIABLE} to its folder.")
+        way_out = f"To use a ComfyUI that you have, set {ENVIRONMENT_VARIABLE} to its folder."
+        super().__init__(f"{source}: {problem} {way_out}")
 
 
 def comfyui_folder(version: str = DEFAULT_VERSION, cache: Path = DEFAULT_CACHE) -> Path:

@@ -1,0 +1,61 @@
+# Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
+#   make test    all that CI checks: lint, format, types, unit tests, tests inside a real ComfyUI
+#   make demo    one model on one device and split over all of them, in a real ComfyUI: the same picture
+# COMFYUI_PATH=/path/to/ComfyUI uses that checkout instead of the pinned release; VENV=... another environment.
+
+PYTHON ?= python3
+VENV   ?= .venv
+export COMFYUI_PATH
+
+PY       := $(VENV)/bin/python
+PIP      := $(PY) -m pip --disable-pip-version-check
+STAMP    := $(VENV)/.packages-installed
+COMFYUI  := $(VENV)/.comfyui-folder
+TYPING   := .cache/typing
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint types unit comfyui demo clean FORCE
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(STAMP) $(COMFYUI)
+
+$(STAMP): pyproject.toml requirements-torch.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -r requirements-torch.txt
+	$(PIP) install --quiet -e ".[dev]"
+	touch $@
+
+# Which ComfyUI is used, and its requirements installed: done again when either changes.
+$(COMFYUI): $(STAMP) FORCE
+	@$(PY) multigpu_core/testing/comfyui_release.py > $@.new
+	@cat "$$(cat $@.new)/requirements.txt" >> $@.new
+	@cmp -s $@ $@.new || $(PIP) install --quiet -r requirements-torch.txt -r "$$(head -n 1 $@.new)/requirements.txt"
+	@mv $@.new $@
+
+test: lint types unit comfyui
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
+types: $(STAMP)
+	@mkdir -p $(TYPING) && ln -sfn "$(CURDIR)" $(TYPING)/multigpu
+	MYPYPATH=$(TYPING) $(PY) -m mypy --cache-dir .cache/mypy -m multigpu -m multigpu._bootstrap -p multigpu.multigpu_core -p multigpu.integrations
+
+# Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
+unit: setup
+	$(PY) -m pytest --ignore=tests/comfyui
+
+comfyui: setup
+	$(PY) -m pytest tests/comfyui
+
+demo: setup
+	$(PY) -m multigpu.multigpu_core.cli.demo
+
+clean:
+	rm -rf .cache build *.egg-info
+
+FORCE:

@@ -1,0 +1,42 @@
+"""What every test run states: the versions of Python, torch and ComfyUI that it ran with."""
+
+from __future__ import annotations
+
+import platform
+import runpy
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from multigpu.multigpu_core.testing.comfyui_release import ProvisioningError, comfyui_folder
+
+
+def _tested_versions() -> str:
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:
+        torch_version = "not installed"
+    return f"Python {platform.python_version()}, torch {torch_version}, ComfyUI {_comfyui_version()}"
+
+
+def _comfyui_version() -> str:
+    try:
+        folder = comfyui_folder()
+    except ProvisioningError as error:
+        return f"not at hand ({error.source})"
+    return f"{runpy.run_path(str(folder / 'comfyui_version.py'))['__version__']} ({folder})"
+
+
+def pytest_report_header() -> str:
+    return f"versions: {_tested_versions()}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"versions: {_tested_versions()}")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout under test."""
+    return Path(__file__).resolve().parent.parent
