@@ -1,0 +1,157 @@
+"""Devices whose torch module is shaped like torch.cuda: CUDA itself, XPU, and whatever comes through PrivateUse1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from .backend import DeviceBackend, MemoryReading
+from .vendor import VendorPackage
+
+
+class AcceleratorBackend(DeviceBackend):
+    """One family behind ``torch.<type>``.
+
+    `module` stands in for ``torch.<type>``, which is looked up at each use since a backend may be registered late.
+    """
+
+    def __init__(self, type: str, visibility_variables: tuple[str, ...] = (), module: Any = None) -> None:
+        self._type = type
+        self._visibility_variables = visibility_variables
+        self._module = module
+
+    @property
+    def type(self) -> str:
+        return self._type
+
+    @property
+    def visibility_variables(self) -> tuple[str, ...]:
+        return self._visibility_variables
+
+    @property
+    def module(self) -> Any:
+        """The torch module of this family; None if this torch has none."""
+        return getattr(torch, self.type, None) if self._module is None else self._module
+
+    @property
+    def can_pin_host_memory(self) -> bool:
+        return self.has_streams
+
+    @property
+    def has_streams(self) -> bool:
+        return hasattr(self.module, "Stream")
+
+    def count(self) -> int:
+        module = self.module
+        return int(module.device_count()) if module is not None and module.is_available() else 0
+
+    def current_index(self) -> int:
+        return int(self.module.current_device())
+
+    def memory(self, index: int) -> MemoryReading:
+        stats = self._allocator_stats(index)
+        reserved = stats.get("reserved_bytes.all.current", 0)
+        unused = reserved - stats.get("active_bytes.all.current", 0)
+        try:
+            driver_free, total = self.module.mem_get_info(index)
+        except (AttributeError, RuntimeError):
+            # Older XPU builds and some Intel GPUs cannot say what is free: then only this process is counted.
+            total = self.total_bytes(index)
+            driver_free = total - reserved
+        return MemoryReading(min(int(total), int(driver_free + unused)), int(total))
+
+    def total_bytes(self, index: int) -> int:
+        if hasattr(self.module, "get_device_properties"):  # Unlike mem_get_info, this creates no context.
+            return int(self.module.get_device_properties(index).total_memory)
+        return int(self.module.mem_get_info(index)[1])
+
+    def marketing_name(self, index: int) -> str:
+        return str(self.module.get_device_name(index)) or self.name(index)
+
+    def empty_cache(self, index: int) -> None:
+        if not self._is_initialized():
+            return
+        with self.device_scope(index):
+            self.module.empty_cache()
+
+    def synchronize(self, index: int) -> None:
+        if self._is_initialized() and hasattr(self.module, "synchronize"):
+            self.module.synchronize(index)
+
+    def device_scope(self, index: int) -> AbstractContextManager[object]:
+        module = self.module
+        if hasattr(module, "device"):
+            scope: AbstractContextManager[object] = module.device(index)
+            return scope
+        return self._switched_to(index) if hasattr(module, "set_device") else nullcontext()
+
+    @contextmanager
+    def _switched_to(self, index: int) -> Iterator[None]:
+        previous = self.module.current_device()
+        self.module.set_device(index)
+        try:
+            yield
+        finally:
+            self.module.set_device(previous)
+
+    def _allocator_stats(self, index: int) -> Mapping[str, int]:
+        stats: Mapping[str, int] = self.module.memory_stats(index) if hasattr(self.module, "memory_stats") else {}
+        return stats
+
+    def _is_initialized(self) -> bool:
+        """Whether anything can have been allocated or queued; a backend that cannot tell is taken to be in use."""
+        return bool(self.module.is_initialized()) if hasattr(self.module, "is_initialized") else True
+
+
+class CudaBackend(AcceleratorBackend):
+    """NVIDIA, AMD (ROCm) and Iluvatar (CoreX) cards: torch builds for all three call them cuda."""
+
+    def __init__(self, module: Any = None) -> None:
+        super().__init__("cuda", module=module)
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        if torch.version.hip:
+            return ("rocm", "hip")
+        return ("corex", "ixuca") if hasattr(torch, "corex") else ()
+
+    @property
+    def visibility_variables(self) -> tuple[str, ...]:
+        rocm = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES") if torch.version.hip else ()
+        return ("CUDA_VISIBLE_DEVICES", *rocm)
+
+
+class PrivateUse1Backend(AcceleratorBackend):
+    """The one out-of-tree backend that torch lets register itself: Ascend, Cambricon, a simulated one, any other.
+
+    Its name is torch's to tell and may be set at any time, so it is read at each use. `packages` are vendors' packages
+    that were imported so that they register themselves.
+    """
+
+    UNREGISTERED = "privateuseone"
+    """What torch calls the backend until one has registered itself under its own name."""
+
+    def __init__(
+        self, variables_by_type: Mapping[str, tuple[str, ...]] | None = None, packages: tuple[VendorPackage, ...] = ()
+    ) -> None:
+        super().__init__(self.UNREGISTERED)
+        self._variables_by_type = variables_by_type or {}
+        self._packages = packages
+
+    @property
+    def type(self) -> str:
+        return torch._C._get_privateuse1_backend_name()
+
+    @property
+    def visibility_variables(self) -> tuple[str, ...]:
+        return self._variables_by_type.get(self.type, ())
+
+    def count(self) -> int:
+        if self.type != self.UNREGISTERED:
+            return super().count()
+        for package in self._packages:
+            package.raise_if_broken()
+        return 0

@@ -1,0 +1,93 @@
+"""The face that every family of devices shows to the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+
+
+class MemoryReading(NamedTuple):
+    """One device's memory at one moment, in bytes; cached but unused memory counts as free."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+class DeviceBackend(ABC):
+    """One family of devices (all CUDA cards, all NPUs, the cpu), addressed by index.
+
+    Only `count`, `memory` and `marketing_name` need an implementation; the defaults suit a family without caches,
+    streams or a current device. Every method may raise what the driver raises: the registry reports it.
+    """
+
+    indexed: bool = True
+    """Whether names carry an index (``cuda:0``); a family without one (``cpu``) has one device at most."""
+
+    @property
+    @abstractmethod
+    def type(self) -> str:
+        """The family's name as users write it."""
+
+    @property
+    def torch_type(self) -> str:
+        """The type of this family's `torch.device`."""
+        return self.type
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names that users give this family."""
+        return ()
+
+    @property
+    def visibility_variables(self) -> tuple[str, ...]:
+        """Environment variables through which the driver hides devices of this family."""
+        return ()
+
+    @property
+    def can_pin_host_memory(self) -> bool:
+        """Whether page-locked host memory makes copies to these devices faster and asynchronous."""
+        return False
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether copies can run on a stream of their own."""
+        return False
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many devices there are, found without creating a context on any of them."""
+
+    @abstractmethod
+    def memory(self, index: int) -> MemoryReading:
+        """Read free and total memory; this may create the device's context."""
+
+    @abstractmethod
+    def marketing_name(self, index: int) -> str:
+        """What the vendor calls the device."""
+
+    def name(self, index: int) -> str:
+        """The canonical name."""
+        return f"{self.type}:{index}" if self.indexed else self.type
+
+    def torch_device(self, index: int) -> torch.device:
+        return torch.device(self.torch_type, index) if self.indexed else torch.device(self.torch_type)
+
+    def current_index(self) -> int:
+        """The device that a `torch.device` without an index means."""
+        return 0
+
+    def total_bytes(self, index: int) -> int:
+        return self.memory(index).total_bytes
+
+    def empty_cache(self, index: int) -> None:
+        """Give memory that is cached but unused back to the driver."""
+
+    def synchronize(self, index: int) -> None:
+        """Wait until the device has done all that was asked of it."""
+
+    def device_scope(self, index: int) -> AbstractContextManager[object]:
+        """Make the device current for the duration of a `with` block."""
+        return nullcontext()

@@ -1,0 +1,40 @@
+"""How users write devices: ``cuda:1``, ``CUDA``, ``gpu:0``, and what they may have meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+ANY_ACCELERATOR = "gpu"
+"""ComfyUI's own family name: ``gpu:N`` is the N-th device beside the cpu."""
+
+_SPELLING = re.compile(r"\s*(?P<family>[a-z]\w*)\s*(?::\s*(?P<index>[0-9]+)\s*)?", re.IGNORECASE)
+
+
+class Spelling(NamedTuple):
+    """A device as written, in lower case; without an index the family's first device is meant."""
+
+    family: str
+    position: int
+
+
+def read_spelling(text: str) -> Spelling | None:
+    """Read `text`; None if it cannot be a device at all."""
+    match = _SPELLING.fullmatch(text)
+    return Spelling(match["family"].lower(), int(match["index"] or 0)) if match else None
+
+
+def nearest_name(text: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that `text` most likely means: of the same family if there is any, else by its letters."""
+    spelling = read_spelling(text)
+    if spelling is not None:
+        relatives = [name for name in names if _is_of_family(name, spelling.family)]
+        if relatives:
+            return relatives[min(spelling.position, len(relatives) - 1)]
+    return next(iter(get_close_matches(text.strip().lower(), names, n=1, cutoff=0.6)), None)
+
+
+def _is_of_family(name: str, family: str) -> bool:
+    return name != "cpu" if family == ANY_ACCELERATOR else name.partition(":")[0] == family
