@@ -13,6 +13,8 @@ STAMP    := $(VENV)/.packages-installed
 COMFYUI  := $(VENV)/.comfyui-folder
 TYPING   := .cache/typing
 
+ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint types unit comfyui demo clean FORCE
 
@@ -41,9 +43,9 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
-types: $(STAMP)
+types: setup
 	@mkdir -p $(TYPING) && ln -sfn "$(CURDIR)" $(TYPING)/multigpu
-	MYPYPATH=$(TYPING) $(PY) -m mypy --cache-dir .cache/mypy -m multigpu -m multigpu._bootstrap -p multigpu.multigpu_core -p multigpu.integrations
+	MYPYPATH=$(TYPING) $(PY) -m mypy --cache-dir .cache/mypy -m multigpu $(ROOT_MODULES) -p multigpu.multigpu_core -p multigpu.integrations
 
 # Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
 unit: setup

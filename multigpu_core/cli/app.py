@@ -1,0 +1,20 @@
+"""The `multigpu` command and its subcommands."""
+
+from __future__ import annotations
+
+import typer
+
+from .devices import devices
+
+app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
+app.command()(devices)
+
+
+@app.callback()
+def main_options() -> None:
+    """Keeps `multigpu` a group of subcommands while there is only one."""
+
+
+def main() -> None:
+    """Runs the command line; the entry point of the installed script."""
+    app()
