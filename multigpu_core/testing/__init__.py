@@ -1,1 +1,54 @@
-"""Tools for testing on simulated accelerators and inside a real ComfyUI."""
+"""Tools for testing on simulated accelerators and inside a real ComfyUI.
+
+The names load when they are first used, because fetching a ComfyUI needs neither torch nor a simulation.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comfyui_view import appear_to_comfyui
+    from .environment import ENVIRONMENT_VARIABLE, parse_sizes, simulate_from_environment
+    from .errors import SimulationSpecError, SimulationUnavailableError
+    from .ledger import CopyLog, CopyRecord, SimulatedDevice
+    from .machine import GB, SimulatedMachine, simulate, simulated
+
+_HOMES = {
+    "appear_to_comfyui": "comfyui_view",
+    "ENVIRONMENT_VARIABLE": "environment",
+    "parse_sizes": "environment",
+    "simulate_from_environment": "environment",
+    "SimulationSpecError": "errors",
+    "SimulationUnavailableError": "errors",
+    "CopyLog": "ledger",
+    "CopyRecord": "ledger",
+    "SimulatedDevice": "ledger",
+    "GB": "machine",
+    "SimulatedMachine": "machine",
+    "simulate": "machine",
+    "simulated": "machine",
+}
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "GB",
+    "CopyLog",
+    "CopyRecord",
+    "SimulatedDevice",
+    "SimulatedMachine",
+    "SimulationSpecError",
+    "SimulationUnavailableError",
+    "appear_to_comfyui",
+    "parse_sizes",
+    "simulate",
+    "simulate_from_environment",
+    "simulated",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

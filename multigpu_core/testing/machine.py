@@ -1,0 +1,101 @@
+"""A machine with simulated accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from .backend import register, registered_backend
+from .device_module import DeviceLike, SimulatedDeviceModule
+from .errors import SimulationUnavailableError
+from .ledger import CopyLog, SimulatedDevice
+from .operators import OperatorRunner
+
+GB = 1024**3
+DEFAULT_BACKEND = "npu"
+
+
+class SimulatedMachine:
+    """The simulated accelerators of this process: its devices, what they hold, and the log of copies.
+
+    Get it with `simulate` or `simulated`. Its backend name is fixed for the life of the process; the number, sizes and
+    names of its devices can change with `configure`.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.devices: tuple[SimulatedDevice, ...] = ()
+        self.copies = CopyLog()
+        self.module = SimulatedDeviceModule(backend, self)
+        self._libraries = register(backend, self.module, OperatorRunner(self.device, backend, self.copies))
+
+    def configure(self, sizes: Sequence[int], names: Sequence[str] | None = None) -> None:
+        """Have one fresh, empty device per entry of `sizes` (bytes); tensors of earlier devices no longer count."""
+        names = names or [f"Simulated accelerator {index}" for index in range(len(sizes))]
+        if len(names) != len(sizes):
+            raise ValueError(f"{len(sizes)} sizes but {len(names)} names: give each simulated device one of each.")
+        self.devices = tuple(
+            SimulatedDevice(torch.device(self.backend, index), name, size)
+            for index, (name, size) in enumerate(zip(names, sizes))
+        )
+        self.module.reset_current_device()
+        self.copies.clear()
+
+    def device(self, device: DeviceLike = None) -> SimulatedDevice:
+        """The device named, numbered or given; None, or no number, is the current one.
+
+        Raises `RuntimeError` where the machine has no such device.
+        """
+        if device is None:
+            index = self.module.current_device()
+        elif isinstance(device, int):
+            index = device
+        else:
+            given = torch.device(device)
+            if given.type != self.backend:
+                raise RuntimeError(f"{given} is not a simulated device; those here are of type {self.backend}.")
+            index = self.module.current_device() if given.index is None else given.index
+        if not 0 <= index < len(self.devices):
+            raise RuntimeError(
+                f"{self.backend.upper()} error: invalid device ordinal {index}; this simulated machine has "
+                f"{len(self.devices)} devices."
+            )
+        return self.devices[index]
+
+    def reset_peaks(self) -> None:
+        """Let each device's peak start again from what it holds now."""
+        for device in self.devices:
+            device.reset_peak()
+
+
+def simulate(
+    sizes: Sequence[int] = (2 * GB, 1 * GB), names: Sequence[str] | None = None, backend: str = DEFAULT_BACKEND
+) -> SimulatedMachine:
+    """Give this process one simulated accelerator per entry of `sizes`, in bytes.
+
+    `backend` is the device type, as in ``npu:0``; PyTorch lets a process choose it once. Raises
+    `SimulationUnavailableError` where PyTorch is older than 2.10 or another backend has taken the place.
+    """
+    machine = getattr(registered_backend(), "simulated_machine", None) or SimulatedMachine(backend)
+    if machine.backend != backend:
+        raise SimulationUnavailableError(f"this process simulates {machine.backend!r}; {backend!r} needs a fresh one")
+    machine.configure(sizes, names)
+    return machine
+
+
+@contextmanager
+def simulated(
+    sizes: Sequence[int] = (2 * GB, 1 * GB), names: Sequence[str] | None = None, backend: str = DEFAULT_BACKEND
+) -> Iterator[SimulatedMachine]:
+    """`simulate` for the length of a `with` block; afterwards the devices there were before are back."""
+    before = getattr(registered_backend(), "simulated_machine", None)
+    devices = before.devices if before else ()
+    machine = simulate(sizes, names, backend)
+    try:
+        yield machine
+    finally:
+        machine.devices = devices
+        machine.module.reset_current_device()
+        machine.copies.clear()

@@ -1,0 +1,190 @@
+"""Running operators for simulated devices: each one on the CPU, with the rules of real devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .ledger import CopyLog, CopyRecord, SimulatedDevice
+from .memory import host_view, natively, place, view_of
+
+aten = torch.ops.aten
+_SET_STORAGE = frozenset(
+    {aten.set_.source_Storage, aten.set_.source_Storage_storage_offset, aten.set_.source_Tensor, aten.set_.default}
+)
+_ALLOCATORS = frozenset({aten.empty.memory_format, aten.empty_strided.default})
+# Real devices accept indices that lie on the CPU.
+_INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index})
+
+
+class OperatorRunner:
+    """The kernel behind every operator on simulated tensors.
+
+    Operators that only describe memory run on the simulated tensors themselves. All others run on CPU views of them,
+    and what they return is placed on the device of the inputs or, for factories, on the one that was asked for.
+    Raises `RuntimeError` where an operator mixes devices and `torch.OutOfMemoryError` where a result does not fit.
+    """
+
+    def __init__(self, find_device: Callable[[torch.device], SimulatedDevice], backend: str, copies: CopyLog) -> None:
+        self._find_device = find_device
+        self._backend = backend
+        self._copies = copies
+
+    def __call__(self, operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+        if operator.is_view or operator in _SET_STORAGE:
+            return natively(operator, *args, **kwargs)
+        if operator is aten.copy_.default:
+            return self._copy(*args)
+        if operator is aten.resize_.default:
+            return self._resize(*args)
+        if operator is aten._local_scalar_dense.default:
+            self._log(args[0], torch.device("cpu"))
+        if operator is aten.scaled_dot_product_attention.default and _wants_gradients(args):
+            return _differentiable_attention(*args, **kwargs)
+        return self._compute(operator, args, kwargs)
+
+    def shares_tensor_type(self, tensor: Tensor, other: Tensor) -> bool:
+        """Whether `tensor.data = other` is possible: a parameter stays the same object when its module moves."""
+        return tensor.layout == other.layout == torch.strided
+
+    def _copy(self, destination: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+        self._host(destination).copy_(self._host(source))
+        if destination.device != source.device:
+            self._log(source, destination.device)
+        return destination
+
+    def _resize(self, tensor: Tensor, size: Sequence[int], memory_format: torch.memory_format | None = None) -> Tensor:
+        pattern = torch.empty(size, dtype=tensor.dtype, device="meta")
+        if pattern.nbytes + tensor.storage_offset() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            grown = torch.empty(size, dtype=tensor.dtype)
+            kept = min(tensor.numel(), grown.numel())
+            grown.view(-1)[:kept].copy_(host_view(tensor).reshape(-1)[:kept])
+            return self._replace(tensor, grown)
+        natively(aten.resize_.default, tensor, size, memory_format=memory_format)
+        return tensor
+
+    def _compute(self, operator: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target = self._target(operator, args, kwargs)
+        if operator in _ALLOCATORS:
+            described = operator(*args, **{**kwargs, "device": "meta", "pin_memory": False})
+            target.require(described.untyped_storage().nbytes())
+        on_host: dict[int, tuple[Tensor, Tensor]] = {}
+        host_args = [self._host_argument(argument, on_host) for argument in args]
+        host_kwargs = {name: self._host_argument(argument, on_host) for name, argument in kwargs.items()}
+        if "device" in kwargs:
+            host_kwargs.update(device="cpu", pin_memory=False)
+        if torch.Tag.nondeterministic_seeded in operator.tags and _takes_generator(operator):
+            host_kwargs["generator"] = kwargs.get("generator") or target.generator
+        results = operator(*host_args, **host_kwargs)
+        for host, original in on_host.values():
+            if host.size() != original.size():
+                self._replace(original, host)
+        owners = {
+            original.untyped_storage().data_ptr(): original
+            for _, original in on_host.values()
+            if original.untyped_storage().nbytes()
+        }
+        return _map_results(results, lambda result: self._result(result, target, on_host, owners))
+
+    def _result(
+        self,
+        result: Tensor,
+        target: SimulatedDevice,
+        on_host: dict[int, tuple[Tensor, Tensor]],
+        owners: dict[int, Tensor],
+    ) -> Tensor:
+        if id(result) in on_host:
+            return on_host[id(result)][1]
+        pointer = result.untyped_storage().data_ptr() if result.untyped_storage().nbytes() else 0
+        if pointer in owners:
+            return view_of(owners[pointer], result)
+        placed = place(result, target)
+        if pointer:
+            owners[pointer] = placed
+        return placed
+
+    def _replace(self, tensor: Tensor, values: Tensor) -> Tensor:
+        """Give `tensor` new sizes and a new storage, as an `out=` argument gets them."""
+        source = place(values, self._find_device(tensor.device))
+        natively(
+            aten.set_.source_Storage_storage_offset,
+            tensor,
+            source.untyped_storage(),
+            source.storage_offset(),
+            source.size(),
+            source.stride(),
+        )
+        return tensor
+
+    def _target(
+        self, operator: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> SimulatedDevice:
+        if kwargs.get("device") is not None:
+            return self._find_device(torch.device(kwargs["device"]))
+        indices = args[1] if operator.overloadpacket in _INDEXING else ()
+        tensors = list(_tensors(args, kwargs))
+        foreign = [tensor for tensor in indices if tensor is not None and tensor.device.type == "cpu"]
+        devices = {
+            tensor.device
+            for tensor in tensors
+            if not (tensor.device.type == "cpu" and (tensor.dim() == 0 or any(tensor is index for index in foreign)))
+        }
+        if len(devices) > 1:
+            first, second = sorted(map(str, devices), key=lambda name: (name == "cpu", name))[:2]
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found at least two devices, {first} and {second}! "
+                f"(when running {operator})"
+            )
+        if not devices:
+            return self._find_device(torch.device(self._backend))
+        return self._find_device(devices.pop())
+
+    def _host(self, tensor: Tensor) -> Tensor:
+        return host_view(tensor) if tensor.device.type == self._backend else tensor
+
+    def _host_argument(self, argument: Any, on_host: dict[int, tuple[Tensor, Tensor]]) -> Any:
+        if isinstance(argument, (list, tuple)):
+            return [self._host_argument(item, on_host) for item in argument]
+        if not isinstance(argument, Tensor) or argument.device.type != self._backend:
+            return argument
+        host = host_view(argument)
+        on_host[id(host)] = (host, argument)
+        return host
+
+    def _log(self, source: Tensor, destination: torch.device) -> None:
+        self._copies.add(CopyRecord(str(source.device), str(destination), source.nbytes, source.dtype))
+
+
+def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    for argument in (*args, *kwargs.values()):
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from (item for item in argument if isinstance(item, Tensor))
+
+
+def _map_results(results: Any, convert: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(results, Tensor):
+        return convert(results)
+    if isinstance(results, (list, tuple)):
+        return type(results)(_map_results(item, convert) for item in results)
+    return results
+
+
+def _takes_generator(operator: torch._ops.OpOverload) -> bool:
+    return any(argument.name == "generator" for argument in operator._schema.arguments)
+
+
+def _wants_gradients(args: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _tensors(args, {}))
+
+
+def _differentiable_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *rest: Any, **options: Any
+) -> Tensor:
+    """Attention by operators that each have a gradient; the fused one is registered below autograd."""
+    result: Tensor = aten._scaled_dot_product_attention_math.default(query, key, value, mask, *rest, **options)[0]
+    return result
