@@ -1,0 +1,27 @@
+"""The inventory of a model file, from its header: no weight is read."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from .checkpoint_parts import CheckpointPart, select_part
+from .execution_order import order_as_known
+from .gguf_header import MAGIC, read_gguf_header
+from .inventory import Inventory
+from .inventory_of_tensors import inventory_of_tensors
+from .safetensors_header import read_safetensors_header
+
+
+def inventory_of_file(path: str | PathLike[str], *, part: CheckpointPart | None = None) -> Inventory:
+    """The blocks of a .safetensors or .gguf file in execution order, their parameters under the file's names.
+
+    Of a checkpoint that packs several models, `part` chooses one; by default the diffusion model. The format is
+    recognised by the file's content. Raises HeaderError for a damaged file or another format, CheckpointPartError for
+    a part that the file does not have, OSError where it cannot be read.
+    """
+    file = Path(path)
+    with file.open("rb") as opened:
+        is_gguf = opened.read(len(MAGIC)) == MAGIC
+    tensors = read_gguf_header(file) if is_gguf else read_safetensors_header(file)
+    return inventory_of_tensors(select_part(file, tensors, part), order_as_known)

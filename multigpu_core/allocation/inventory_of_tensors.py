@@ -1,0 +1,56 @@
+"""An inventory from a list of stored tensors: where live modules and file headers meet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from .block_names import BlockKey, group_by_block, head_of
+from .inventory import Block, BlockKind, Inventory
+
+
+class StoredTensor(NamedTuple):
+    """One tensor of a model, counted once.
+
+    `aliases` are its other paths through the same module; `tied` are its names in other modules.
+    """
+
+    name: str
+    dtype: str
+    size_bytes: int
+    aliases: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
+
+
+def inventory_of_tensors(tensors: Sequence[StoredTensor], order: Callable[[Iterable[str]], list[str]]) -> Inventory:
+    """The blocks that `tensors` make, each tensor in exactly one; `order` sorts block names by execution.
+
+    Every name of a tensor that has several stands in the one block that counts its bytes. A tensor that two blocks
+    tie belongs to a head: whichever of them runs needs it.
+    """
+    keys = group_by_block(name for tensor in tensors for name in (tensor.name, *tensor.tied))
+    members: dict[str, list[StoredTensor]] = {}
+    kinds: dict[str, BlockKind] = {}
+    for tensor in tensors:
+        key = _key_of(tensor, keys)
+        members.setdefault(key.name, []).append(tensor)
+        kinds[key.name] = key.kind
+    return Inventory(tuple(_block(name, kinds[name], members[name]) for name in order(members)))
+
+
+def _key_of(tensor: StoredTensor, keys: dict[str, BlockKey]) -> BlockKey:
+    key = keys[tensor.name]
+    if any(keys[name] != key for name in tensor.tied):
+        return head_of(tensor.name)
+    return key
+
+
+def _block(name: str, kind: BlockKind, tensors: list[StoredTensor]) -> Block:
+    bytes_by_dtype: Counter[str] = Counter()
+    parameters: list[str] = []
+    for tensor in tensors:
+        bytes_by_dtype[tensor.dtype] += tensor.size_bytes
+        parameters += (tensor.name, *tensor.aliases, *tensor.tied)
+    dtype = max(bytes_by_dtype, key=bytes_by_dtype.__getitem__)
+    return Block(name, kind, dtype, sum(bytes_by_dtype.values()), tuple(parameters))

@@ -1,0 +1,124 @@
+"""The tensors of a .safetensors file, from its header alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
+
+from .header_error import DOWNLOAD_AGAIN, HeaderError
+from .inventory_of_tensors import StoredTensor
+
+MAX_HEADER_BYTES = 32 * 1024 * 1024
+"""Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""
+
+_LENGTH_BYTES = 8
+# Type codes of the format: the name that PyTorch gives the type, and its bits.
+_TYPES = {
+    "BOOL": ("bool", 8),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "U16": ("uint16", 16),
+    "I16": ("int16", 16),
+    "U32": ("uint32", 32),
+    "I32": ("int32", 32),
+    "U64": ("uint64", 64),
+    "I64": ("int64", 64),
+    "F4": ("float4_e2m1fn_x2", 4),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "F32": ("float32", 32),
+    "F64": ("float64", 64),
+    "C64": ("complex64", 64),
+}
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A tensor and the bytes of the data section that it occupies."""
+
+    tensor: StoredTensor
+    begin: int
+    end: int
+
+
+def read_safetensors_header(path: Path) -> list[StoredTensor]:
+    """Every tensor of the file, in the order of their data; reads the header only.
+
+    Raises HeaderError for a file that is truncated, damaged or not a safetensors file, OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        data_bytes = file_bytes - _LENGTH_BYTES - header_bytes
+        if file_bytes < _LENGTH_BYTES or data_bytes < 0:
+            raise HeaderError(path, "header length", f"claims {header_bytes} bytes of {file_bytes}; {DOWNLOAD_AGAIN}")
+        if header_bytes > MAX_HEADER_BYTES:
+            reason = f"claims {header_bytes} bytes, more than any model needs; this is no .safetensors file"
+            raise HeaderError(path, "header length", reason)
+        header = _parse(path, file.read(header_bytes))
+    spans = [_span(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    spans.sort(key=lambda span: (span.begin, span.end))
+    _check_layout(path, spans, data_bytes)
+    return [span.tensor for span in spans]
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
+            raise ValueError("a name appears twice")
+        return entries
+
+    try:
+        header = json.loads(text, object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(path, "header", f"is not the JSON of a .safetensors file ({error})") from error
+    if not isinstance(header, dict):
+        raise HeaderError(path, "header", "is not a table of tensors")
+    return header
+
+
+def _span(path: Path, name: str, entry: Any) -> _Span:
+    def refuse(reason: str) -> NoReturn:
+        raise HeaderError(path, f"tensor {name[:200]!r}", reason)
+
+    if not isinstance(entry, dict):
+        refuse("has no description")
+    code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(code, str):
+        refuse(f"has no dtype: {code!r:.80}")
+    if not _are_sizes(shape):
+        refuse(f"has no shape: {shape!r:.80}")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        refuse(f"has no data_offsets: {offsets!r:.80}")
+    begin, end = offsets
+    # A type newer than this list is believed: its offsets say what it stores.
+    dtype, bits = _TYPES.get(code, (code.lower(), None))
+    if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
+        refuse(f"stores {end - begin} bytes, which is not {shape!r:.80} of {code}")
+    return _Span(StoredTensor(name, dtype, end - begin), begin, end)
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+
+
+def _check_layout(path: Path, spans: list[_Span], data_bytes: int) -> None:
+    """Tensors share no bytes and none ends behind the file."""
+    free_from = 0
+    for span in spans:
+        field = f"tensor {span.tensor.name[:200]!r}"
+        if span.begin < free_from and span.end > span.begin:
+            raise HeaderError(path, field, "overlaps the tensor before it")
+        if span.end > data_bytes:
+            raise HeaderError(path, field, f"ends at byte {span.end} of {data_bytes}; {DOWNLOAD_AGAIN}")
+        free_from = max(free_from, span.end)
