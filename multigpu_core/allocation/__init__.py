@@ -1,1 +1,44 @@
 """The allocation language, the inventory of blocks and the planners."""
+
+from .amounts import format_bytes, readable_bytes
+from .device_names import KnownDevices, Resolver
+from .errors import AllocationError, PlanError
+from .header_error import HeaderError
+from .inventory import Block, BlockKind, Inventory
+from .inventory_of_file import inventory_of_file
+from .inventory_of_module import inventory_of_module
+from .language import format_expert, format_request, parse_expert, parse_full
+from .plan import AllocationPlan, Placement
+from .planner import plan_allocation
+from .request import AllocationMode, AllocationRequest, Share, Strategy
+from .table import plan_table
+from .widgets import AllocationWidgets, request_from_widgets
+
+__all__ = [
+    "AllocationError",
+    "AllocationMode",
+    "AllocationPlan",
+    "AllocationRequest",
+    "AllocationWidgets",
+    "Block",
+    "BlockKind",
+    "HeaderError",
+    "Inventory",
+    "KnownDevices",
+    "Placement",
+    "PlanError",
+    "Resolver",
+    "Share",
+    "Strategy",
+    "format_bytes",
+    "format_expert",
+    "format_request",
+    "inventory_of_file",
+    "inventory_of_module",
+    "parse_expert",
+    "parse_full",
+    "plan_allocation",
+    "plan_table",
+    "readable_bytes",
+    "request_from_widgets",
+]

@@ -9,7 +9,7 @@ from functools import cached_property
 
 class BlockKind(str, Enum):
     HEAD = "head"
-    """Needed outside any block (embeddings, positional encodings, input and output layers): stays on the compute device."""
+    """Needed outside any block (embeddings, input and output layers): stays on the compute device."""
     TRANSFORMER = "transformer"
     NORM = "norm"
     OTHER = "other"

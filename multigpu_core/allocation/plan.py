@@ -49,4 +49,6 @@ class AllocationPlan:
     @property
     def expert_string(self) -> str:
         """The byte string that, with the same strategy, reproduces this plan."""
+        if not any(self.bytes_by_device.values()):
+            return f"{self.compute_device},*"
         return ";".join(f"{device},{size}b" for device, size in self.bytes_by_device.items())

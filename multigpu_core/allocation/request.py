@@ -62,7 +62,7 @@ class AllocationRequest:
 
     @property
     def is_explicit(self) -> bool:
-        """Whether the user wrote every device's share: such a request is refused rather than bent when it does not fit."""
+        """Whether the user wrote every share: such a request is refused rather than bent when it does not fit."""
         return self.mode in (AllocationMode.BYTES, AllocationMode.RATIO, AllocationMode.FRACTION)
 
     @property

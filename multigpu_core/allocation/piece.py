@@ -1,0 +1,43 @@
+"""A piece of a user's string that knows where it stands, so that every fault can be pointed at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import AllocationError
+
+# Keyboards of East Asia type these in place of the ASCII signs; one for one, so positions stay true.
+_FULL_WIDTH = str.maketrans("；，：％＊＃．", ";,:%*#.")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`source[start:end]`, without the white space at its ends."""
+
+    source: str
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, text: str) -> Piece:
+        return cls(text.translate(_FULL_WIDTH), 0, len(text)).part(0, len(text))
+
+    @property
+    def text(self) -> str:
+        return self.source[self.start : self.end]
+
+    def part(self, start: int, end: int) -> Piece:
+        """The stretch from `start` to `end`, counted from the beginning of this piece."""
+        inner = self.text[start:end]
+        begin = self.start + start + len(inner) - len(inner.lstrip())
+        return Piece(self.source, begin, max(begin, self.start + start + len(inner.rstrip())))
+
+    def split(self, separator: str) -> list[Piece]:
+        pieces, begin = [], 0
+        for item in self.text.split(separator):
+            pieces.append(self.part(begin, begin + len(item)))
+            begin += len(item) + len(separator)
+        return pieces
+
+    def error(self, reason: str, suggestion: str = "") -> AllocationError:
+        return AllocationError(self.source, (self.start, self.end), reason, suggestion)

@@ -1,0 +1,113 @@
+"""From a request to a plan: which block is stored where. Pure, exact and the same on every machine.
+
+The devices are served one after the other, the compute device first. Each picks, out of the blocks that are left, about
+as many bytes as bring all devices served so far to the sum of their quotas; so no error adds up, each device ends
+within one block of its quota, and the last one takes what is left. Because the pickers are projections (see spread.py)
+and the order of serving can be told from the plan, planning the plan's own byte string gives the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import compress
+
+from multigpu.multigpu_core.devices import DeviceInfo
+
+from .amounts import readable_bytes
+from .inventory import Inventory
+from .plan import AllocationPlan, Placement
+from .quotas import Quotas, quotas_for
+from .request import AllocationMode, AllocationRequest, Strategy
+from .room import CPU, Room, is_movable, measure_room
+from .spread import pick_evenly, pick_first, pick_last
+
+
+def plan_allocation(
+    inventory: Inventory,
+    request: AllocationRequest,
+    devices: Sequence[DeviceInfo],
+    reserve_bytes: Mapping[str, int] | None = None,
+) -> AllocationPlan:
+    """The plan for `request` on `devices`, whose free bytes are what the weights may use (what the model itself
+    occupies already, and will give up, counts as free). `reserve_bytes` by device name is kept free for inference.
+
+    Heads stay on the compute device. Explicit shares that do not fit are refused; virtual VRAM and auto spill to the
+    next donor and then to cpu. An ordinary load (mode NONE) is not checked: the host manages its memory.
+
+    Raises:
+        PlanError: a device cannot store what falls to it.
+        DeviceError: the request names a device that is not in `devices`.
+    """
+    if request.mode is AllocationMode.NONE:
+        return _plan(inventory, request, {})
+    room = measure_room(inventory, request, devices, reserve_bytes or {})
+    quotas, warnings = quotas_for(request, room)
+    way_out = _way_out(request)
+    room.refuse_overfull(quotas, way_out)
+    movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
+    sizes = {i: inventory.blocks[i].size_bytes for i in movable}
+    device_of = _assign(sizes, quotas, room, request.strategy)
+    stored = dict.fromkeys(quotas, 0)
+    for i, device in device_of.items():
+        stored[device] += sizes[i]
+    room.refuse_overfull(stored, way_out)
+    warnings = [*room.warnings, *warnings, *_rounding_warnings(request, quotas, stored)]
+    return _plan(inventory, request, device_of, tuple(warnings))
+
+
+def _assign(sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy) -> dict[int, str]:
+    """The device of every movable block, by the block's index."""
+    compute, *donors = quotas
+    if strategy is Strategy.INTERLEAVE:
+        # By name, not as written: a byte string lists devices by first use, and must give the same order. cpu comes
+        # last because it is the likeliest to have room for what the others leave.
+        donors.sort(key=lambda name: (name == CPU, name))
+        pick_own, pick = pick_evenly, pick_evenly
+    else:
+        pick_own, pick = pick_last, pick_first
+    device_of: dict[int, str] = {}
+    left = list(sizes)
+    owed = 0
+    for device in (compute, *donors)[:-1]:
+        owed += quotas[device]
+        left_sizes = [sizes[i] for i in left]
+        picked = (pick_own if device == compute else pick)(left_sizes, owed, room.free_bytes[device])
+        device_of.update(dict.fromkeys(compress(left, picked), device))
+        owed -= sum(compress(left_sizes, picked))
+        left = [i for i, is_picked in zip(left, picked, strict=True) if not is_picked]
+    device_of.update(dict.fromkeys(left, (compute, *donors)[-1]))
+    return device_of
+
+
+def _plan(
+    inventory: Inventory, request: AllocationRequest, device_of: Mapping[int, str], warnings: tuple[str, ...] = ()
+) -> AllocationPlan:
+    compute = request.compute_device
+    placements = tuple(Placement(block, device_of.get(i, compute)) for i, block in enumerate(inventory.blocks))
+    return AllocationPlan(compute, request.strategy, placements, warnings)
+
+
+def _way_out(request: AllocationRequest) -> str:
+    if request.is_explicit:
+        return "Give it a smaller share, free memory on it, or write auto for a plan that fits."
+    if request.mode is AllocationMode.VIRTUAL_VRAM:
+        return "Name more donors, or free memory."
+    return "No device is left that could take more: free memory, or use a smaller model file."
+
+
+def _rounding_warnings(request: AllocationRequest, quotas: Quotas, stored: Mapping[str, int]) -> list[str]:
+    """What whole blocks and full donors made of the quotas."""
+    warnings = []
+    if request.mode is AllocationMode.VIRTUAL_VRAM:
+        named = (request.compute_device, *request.donors)
+        spilled = sum(size for device, size in stored.items() if device not in named)
+        if spilled:
+            full = ", ".join(request.donors)
+            warnings.append(f"{full} cannot take all that is offloaded: {readable_bytes(spilled)} go to {CPU}.")
+    if request.is_explicit:
+        warnings += [
+            f"{device} stores nothing: its share of {readable_bytes(size)} is less than a block."
+            for device, size in quotas.items()
+            if size and not stored[device] and device != request.compute_device
+        ]
+    return warnings

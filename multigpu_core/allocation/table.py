@@ -1,0 +1,48 @@
+"""A plan as people read it in the log."""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+
+from .amounts import GIB, readable_bytes
+from .plan import AllocationPlan
+
+_BAR_WIDTH = 20
+_LINE_WIDTH = 64
+_LONGEST_MAP = 256
+"""Blocks beyond which a map of them is no longer readable."""
+
+
+def plan_table(plan: AllocationPlan) -> str:
+    """Lines of plain ASCII: bytes by device, the device of every block in execution order, and the expert string."""
+    sizes = plan.bytes_by_device
+    total = sum(sizes.values())
+    letters = dict(zip(sizes, ascii_uppercase, strict=False))
+    counts = dict.fromkeys(sizes, 0)
+    for placement in plan.placements:
+        counts[placement.device] += 1
+    width = max(len("device"), *map(len, sizes))
+    lines = [
+        f"{readable_bytes(total)} on {len(sizes)} device{'s'[: len(sizes) != 1]}, {plan.strategy.value}",
+        f"    {'device':<{width}} {'blocks':>7} {'GB':>8} {'%':>6}",
+    ]
+    for device, size in sizes.items():
+        part = size / total if total else 0.0
+        bar = "#" * round(part * _BAR_WIDTH)
+        role = "  computes" if device == plan.compute_device else ""
+        lines.append(
+            f"  {letters.get(device, '?')} {device:<{width}} {counts[device]:>7} {size / GIB:>8.2f} {part:>6.1%}"
+            f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
+        )
+    lines += _block_map(plan, letters)
+    lines += [f"  same again: {plan.expert_string}"]
+    lines += [f"  note: {warning}" for warning in plan.warnings]
+    return "\n".join(lines)
+
+
+def _block_map(plan: AllocationPlan, letters: dict[str, str]) -> list[str]:
+    """One letter for each block, in execution order; nothing where there is nothing to see."""
+    if not plan.offloaded or len(plan.placements) > _LONGEST_MAP:
+        return []
+    order = "".join(letters.get(placement.device, "?") for placement in plan.placements)
+    return [f"  {order[i : i + _LINE_WIDTH]}" for i in range(0, len(order), _LINE_WIDTH)]

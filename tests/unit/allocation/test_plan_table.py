@@ -1,0 +1,35 @@
+"""The table of a plan, as users see it in the log."""
+
+from __future__ import annotations
+
+from multigpu.multigpu_core.allocation import Strategy, plan_allocation, plan_table
+
+from .planning import GIB, expert, machine, model
+
+DEVICES = machine({"cpu": 64 * GIB, "cuda:0": 64 * GIB, "cuda:1": GIB // 2})
+
+
+def test_the_table_shows_shares_the_order_of_blocks_and_the_string() -> None:
+    request = expert("cuda:0,50%;cpu,50%", DEVICES, strategy=Strategy.CONTIGUOUS)
+    table = plan_table(plan_allocation(model(*[GIB // 2] * 8), request, DEVICES))
+    assert table.splitlines() == [
+        "4.00 GB on 2 devices, contiguous",
+        "    device  blocks       GB      %",
+        "  A cuda:0       6     2.00  50.0%  ##########            computes",
+        "  B cpu          4     2.00  50.0%  ##########",
+        "  ABBBBAAAAA",
+        "  same again: cuda:0,2147483648b;cpu,2147483648b",
+    ]
+
+
+def test_the_table_ends_with_what_was_bent() -> None:
+    request = expert("cuda:1,1b;cpu,*", DEVICES)
+    table = plan_table(plan_allocation(model(GIB, GIB), request, DEVICES))
+    assert table.splitlines()[-1] == "  note: cuda:1 stores nothing: its share of 1 bytes is less than a block."
+
+
+def test_a_model_of_thousands_of_blocks_has_a_short_table_in_ascii() -> None:
+    request = expert("cuda:0,50%;cpu,50%", DEVICES)
+    table = plan_table(plan_allocation(model(*[10] * 5000), request, DEVICES))
+    assert len(table.splitlines()) == 5
+    assert table.isascii()
