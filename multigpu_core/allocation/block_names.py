@@ -59,12 +59,13 @@ _HEADS_INSIDE_BLOCKS = frozenset({"relative_attention_bias", "attn_rel_b"})
 
 def group_by_block(names: Iterable[str]) -> dict[str, BlockKey]:
     """Each name's block, in the order of `names`, which must be all the names of one model."""
-    units = {name: _units_around(name.split(".")) for name in names}
-    stages = {unit.path for chain in units.values() for unit in chain[:-1]}
-    return {name: _block(name, chain, stages) for name, chain in units.items()}
+    chains = {name: _units_around(name.split(".")) for name in names}
+    stages = {unit.path for chain in chains.values() for unit in chain[:-1]}
+    units = {chain[-1].path: chain[-1] for chain in chains.values() if chain and chain[-1].path not in stages}
+    return {name: _block(name, chain, units) for name, chain in chains.items()}
 
 
-def layer_of(name: str) -> str | None:
+def _layer_of(name: str) -> str | None:
     """The path of the single layer that owns the tensor `name`; None where the tensor stands alone."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -74,20 +75,22 @@ def layer_of(name: str) -> str | None:
     return None
 
 
-def head_of(name: str) -> BlockKey:
-    """The head block for a parameter that no block can take along."""
-    return BlockKey(layer_of(name) or name, BlockKind.HEAD)
+def _head_of(name: str) -> BlockKey:
+    """The head block for a parameter that no block takes along: its layer, or itself."""
+    return BlockKey(_layer_of(name) or name, BlockKind.HEAD)
 
 
-def _block(name: str, chain: tuple[_Unit, ...], stages: set[str]) -> BlockKey:
-    if not chain or not _HEADS_INSIDE_BLOCKS.isdisjoint(name.split(".")):
-        return head_of(name)
-    unit = chain[-1]
-    if unit.path not in stages:
-        return BlockKey(unit.path, unit.kind)
-    layer = layer_of(name)
-    if layer is None:
-        return head_of(name)
+def _block(name: str, chain: tuple[_Unit, ...], units: dict[str, _Unit]) -> BlockKey:
+    """The block of a parameter inside `chain`; `units` are the units that hold no smaller ones."""
+    if not _HEADS_INSIDE_BLOCKS.isdisjoint(name.split(".")):
+        return _head_of(name)
+    layer = _layer_of(name)
+    if layer in units:
+        return BlockKey(*units[layer])
+    if chain and chain[-1].path in units:
+        return BlockKey(*chain[-1])
+    if not chain or layer is None:
+        return _head_of(name)
     is_norm = "norm" in layer.rsplit(".", 1)[-1]
     return BlockKey(layer, BlockKind.NORM if is_norm else BlockKind.OTHER)
 

@@ -50,7 +50,7 @@ def select_part(path: Path, tensors: Sequence[StoredTensor], part: CheckpointPar
     if part is None or part is CheckpointPart.EVERYTHING:
         return list(tensors)
     if part not in parts:
-        raise CheckpointPartError(path, part, tuple(parts))
+        raise CheckpointPartError(path, part, tuple(one for one in CheckpointPart if one in parts))
     return parts[part]
 
 

@@ -13,7 +13,7 @@ from .header_error import DOWNLOAD_AGAIN, HeaderError
 from .inventory_of_tensors import StoredTensor
 
 MAGIC = b"GGUF"
-MAX_HEADER_BYTES = 128 * 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Far above any real header (the largest tokenizers need about 20 MB)."""
 
 _VERSIONS = (2, 3)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from .block_names import BlockKey, group_by_block, head_of
+from .block_names import BlockKey, group_by_block
 from .inventory import Block, BlockKind, Inventory
 
 
@@ -42,7 +42,7 @@ def inventory_of_tensors(tensors: Sequence[StoredTensor], order: Callable[[Itera
 def _key_of(tensor: StoredTensor, keys: dict[str, BlockKey]) -> BlockKey:
     key = keys[tensor.name]
     if any(keys[name] != key for name in tensor.tied):
-        return head_of(tensor.name)
+        return BlockKey(tensor.name, BlockKind.HEAD)
     return key
 
 
