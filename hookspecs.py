@@ -1,0 +1,82 @@
+"""The whole plugin API of MultiGPU for ComfyUI, on one page.
+
+A plugin is a module or an object whose functions are marked with `hookimpl` and named after the hooks below:
+
+    from multigpu import hookimpl
+    from multigpu.hookspecs import WrappedLoader, split_and_device
+
+    @hookimpl
+    def multigpu_wrap_loader():
+        return [WrappedLoader("MyUnetLoader", split_and_device("MyUnetLoader"))]
+
+An implementation may take fewer arguments than its hook offers; it must not give them defaults, pluggy would never
+fill those in. Plugins are asked in the reverse order of their registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, split_and_device
+from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
+    from multigpu.multigpu_core.devices import DeviceInfo
+
+__all__ = [
+    "DevicePart",
+    "LoadedModelInfo",
+    "NodeVariant",
+    "OwnNode",
+    "UnloadReason",
+    "WrappedLoader",
+    "hookimpl",
+    "multigpu_plan_allocation",
+    "multigpu_unload_policy",
+    "multigpu_wrap_loader",
+    "split_and_device",
+]
+
+PROJECT = "multigpu"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
+    """Say which loader nodes get variants, and which nodes of your own to add.
+
+    A `WrappedLoader` names a node id that may or may not be installed: the variants are made from the class that is
+    really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An `OwnNode`
+    is a node class of yours, for what a generic wrapper cannot do.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def multigpu_plan_allocation(
+    inventory: Inventory,
+    request: AllocationRequest,
+    devices: Sequence[DeviceInfo],
+    reserve_bytes: Mapping[str, int],
+) -> AllocationPlan | None:
+    """Decide the device of every block of a model that is about to be loaded, or return None to leave it to others.
+
+    `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay free
+    of that for inference, by device name. The plan has to hold every block exactly once and keep heads on the compute
+    device. Raise `PlanError` where the request cannot be met: the user sees its message. MultiGPU's own planner answers
+    when no plugin does.
+    """
+
+
+@hookspec
+def multigpu_unload_policy(models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> Iterable[int]:
+    """Name models that stay loaded, by their `LoadedModelInfo.key`, while others are unloaded for `reason`.
+
+    `bytes_wanted` is how much is needed, 0 where everything shall go. A model stays where any plugin says so.
+    """
+    raise NotImplementedError

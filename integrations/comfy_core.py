@@ -1,0 +1,77 @@
+"""ComfyUI's own loaders, as a device and a split variant each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multigpu.hookspecs import DevicePart, NodeVariant, OwnNode, WrappedLoader, hookimpl, split_and_device
+
+# Loaders of text encoders call their compute device just "device", also where they split.
+TEXT_ENCODERS = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader", "CLIPVisionLoader")
+MODELS = (
+    "UNETLoader",
+    "VAELoader",
+    "CheckpointLoaderSimple",
+    "ControlNetLoader",
+    "DiffControlNetLoader",
+    "DiffusersLoader",
+)
+
+CHECKPOINT_PARTS = NodeVariant(
+    "CheckpointLoaderAdvancedMultiGPU",
+    "Advanced MultiGPU",
+    (
+        DevicePart((0,), prefix="unet_", section="required"),
+        DevicePart((1,), prefix="clip_", section="required"),
+        DevicePart((2,), prefix="vae_", section="required"),
+    ),
+)
+CHECKPOINT_PARTS_SPLIT = NodeVariant(
+    "CheckpointLoaderAdvancedDisTorch2MultiGPU",
+    "Advanced DisTorch2",
+    (
+        DevicePart((0,), prefix="unet_", device_input="compute_device", section="required", splits=True),
+        DevicePart(
+            (1,),
+            prefix="clip_",
+            device_input="compute_device",
+            section="required",
+            splits=True,
+            default_virtual_vram_gb=2.0,
+        ),
+        DevicePart((2,), prefix="vae_", section="required"),
+    ),
+    options=("high_precision_loras", "eject_models", "keep_loaded", "strategy"),
+)
+LOW_PRECISION_LORAS = NodeVariant(
+    "UNetLoaderLP",
+    "LP",
+    (),
+    fixed_inputs=(("weight_dtype", "default"),),
+    description="An ordinary load on ComfyUI's own device, for saved workflows. LoRAs are patched where ComfyUI stores the "
+    "weights; to choose that for a split model, use its high_precision_loras input.",
+)
+
+
+class DeviceSelector:
+    """Hands one device's name to nodes that take a device as an input."""
+
+    DESCRIPTION = "Choose a device once and hand it to every node that takes one."
+    RETURN_TYPES = ("MULTIGPUDEVICE",)
+    RETURN_NAMES = ("device",)
+    FUNCTION = "select_device"
+    CATEGORY = "multigpu"
+
+    def select_device(self, device: str) -> tuple[str]:
+        return (device,)
+
+
+@hookimpl
+def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
+    for target in TEXT_ENCODERS:
+        yield WrappedLoader(target, split_and_device(target, split_device_input="device"))
+    for target in MODELS:
+        yield WrappedLoader(target, split_and_device(target))
+    yield WrappedLoader("CheckpointLoaderSimple", (CHECKPOINT_PARTS, CHECKPOINT_PARTS_SPLIT))
+    yield WrappedLoader("UNETLoader", (LOW_PRECISION_LORAS,))
+    yield OwnNode("DeviceSelectorMultiGPU", "Device Selector (MultiGPU)", DeviceSelector, ("device",))

@@ -1,0 +1,102 @@
+"""The few ComfyUI functions that we replace, in one table, each with its undo.
+
+Every replacement asks first whether one of our nodes is at work (`current_scope()`) or has work loaded (`KeptModels`),
+and otherwise is ComfyUI's own function: workflows without our nodes run exactly as before.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import structlog
+import torch
+
+from .scope import DeviceScope, current_scope
+
+log = structlog.get_logger("multigpu")
+
+ScopeAnswer = Callable[[DeviceScope], "torch.device | None"]
+
+# Function of comfy.model_management -> what a device scope answers for it; None leaves the answer to ComfyUI.
+DEVICE_SELECTION: dict[str, ScopeAnswer] = {
+    "get_torch_device": lambda scope: scope.model,
+    "text_encoder_device": lambda scope: scope.text_encoder,
+    "vae_device": lambda scope: scope.vae,
+    "unet_offload_device": lambda scope: scope.offload,
+    "text_encoder_offload_device": lambda scope: scope.offload,
+    "vae_offload_device": lambda scope: scope.offload,
+    "unet_inital_load_device": lambda scope: scope.initial,  # ComfyUI's spelling
+    "text_encoder_initial_device": lambda scope: scope.initial,
+}
+
+
+class CorePatches:
+    """Installs and restores our replacements in `comfy.model_management`."""
+
+    def __init__(
+        self,
+        unload_all_models: Callable[[Callable[[], None]], None],
+        empty_cache: Callable[[], None],
+    ) -> None:
+        """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its device's cache."""
+        self._unload_all_models = unload_all_models
+        self._empty_cache = empty_cache
+        self._originals: dict[str, Callable[..., Any]] = {}
+        self.refused: list[str] = []
+        """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
+
+    def install(self) -> None:
+        """Replace what can be replaced; what cannot is left alone with one warning that says what it costs."""
+        for name, answer in DEVICE_SELECTION.items():
+            self._replace(name, lambda original, answer=answer: _answered_by_scope(original, answer))
+        self._replace("soft_empty_cache", self._emptying_all_caches)
+        self._replace("unload_all_models", self._sparing_kept_models)
+        if self.refused:
+            log.warning(
+                "This ComfyUI lacks functions that device selection builds on: models may load on ComfyUI's own device",
+                functions=self.refused,
+            )
+
+    def restore(self) -> None:
+        """Put ComfyUI's own functions back."""
+        for name, original in self._originals.items():
+            setattr(mm, name, original)
+        self._originals.clear()
+
+    def _replace(self, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        original = getattr(mm, name, None)
+        if not inspect.isfunction(original):
+            self.refused.append(name)
+            return
+        self._originals[name] = original
+        replacement = make(original)
+        replacement.__name__ = name
+        replacement.__wrapped__ = original  # type: ignore[attr-defined]  # inspect shows ComfyUI's signature
+        setattr(mm, name, replacement)
+
+    def _emptying_all_caches(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def soft_empty_cache(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self._empty_cache()
+            return result
+
+        return soft_empty_cache
+
+    def _sparing_kept_models(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def unload_all_models(*args: Any, **kwargs: Any) -> Any:
+            return self._unload_all_models(lambda: original(*args, **kwargs))
+
+        return unload_all_models
+
+
+def _answered_by_scope(original: Callable[..., Any], answer: ScopeAnswer) -> Callable[..., Any]:
+    def select_device(*args: Any, **kwargs: Any) -> Any:
+        scope = current_scope()
+        chosen = answer(scope) if scope is not None else None
+        return original(*args, **kwargs) if chosen is None else chosen
+
+    return select_device

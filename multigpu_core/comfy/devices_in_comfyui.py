@@ -1,0 +1,27 @@
+"""The device registry as this ComfyUI may use it."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+from comfy.cli_args import args
+
+from multigpu.multigpu_core.devices import DeviceRegistry, default_registry
+
+HINTS = {
+    "cuda": "ComfyUI may hide it: start ComfyUI with --cuda-device all, or without --cuda-device.",
+}
+
+
+def comfyui_registry() -> DeviceRegistry:
+    """All devices, restricted as ComfyUI's own flags restrict it."""
+    registry = default_registry(hints=HINTS)
+    if mm.cpu_mode():
+        return registry.restricted(("cpu",), "ComfyUI was started with --cpu: leave that flag out to use accelerators.")
+    if mm.is_directml_enabled():
+        chosen = registry.name_of(mm.get_torch_device())
+        reason = f"ComfyUI was started with --directml and uses {chosen}: --directml N chooses another."
+        return registry.restricted(("cpu", chosen), reason)
+    if args.cuda_device is not None:
+        hints = {"cuda": f"ComfyUI was started with --cuda-device {args.cuda_device}, which hides other cards."}
+        return default_registry(hints=hints)
+    return registry

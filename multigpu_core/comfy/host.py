@@ -1,0 +1,41 @@
+"""What the rest of this room asks of the running ComfyUI: its devices, its memory management, its version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import comfy.model_management as mm
+
+from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry
+
+
+class Host:
+    """The running ComfyUI, seen through the devices that it may use."""
+
+    def __init__(self, registry: DeviceRegistry) -> None:
+        self.registry = registry
+
+    def default_device(self) -> str:
+        """The device on which ComfyUI itself would load a model."""
+        return self.registry.name_of(mm.get_torch_device())
+
+    def make_room(self, size_bytes: int, device: str) -> None:
+        """Have ComfyUI unload other models from a device until `size_bytes` are free there, or nothing is left to unload."""
+        if size_bytes > 0 and device != "cpu":
+            mm.free_memory(size_bytes, self.registry.torch_device(device))
+
+    def devices_for(self, names: Iterable[str], held_bytes: dict[str, int]) -> tuple[DeviceInfo, ...]:
+        """These devices as they are now. What this model holds there already counts as free: it will be placed anew."""
+        infos = (self.registry.info(name) for name in names)
+        return tuple(replace(info, free_bytes=info.free_bytes + held_bytes.get(info.name, 0)) for info in infos)
+
+    def inference_reserve_bytes(self, compute: str, weight_budget_bytes: float) -> int:
+        """Bytes of a compute device's free memory that ComfyUI wants left for inference.
+
+        `weight_budget_bytes` is what ComfyUI granted for weights; it says so only where it manages that device's memory.
+        """
+        free = self.registry.free_bytes(compute)
+        if 0 < weight_budget_bytes < free:
+            return int(free - weight_budget_bytes)
+        return int(mm.minimum_inference_memory())

@@ -1,0 +1,120 @@
+"""The inputs that our nodes add to a loader's own, each with its tooltip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from multigpu.multigpu_core.allocation import Strategy
+from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
+
+from .host import Host
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One added input, in ComfyUI's own terms."""
+
+    name: str
+    section: str
+    spec: tuple[Any, dict[str, Any]]
+    is_device: bool = False
+
+    @staticmethod
+    def options(spec: Any) -> list[Any]:
+        """The choices of a combo input as ComfyUI writes it: the type itself (V1) or an option (V3)."""
+        if isinstance(spec[0], (list, tuple)):
+            return list(spec[0])
+        return list(spec[1].get("options") or []) if len(spec) > 1 else []
+
+
+def added_inputs(variant: NodeVariant, host: Host) -> Iterator[InputSpec]:
+    """All inputs of a variant, in the order of its widgets within each section."""
+    for part in variant.parts:
+        yield device_input(part.prefix + part.device_input, part.section, host)
+        if part.splits:
+            yield from _donor_inputs(part, host)
+    for part in variant.parts:
+        if part.splits:
+            yield _expert_input(part)
+    if variant.splits:
+        yield from (OPTIONS[name] for name in variant.options)
+
+
+def device_input(name: str, section: str, host: Host) -> InputSpec:
+    """A choice of one device; the first accelerator unless the user says otherwise."""
+    devices = list(host.registry.names())
+    default = next((device for device in devices if device != "cpu"), "cpu")
+    tooltip = "The device that this model computes on."
+    return InputSpec(name, section, (devices, {"default": default, "tooltip": tooltip}), is_device=True)
+
+
+def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
+    yield InputSpec(
+        f"{part.prefix}virtual_vram_gb",
+        part.section,
+        (
+            "FLOAT",
+            {
+                "default": part.default_virtual_vram_gb,
+                "min": 0.0,
+                "max": 1024.0,
+                "step": 0.1,
+                "tooltip": "How many GB of this model's weights to store on the donor device instead of the compute "
+                "device. 0 loads the whole model on the compute device.",
+            },
+        ),
+    )
+    donors = {
+        "default": "cpu",
+        "tooltip": "Where those weights are stored; they are brought to the compute device when it needs them.",
+    }
+    yield InputSpec(f"{part.prefix}donor_device", part.section, (list(host.registry.names()), donors), is_device=True)
+
+
+def _expert_input(part: DevicePart) -> InputSpec:
+    return InputSpec(
+        f"{part.prefix}expert_mode_allocations",
+        "optional",
+        (
+            "STRING",
+            {
+                "default": "",
+                "multiline": False,
+                "tooltip": "Each device's share, and then virtual VRAM is ignored: bytes (cuda:0,2.5gb;cuda:1,3g;cpu,*), "
+                "ratios (cuda:0,25%;cpu,75%), fractions of each device's memory (cuda:0,0.21;cpu,0.08), or auto.",
+            },
+        ),
+    )
+
+
+def _switch(name: str, default: bool, tooltip: str) -> InputSpec:
+    return InputSpec(name, "optional", ("BOOLEAN", {"default": default, "tooltip": tooltip}))
+
+
+OPTIONS = {
+    "eject_models": _switch(
+        "eject_models", False, "Unload every other model from the compute device before this one is loaded."
+    ),
+    "keep_loaded": _switch(
+        "keep_loaded", False, "Keep this model on its devices when ComfyUI is asked to unload all models."
+    ),
+    "high_precision_loras": _switch(
+        "high_precision_loras",
+        True,
+        "Apply LoRAs on the compute device, as for a model that is not split. Off: on the device that stores the weight.",
+    ),
+    "strategy": InputSpec(
+        "strategy",
+        "optional",
+        (
+            [strategy.value for strategy in Strategy],
+            {
+                "default": Strategy.INTERLEAVE.value,
+                "tooltip": "interleave spreads the offloaded blocks over the model, so that their transfers can hide "
+                "behind compute; contiguous offloads the beginning of the model in one piece.",
+            },
+        ),
+    ),
+}

@@ -1,0 +1,93 @@
+"""The models that our nodes loaded: remembered weakly, so that they can be kept, reported and told from others."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management as mm
+import torch
+from torch import nn
+
+from multigpu.multigpu_core.execution import Residency
+from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
+
+from .placement import ModelPlacement
+
+ALL_BYTES = 1e30  # what ComfyUI's own unload_all_models asks for
+
+
+@dataclass(frozen=True)
+class OurModel:
+    """What one of our nodes asked for a model. Without a placement the model is whole on its device.
+
+    The placement is referred to weakly, because it holds the model.
+    """
+
+    name: str
+    keep_loaded: bool
+    placement: weakref.ref[ModelPlacement] | None = None
+
+    def residency(self) -> Residency | None:
+        """What the model occupies if it is split and loaded."""
+        placement = self.placement() if self.placement is not None else None
+        return placement.distribution.residency() if placement is not None else None
+
+
+UnloadPolicy = Callable[[list[LoadedModelInfo], UnloadReason, int], "set[int]"]
+
+
+class OurModels:
+    """Models by weak reference: one that nobody uses any more is forgotten by itself."""
+
+    def __init__(self, policy: UnloadPolicy) -> None:
+        """`policy` names, by key, the models that stay."""
+        self._policy = policy
+        self._models: weakref.WeakKeyDictionary[nn.Module, OurModel] = weakref.WeakKeyDictionary()
+
+    def add(self, model: nn.Module, ours: OurModel) -> None:
+        self._models[model] = ours
+
+    def residencies(self) -> Iterator[tuple[OurModel, Residency]]:
+        """The split models that are loaded now."""
+        for ours in list(self._models.values()):
+            if residency := ours.residency():
+                yield ours, residency
+
+    def unload_all(self, core_unload_all: Callable[[], None]) -> None:
+        """ComfyUI's `unload_all_models`, sparing what the policy keeps; exactly ComfyUI's own where nothing is kept."""
+        kept = self._kept(UnloadReason.USER_FREED)
+        if not kept:
+            core_unload_all()
+        else:
+            self._unload_others(kept, {loaded.device for loaded in mm.current_loaded_models})
+
+    def eject(self, devices: set[torch.device]) -> None:
+        """Empty devices of every model that the policy does not keep."""
+        self._unload_others(self._kept(UnloadReason.EJECT), devices)
+
+    def _kept(self, reason: UnloadReason) -> list[Any]:
+        models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]
+        infos = [self._info(key, loaded) for key, loaded in enumerate(models)]
+        if not any(info.is_ours for info in infos):
+            return []
+        stay = self._policy(infos, reason, 0)
+        return [models[info.key] for info in infos if info.is_ours and info.key in stay]
+
+    def _info(self, key: int, loaded: Any) -> LoadedModelInfo:
+        ours = self._models.get(loaded.model.model)
+        return LoadedModelInfo(
+            key=key,
+            name=type(loaded.model.model).__name__,
+            device=str(loaded.device),
+            loaded_bytes=loaded.model_loaded_memory(),
+            is_ours=ours is not None,
+            keep_loaded=ours is not None and ours.keep_loaded,
+        )
+
+    def _unload_others(self, kept: list[Any], devices: set[torch.device]) -> None:
+        for device in devices:
+            if any(loaded.device == device and loaded not in kept for loaded in mm.current_loaded_models):
+                mm.free_memory(ALL_BYTES, device, keep_loaded=kept)

@@ -1,0 +1,131 @@
+"""The patcher of a split model: a subclass of whatever patcher class the loader gave it.
+
+ComfyUI goes on calling the methods that it always calls. Those that move weights are answered by the model's placement;
+everything else (cloning, LoRA stacks, hooks, injections, callbacks) is the wrapped class's own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+
+from .placement import ModelPlacement
+
+if TYPE_CHECKING:
+    PatcherBase = comfy.model_patcher.ModelPatcher
+else:
+    PatcherBase = object
+
+
+class DistributedPatcher(PatcherBase):
+    """Mixin over a ModelPatcher class. Without a placement (a deep clone for another device) it is that class."""
+
+    placement: ModelPlacement | None = None
+
+    def clone(self, *args: Any, **kwargs: Any) -> Any:
+        cloned = super().clone(*args, **kwargs)
+        if self.placement is not None and cloned.model is self.model:
+            cloned.__class__ = type(self)  # GGUF's patcher sets its own class on every clone
+            cloned.placement = self.placement
+        return cloned
+
+    def model_size(self) -> int:
+        """The compute device's share: what ComfyUI must find room for there."""
+        return super().model_size() if self.placement is None else self.placement.compute_bytes_wanted
+
+    def load(
+        self,
+        device_to: Any = None,
+        lowvram_model_memory: float = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if self.placement is None:
+            super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
+            return
+        granted = lowvram_model_memory - self.loaded_size() if lowvram_model_memory and not full_load else float("inf")
+        self._load_as_planned(granted, force_patch_weights)
+
+    def partially_load(
+        self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False, **kwargs: Any
+    ) -> int:
+        if self.placement is None:
+            return super().partially_load(device_to, extra_memory, force_patch_weights, **kwargs)
+        before = self.loaded_size()
+        with self.use_ejected(skip_and_inject_on_exit_only=True):
+            self.unpatch_model(self.offload_device, unpatch_weights=False)
+            self.patch_model(load_weights=False)
+            try:
+                self._load_as_planned(extra_memory, force_patch_weights)
+            except BaseException:  # an interrupt, too, leaves the model as it was
+                self.detach()
+                raise
+        return self.loaded_size() - before
+
+    def partially_unload(
+        self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False, **kwargs: Any
+    ) -> int:
+        if self.placement is None:
+            return super().partially_unload(device_to, memory_to_free, force_patch_weights, **kwargs)
+        with self.use_ejected():
+            self.unpatch_hooks()
+            freed = self.placement.demote(memory_to_free)
+        self.model.model_loaded_weight_memory -= freed
+        return freed
+
+    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
+        if self.placement is not None and unpatch_weights:
+            self.placement.release()
+        super().unpatch_model(device_to, unpatch_weights)
+
+    def _load_as_planned(self, extra_memory: float, force_patch_weights: bool) -> None:
+        """What core's `load` does, with the placement in the place of its choice of modules."""
+        self.unpatch_hooks()
+        self.placement.load(self, extra_memory)
+        self._prepare_casting()
+        self._tell_model()
+        for callback in self.get_all_callbacks(comfy.patcher_extension.CallbacksMP.ON_LOAD):
+            callback(self, self.load_device, self.loaded_size(), force_patch_weights, False)
+        self.apply_hooks(self.forced_hooks, force_apply=True)
+
+    def _prepare_casting(self) -> None:
+        """Set the operators' casting as core does for a full load: forced casts, and wrappers around weights."""
+        for name, module in self.model.named_modules():
+            if not hasattr(module, "comfy_cast_weights"):
+                continue
+            comfy.model_patcher.wipe_lowvram_weight(module)
+            if self.force_cast_weights:
+                module.prev_comfy_cast_weights = module.comfy_cast_weights
+                module.comfy_cast_weights = True
+            if wrappers := self.weight_wrapper_patches.get(f"{name}.weight"):
+                module.weight_function.extend(wrappers)
+            if wrappers := self.weight_wrapper_patches.get(f"{name}.bias"):
+                module.bias_function.extend(wrappers)
+
+    def _tell_model(self) -> None:
+        """Keep the books that ComfyUI keeps on the model itself."""
+        self.model.device = self.load_device
+        self.model.model_lowvram = False
+        self.model.lowvram_patch_counter = 0
+        self.model.model_loaded_weight_memory = self.placement.compute_bytes_loaded
+        self.model.model_offload_buffer_memory = 0
+        self.model.current_weight_patches_uuid = self.patches_uuid
+
+
+def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -> Any:
+    """Make a patcher that has not been loaded yet a distributed one, in place, and return it."""
+    patcher.__class__ = _distributed_class(type(patcher))
+    patcher.placement = placement
+    patcher.load_device = compute
+    patcher.offload_device = torch.device("cpu")
+    return patcher
+
+
+@cache
+def _distributed_class(base: type) -> type:
+    return type(f"Distributed{base.__name__}", (DistributedPatcher, base), {})

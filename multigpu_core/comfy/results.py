@@ -1,0 +1,71 @@
+"""Where in a loader's outputs the patchers are, and how to move what has not been loaded yet to another device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_patcher
+import torch
+
+HOLDER_ATTRIBUTES = ("patcher", "control_model_wrapped")
+"""Where objects that are no patchers hold theirs: CLIP, VAE, CLIP vision, audio and upscale models; ControlNets."""
+DEVICE_ATTRIBUTES = ("device", "load_device")
+"""Where such objects remember the device a second time."""
+
+
+def patcher_of(value: Any) -> Any | None:
+    """The patcher that a loader's output is or holds; None for what has none (a ControlLora, a missing CLIP)."""
+    if isinstance(value, comfy.model_patcher.ModelPatcher):
+        return value
+    for attribute in HOLDER_ATTRIBUTES:
+        held = getattr(value, attribute, None)
+        if isinstance(held, comfy.model_patcher.ModelPatcher):
+            return held
+    return None
+
+
+def with_plain_patcher(value: Any) -> Any:
+    """The output with a patcher that is not dynamic: DynamicVRAM's patchers decide by themselves where weights lie.
+
+    Raises:
+        RuntimeError: the loader that made it left no way to load the model again.
+    """
+    patcher = patcher_of(value)
+    if patcher is None or not patcher.is_dynamic():
+        return value
+    plain = patcher.clone(disable_dynamic=True)
+    if value is patcher:
+        return plain
+    for attribute, held in vars(value).items():
+        if held is patcher:
+            setattr(value, attribute, plain)
+        elif (
+            held is patcher.model
+        ):  # the same model under the holder's own name: first_stage_model, cond_stage_model, …
+            setattr(value, attribute, plain.model)
+    return value
+
+
+def retarget(value: Any, device: torch.device) -> Any:
+    """Let an output that has not been loaded yet compute on `device`; returns the output to use."""
+    patcher = patcher_of(value)
+    if patcher is not None:
+        if device.type == "cpu" and patcher.is_dynamic():
+            value = with_plain_patcher(value)
+            patcher = patcher_of(value)
+        patcher.load_device = device
+        if device.type == "cpu":
+            patcher.offload_device = device
+        elif hasattr(patcher, "register_load_device"):
+            patcher.register_load_device(device)
+    set_devices(value, device)
+    return value
+
+
+def set_devices(value: Any, device: torch.device) -> None:
+    """Keep an output's own device fields in step with its patcher's."""
+    if value is None or isinstance(value, comfy.model_patcher.ModelPatcher):
+        return
+    for attribute in DEVICE_ATTRIBUTES:
+        if isinstance(getattr(value, attribute, None), torch.device):
+            setattr(value, attribute, device)

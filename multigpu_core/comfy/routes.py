@@ -1,0 +1,42 @@
+"""HTTP routes: what is split, and what it moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import server
+from aiohttp import web
+
+from .ours import OurModels
+
+
+def add_routes(models: OurModels) -> None:
+    """Add `GET /multigpu/models` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing."""
+    prompt_server = getattr(server.PromptServer, "instance", None)
+    if prompt_server is None:
+        return
+
+    @prompt_server.routes.get("/multigpu/models")
+    async def list_models(request: web.Request) -> web.Response:
+        return web.json_response(split_models(models))
+
+
+def split_models(models: OurModels) -> list[dict[str, Any]]:
+    """The split models that are loaded, with plan, real bytes and transfers; sizes in bytes."""
+    return [
+        {
+            "name": ours.name,
+            "compute_device": residency.plan.compute_device,
+            "strategy": residency.plan.strategy.value,
+            "expert_string": residency.plan.expert_string,
+            "planned_bytes": residency.plan.bytes_by_device,
+            "bytes_by_device": residency.bytes_by_device,
+            "step_transfer_bytes": residency.step_transfer_bytes,
+            "total_transfer_bytes": residency.total_transfer_bytes,
+            "blocks": [
+                {"name": p.block.name, "kind": p.block.kind.value, "bytes": p.block.size_bytes, "device": p.device}
+                for p in residency.plan.placements
+            ],
+        }
+        for ours, residency in models.residencies()
+    ]

@@ -1,0 +1,172 @@
+"""One live model's weights: where the plan wants them, where they are, and the act of moving them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
+from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
+from multigpu.multigpu_core.devices import DeviceRegistry
+
+from .staging import BlockStager, TransferCount
+from .tensor_slots import slots_of_blocks
+
+
+class DistributionError(RuntimeError):
+    """The bytes on the devices are not those of the plan. `planned` and `actual` are bytes by device name."""
+
+    def __init__(self, planned: Mapping[str, int], actual: Mapping[str, int]) -> None:
+        self.planned = dict(planned)
+        self.actual = dict(actual)
+        super().__init__(
+            f"The weights do not lie where the plan puts them: planned {self.planned}, found {self.actual} (bytes by "
+            "device). Another extension may have moved them; load the model again, and report this if it stays."
+        )
+
+
+@dataclass(frozen=True)
+class Residency:
+    """What one distributed model occupies, for logs and reports. Sizes are bytes."""
+
+    plan: AllocationPlan
+    bytes_by_device: dict[str, int]
+    step_transfer_bytes: int
+    """Bytes brought to the compute device in the last step."""
+    total_transfer_bytes: int
+
+
+class Distribution:
+    """Places a model's blocks on devices and serves the offloaded ones to the compute device.
+
+    It is shared by all patchers that share the model. Between `begin` and `release` the weights are ours to place;
+    outside, the model lies whole on its offload device and none of our hooks is on it. Where a block is, is read off its
+    tensors, never remembered: others patch and exchange them too.
+    """
+
+    def __init__(self, module: nn.Module, inventory: Inventory, registry: DeviceRegistry) -> None:
+        self.module = module
+        self._registry = registry
+        self._plan: AllocationPlan | None = None
+        self._stager: BlockStager | None = None
+        self.take_stock(inventory)
+
+    def take_stock(self, inventory: Inventory) -> None:
+        """Look up the tensors of these blocks in the module as it is now: object patches exchange modules."""
+        self.inventory = inventory
+        self._slots = slots_of_blocks(self.module, inventory.blocks)
+
+    @property
+    def plan(self) -> AllocationPlan | None:
+        """The plan in force, or None while the model is not loaded."""
+        return self._plan
+
+    def begin(self, plan: AllocationPlan) -> None:
+        """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
+        self._plan = plan
+        compute = self._registry.torch_device(plan.compute_device)
+        if self._stager is None or self._stager.compute != compute:
+            self._stop_serving()
+            self._stager = BlockStager(compute)
+
+    def device_of(self, block: Block) -> str:
+        """The device of a block's first tensor."""
+        return self._registry.name_of(self._slots[block.name][0].tensor.device)
+
+    def is_placed(self, block: Block, device: str) -> bool:
+        """Whether all of a block's tensors are on a device."""
+        target = self._registry.torch_device(device)
+        return all(slot.tensor.device == target for slot in self._slots[block.name])
+
+    def place(self, block: Block, device: str) -> None:
+        """Store one block on a device, tensor by tensor."""
+        target = self._registry.torch_device(device)
+        for slot in self._slots[block.name]:
+            slot.move(target)
+
+    def serve(self, devices: Mapping[str, str]) -> None:
+        """Hook the offloaded blocks, so that each is on the compute device during its forward.
+
+        `devices` says, by block name, where each block was placed.
+
+        Raises:
+            DistributionError: the tensors are not there.
+        """
+        assert self._plan is not None and self._stager is not None, "serve() follows begin()"
+        expected: dict[str, int] = {}
+        for block in self.inventory.blocks:
+            device = devices[block.name]
+            expected[device] = expected.get(device, 0) + block.size_bytes
+        actual = self.bytes_by_device()
+        if expected != actual:
+            raise DistributionError(expected, actual)
+        compute = self._plan.compute_device
+        self._stager.attach(
+            self.module, {name: self._slots[name] for name, device in devices.items() if device != compute}
+        )
+
+    def demote(self, bytes_wanted: int, device: str) -> int:
+        """Move resident blocks off the compute device to `device` until `bytes_wanted` are free; heads stay.
+
+        Takes them evenly along execution order. Returns the bytes freed, which may be fewer.
+        """
+        if self._plan is None or device == self._plan.compute_device:
+            return 0
+        compute = self._plan.compute_device
+        devices = {block.name: self.device_of(block) for block in self.inventory.blocks}
+        movable = [
+            block
+            for block in self.inventory.blocks
+            if block.kind is not BlockKind.HEAD and devices[block.name] == compute
+        ]
+        demoted = _spread(movable, bytes_wanted)
+        for block in demoted:
+            self.place(block, device)
+            devices[block.name] = device
+        if demoted:
+            self.serve(devices)
+        return sum(block.size_bytes for block in demoted)
+
+    def release(self) -> None:
+        """Take our hooks off and forget the plan; whoever calls this moves the weights home."""
+        self._stop_serving()
+        self._plan = None
+
+    def bytes_by_device(self) -> dict[str, int]:
+        """The bytes that really lie on each device, by device name; a tensor under two names counts once."""
+        sizes: dict[str, int] = {}
+        for slots in self._slots.values():
+            for slot in slots:
+                tensor = slot.tensor
+                if not tensor.is_meta:
+                    device = self._registry.name_of(tensor.device)
+                    sizes[device] = sizes.get(device, 0) + tensor_bytes(tensor)
+        return sizes
+
+    def residency(self) -> Residency | None:
+        """What is occupied now, or None while the model is not loaded."""
+        if self._plan is None:
+            return None
+        count = self._stager.count if self._stager is not None else TransferCount()
+        return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes)
+
+    def _stop_serving(self) -> None:
+        if self._stager is not None:
+            self._stager.detach()
+        self._stager = None
+
+
+def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:
+    """Enough of `blocks` for `bytes_wanted`, evenly spread over their order."""
+    total = sum(block.size_bytes for block in blocks)
+    if bytes_wanted >= total:
+        return blocks
+    chosen, passed, taken = [], 0, 0
+    for block in blocks:
+        passed += block.size_bytes
+        if taken * total < passed * bytes_wanted:
+            chosen.append(block)
+            taken += block.size_bytes
+    return chosen

@@ -1,0 +1,32 @@
+"""What happens when no plugin says otherwise: our planner, and an unload policy that does what the nodes ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from multigpu.hookspecs import LoadedModelInfo, hookimpl
+from multigpu.multigpu_core import allocation
+from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
+from multigpu.multigpu_core.devices import DeviceInfo
+
+
+class DefaultPlanner:
+    """The last resort of plan allocation."""
+
+    @hookimpl(trylast=True)
+    def multigpu_plan_allocation(
+        self,
+        inventory: Inventory,
+        request: AllocationRequest,
+        devices: Sequence[DeviceInfo],
+        reserve_bytes: Mapping[str, int],
+    ) -> AllocationPlan:
+        return allocation.plan_allocation(inventory, request, devices, reserve_bytes)
+
+
+class KeepWhatNodesKeep:
+    """Models whose node says `keep_loaded` stay; nothing else is ever kept."""
+
+    @hookimpl
+    def multigpu_unload_policy(self, models: Sequence[LoadedModelInfo]) -> Iterable[int]:
+        return [model.key for model in models if model.is_ours and model.keep_loaded]

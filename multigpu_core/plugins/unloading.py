@@ -1,0 +1,27 @@
+"""What an unload policy is told: data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class UnloadReason(str, Enum):
+    USER_FREED = "user_freed"
+    """Someone asked ComfyUI to unload all models: a button, a route, a node."""
+    EJECT = "eject"
+    """A node asked for an empty compute device before its own load."""
+
+
+@dataclass(frozen=True)
+class LoadedModelInfo:
+    """One model that ComfyUI has loaded. `key` is good for the one call only; sizes are bytes."""
+
+    key: int
+    name: str
+    device: str
+    loaded_bytes: int
+    is_ours: bool
+    """It came from one of our nodes."""
+    keep_loaded: bool
+    """Its node asked to keep it."""
