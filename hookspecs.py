@@ -51,8 +51,8 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
     """Say which loader nodes get variants, and which nodes of your own to add.
 
     A `WrappedLoader` names a node id that may or may not be installed: the variants are made from the class that is
-    really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An `OwnNode`
-    is a node class of yours, for what a generic wrapper cannot do.
+    really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An
+    `OwnNode` is a node class of yours, for what a generic wrapper cannot do.
     """
     raise NotImplementedError
 
@@ -66,8 +66,8 @@ def multigpu_plan_allocation(
 ) -> AllocationPlan | None:
     """Decide the device of every block of a model that is about to be loaded, or return None to leave it to others.
 
-    `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay free
-    of that for inference, by device name. The plan has to hold every block exactly once and keep heads on the compute
+    `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
+    free of that for inference, by device name. The plan has to hold every block exactly once and keep heads on the compute
     device. Raise `PlanError` where the request cannot be met: the user sees its message. MultiGPU's own planner answers
     when no plugin does.
     """

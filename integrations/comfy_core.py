@@ -48,8 +48,8 @@ LOW_PRECISION_LORAS = NodeVariant(
     "LP",
     (),
     fixed_inputs=(("weight_dtype", "default"),),
-    description="An ordinary load on ComfyUI's own device, for saved workflows. LoRAs are patched where ComfyUI stores the "
-    "weights; to choose that for a split model, use its high_precision_loras input.",
+    description="An ordinary load on ComfyUI's own device, for saved workflows. LoRAs are patched where ComfyUI stores "
+    "the weights; to choose that for a split model, use its high_precision_loras input.",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ def configure_logging() -> None:
     )
 
 
-def _one_line(logger: logging.Logger, method: str, event: dict[str, Any]) -> str:
+def _one_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
     """``[MultiGPU] what happened (key=value, …)``."""
     message = event.pop("event")
     details = ", ".join(f"{key}={value}" for key, value in event.items())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.model_patcher
 import structlog
 import torch
 
@@ -42,7 +42,7 @@ class CorePatches:
         unload_all_models: Callable[[Callable[[], None]], None],
         empty_cache: Callable[[], None],
     ) -> None:
-        """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its device's cache."""
+        """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache."""
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
         self._originals: dict[str, Callable[..., Any]] = {}
@@ -52,7 +52,7 @@ class CorePatches:
     def install(self) -> None:
         """Replace what can be replaced; what cannot is left alone with one warning that says what it costs."""
         for name, answer in DEVICE_SELECTION.items():
-            self._replace(name, lambda original, answer=answer: _answered_by_scope(original, answer))
+            self._replace(name, partial(_answered_by_scope, answer))
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
         if self.refused:
@@ -93,7 +93,7 @@ class CorePatches:
         return unload_all_models
 
 
-def _answered_by_scope(original: Callable[..., Any], answer: ScopeAnswer) -> Callable[..., Any]:
+def _answered_by_scope(answer: ScopeAnswer, original: Callable[..., Any]) -> Callable[..., Any]:
     def select_device(*args: Any, **kwargs: Any) -> Any:
         scope = current_scope()
         chosen = answer(scope) if scope is not None else None

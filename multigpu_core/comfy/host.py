@@ -21,7 +21,7 @@ class Host:
         return self.registry.name_of(mm.get_torch_device())
 
     def make_room(self, size_bytes: int, device: str) -> None:
-        """Have ComfyUI unload other models from a device until `size_bytes` are free there, or nothing is left to unload."""
+        """Have ComfyUI unload other models from a device until `size_bytes` are free there, or none is left."""
         if size_bytes > 0 and device != "cpu":
             mm.free_memory(size_bytes, self.registry.torch_device(device))
 
@@ -33,7 +33,7 @@ class Host:
     def inference_reserve_bytes(self, compute: str, weight_budget_bytes: float) -> int:
         """Bytes of a compute device's free memory that ComfyUI wants left for inference.
 
-        `weight_budget_bytes` is what ComfyUI granted for weights; it says so only where it manages that device's memory.
+        `weight_budget_bytes` is what ComfyUI granted for weights; it says so only where it manages that memory.
         """
         free = self.registry.free_bytes(compute)
         if 0 < weight_budget_bytes < free:

@@ -82,8 +82,9 @@ def _expert_input(part: DevicePart) -> InputSpec:
             {
                 "default": "",
                 "multiline": False,
-                "tooltip": "Each device's share, and then virtual VRAM is ignored: bytes (cuda:0,2.5gb;cuda:1,3g;cpu,*), "
-                "ratios (cuda:0,25%;cpu,75%), fractions of each device's memory (cuda:0,0.21;cpu,0.08), or auto.",
+                "tooltip": "Each device's share; virtual VRAM is then ignored. Bytes (cuda:0,2.5gb;cuda:1,3g;cpu,*), "
+                "ratios (cuda:0,25%;cpu,75%), fractions of each device's memory "
+                "(cuda:0,0.21;cpu,0.08), or auto.",
             },
         ),
     )
@@ -103,7 +104,7 @@ OPTIONS = {
     "high_precision_loras": _switch(
         "high_precision_loras",
         True,
-        "Apply LoRAs on the compute device, as for a model that is not split. Off: on the device that stores the weight.",
+        "Apply LoRAs on the compute device, as for a model that is not split. Off: where the weight is stored.",
     ),
     "strategy": InputSpec(
         "strategy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class LoadJob:
     _requests_by_output: dict[int, AllocationRequest] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        by_output = {i: r for part, r in zip(self.variant.parts, self.requests) for i in part.outputs}
+        by_output = {i: r for part, r in zip(self.variant.parts, self.requests, strict=True) for i in part.outputs}
         object.__setattr__(self, "_requests_by_output", by_output)
 
     @classmethod
@@ -89,9 +89,9 @@ class LoadJob:
             context.models.eject(set(devices.values()))
         splits = any(request.splits for request in self.requests)
         home = torch.device("cpu") if splits else None
-        with device_scope(DeviceScope(**devices, offload=home, initial=home)):
-            with _plain_patchers() if splits and len(self.output_types) == 1 else _unchanged():
-                yield
+        patchers = _plain_patchers() if splits and len(self.output_types) == 1 else nullcontext()
+        with device_scope(DeviceScope(offload=home, initial=home, **devices)), patchers:
+            yield
 
     def finish(self, result: Any, context: LoadContext) -> Any:
         """Place what the wrapped loader returned: a tuple, or a V3 node's NodeOutput."""
@@ -120,13 +120,13 @@ class LoadJob:
             raise NotSplittableError(
                 self.variant.node_id,
                 f"DynamicVRAM holds it and its loader cannot load it again ({error}). Start ComfyUI with "
-                "--disable-dynamic-vram, or use the node's MultiGPU variant, which chooses a device for the whole model.",
+                "--disable-dynamic-vram, or use the node's MultiGPU variant, which places the model whole.",
             ) from error
         patcher = patcher_of(value)
         if patcher is None:
             raise NotSplittableError(
                 self.variant.node_id,
-                f"a {type(value).__name__} has no weights that ComfyUI manages. Use the node's MultiGPU variant instead.",
+                f"a {type(value).__name__} has no weights that ComfyUI manages. Use the node's MultiGPU variant.",
             )
         options = PlacementOptions(request, self.high_precision_loras)
         placement = ModelPlacement(patcher.model, options, context.host, context.plan)
@@ -177,8 +177,3 @@ def _plain_patchers() -> Iterator[None]:
         yield
     finally:
         comfy.model_patcher.CoreModelPatcher = chosen
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield

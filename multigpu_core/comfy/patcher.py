@@ -16,26 +16,30 @@ import torch
 from .placement import ModelPlacement
 
 if TYPE_CHECKING:
-    PatcherBase = comfy.model_patcher.ModelPatcher
+    from comfy.model_patcher import ModelPatcher as PatcherClass
 else:
-    PatcherBase = object
+    PatcherClass = object
 
 
-class DistributedPatcher(PatcherBase):
-    """Mixin over a ModelPatcher class. Without a placement (a deep clone for another device) it is that class."""
+class DistributedPatcher(PatcherClass):  # type: ignore[misc]
+    """Mixin over a ModelPatcher class; `distribute` makes instances."""
 
-    placement: ModelPlacement | None = None
+    BASE: type
+    """The class that the loader gave the patcher."""
+    placement: ModelPlacement
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         cloned = super().clone(*args, **kwargs)
-        if self.placement is not None and cloned.model is self.model:
+        if cloned.model is self.model:
             cloned.__class__ = type(self)  # GGUF's patcher sets its own class on every clone
             cloned.placement = self.placement
+        else:  # a deep clone, for another device: whole, and ComfyUI's to place
+            cloned.__class__ = self.BASE
         return cloned
 
     def model_size(self) -> int:
         """The compute device's share: what ComfyUI must find room for there."""
-        return super().model_size() if self.placement is None else self.placement.compute_bytes_wanted
+        return self.placement.compute_bytes_wanted
 
     def load(
         self,
@@ -45,17 +49,12 @@ class DistributedPatcher(PatcherBase):
         full_load: bool = False,
         **kwargs: Any,
     ) -> None:
-        if self.placement is None:
-            super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
-            return
         granted = lowvram_model_memory - self.loaded_size() if lowvram_model_memory and not full_load else float("inf")
         self._load_as_planned(granted, force_patch_weights)
 
     def partially_load(
         self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False, **kwargs: Any
     ) -> int:
-        if self.placement is None:
-            return super().partially_load(device_to, extra_memory, force_patch_weights, **kwargs)
         before = self.loaded_size()
         with self.use_ejected(skip_and_inject_on_exit_only=True):
             self.unpatch_model(self.offload_device, unpatch_weights=False)
@@ -65,13 +64,11 @@ class DistributedPatcher(PatcherBase):
             except BaseException:  # an interrupt, too, leaves the model as it was
                 self.detach()
                 raise
-        return self.loaded_size() - before
+        return int(self.loaded_size() - before)
 
     def partially_unload(
         self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False, **kwargs: Any
     ) -> int:
-        if self.placement is None:
-            return super().partially_unload(device_to, memory_to_free, force_patch_weights, **kwargs)
         with self.use_ejected():
             self.unpatch_hooks()
             freed = self.placement.demote(memory_to_free)
@@ -79,7 +76,7 @@ class DistributedPatcher(PatcherBase):
         return freed
 
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
-        if self.placement is not None and unpatch_weights:
+        if unpatch_weights:
             self.placement.release()
         super().unpatch_model(device_to, unpatch_weights)
 
@@ -119,7 +116,8 @@ class DistributedPatcher(PatcherBase):
 
 def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -> Any:
     """Make a patcher that has not been loaded yet a distributed one, in place, and return it."""
-    patcher.__class__ = _distributed_class(type(patcher))
+    base: type = type(patcher)
+    patcher.__class__ = _distributed_class(base)
     patcher.placement = placement
     patcher.load_device = compute
     patcher.offload_device = torch.device("cpu")
@@ -128,4 +126,4 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
 
 @cache
 def _distributed_class(base: type) -> type:
-    return type(f"Distributed{base.__name__}", (DistributedPatcher, base), {})
+    return type(f"Distributed{base.__name__}", (DistributedPatcher, base), {"BASE": base})

@@ -74,9 +74,11 @@ def _same(wanted: list[Any] | None, applied: list[Any] | None) -> bool:
     """Whether two patch lists do the same: adapters by identity, strengths by value."""
     if wanted is None or applied is None:
         return wanted is applied
-    return len(wanted) == len(applied) and all(_same_patch(a, b) for a, b in zip(wanted, applied))
+    return len(wanted) == len(applied) and all(_same_patch(a, b) for a, b in zip(wanted, applied, strict=True))
 
 
 def _same_patch(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     """Patches are (strength, adapter, model strength, offset, function)."""
-    return len(a) == len(b) and all(x is y or (isinstance(x, (int, float, tuple)) and x == y) for x, y in zip(a, b))
+    return len(a) == len(b) and all(
+        x is y or (isinstance(x, (int, float, tuple)) and x == y) for x, y in zip(a, b, strict=True)
+    )

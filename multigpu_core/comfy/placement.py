@@ -1,7 +1,8 @@
 """How one model is placed: the request, the plan made for it, and the load that carries it out.
 
-The order of a load keeps every device within its share: donors first, while the compute device is empty, then what stays
-on it. A block that a LoRA patches is patched on the compute device at full precision and leaves it before the next comes.
+The order of a load keeps every device within its share: donors first, while the compute device is empty, then what
+stays on it. A block that a LoRA patches is patched on the compute device at full precision and leaves it before the
+next one comes.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
-import torch
 from torch import nn
 
 from multigpu.multigpu_core.allocation import (
     AllocationMode,
     AllocationPlan,
     AllocationRequest,
-    Block,
     Inventory,
     inventory_of_module,
     plan_table,
@@ -109,7 +108,7 @@ class ModelPlacement:
             if (keys := outdated.intersection(block.parameters))
             or not self.distribution.is_placed(block, devices[block.name])
         ]
-        # Blocks for other devices first; on the compute device itself patched ones first: patching needs room of its own.
+        # Other devices' blocks first; on the compute device patched ones first: patching needs room of its own.
         todo.sort(key=lambda job: (job[1] == plan.compute_device, not job[2]))
         for block, device, keys in todo:
             patch_on = compute if self.options.high_precision_loras else self._host.registry.torch_device(device)

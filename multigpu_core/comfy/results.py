@@ -48,11 +48,9 @@ def with_plain_patcher(value: Any) -> Any:
 
 def retarget(value: Any, device: torch.device) -> Any:
     """Let an output that has not been loaded yet compute on `device`; returns the output to use."""
-    patcher = patcher_of(value)
-    if patcher is not None:
-        if device.type == "cpu" and patcher.is_dynamic():
-            value = with_plain_patcher(value)
-            patcher = patcher_of(value)
+    if device.type == "cpu":
+        value = with_plain_patcher(value)  # DynamicVRAM works on accelerators only
+    if (patcher := patcher_of(value)) is not None:
         patcher.load_device = device
         if device.type == "cpu":
             patcher.offload_device = device

@@ -16,7 +16,7 @@ def add_routes(models: OurModels) -> None:
     if prompt_server is None:
         return
 
-    @prompt_server.routes.get("/multigpu/models")
+    @prompt_server.routes.get("/multigpu/models")  # type: ignore[untyped-decorator]
     async def list_models(request: web.Request) -> web.Response:
         return web.json_response(split_models(models))
 

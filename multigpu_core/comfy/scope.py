@@ -23,8 +23,6 @@ class DeviceScope:
     vae: torch.device
     offload: torch.device | None = None
     initial: torch.device | None = None
-    plain_patchers: bool = False
-    """Core's loaders make plain patchers, also under DynamicVRAM, whose patchers ignore any split."""
 
 
 _current: ContextVar[DeviceScope | None] = ContextVar("multigpu_device_scope", default=None)

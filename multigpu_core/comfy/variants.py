@@ -28,7 +28,7 @@ class VariantNode:
     CATEGORY = CATEGORY
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:  # noqa: N802  # ComfyUI's name
         inputs = {section: dict(specs) for section, specs in cls.WRAPPED.INPUT_TYPES().items()}  # type: ignore[attr-defined]
         for name, _ in cls.VARIANT.fixed_inputs:
             inputs["required"].pop(name)
@@ -82,7 +82,7 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
     """A plugin's own node class, with its device inputs in place."""
 
     def input_types(cls: type) -> dict[str, dict[str, Any]]:
-        inherited = getattr(super(made, cls), "INPUT_TYPES", dict)()
+        inherited: dict[str, dict[str, Any]] = getattr(super(made, cls), "INPUT_TYPES", dict)()
         devices = {name: device_input(name, "required", context.host).spec for name in node.device_inputs}
         return {**inherited, "required": {**inherited.get("required", {}), **devices}}
 
@@ -120,10 +120,10 @@ def _accepting_any_device(wrapped: type, devices: list[str]) -> classmethod[Any,
     """
     own = getattr(wrapped, "VALIDATE_INPUTS", None)
     parameters = [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    taken = [p for p in inspect.signature(own).parameters.values()] if own is not None else []
+    taken = list(inspect.signature(own).parameters.values()) if own is not None else []
     names = dict.fromkeys([*(p.name for p in taken), *devices])
 
-    def validate(cls: type, **inputs: Any) -> Any:
+    def validate(cls: type, /, **inputs: Any) -> Any:
         if own is None:
             return True
         return own(**{p.name: inputs[p.name] for p in taken if p.name in inputs})

@@ -42,7 +42,7 @@ class Distribution:
     """Places a model's blocks on devices and serves the offloaded ones to the compute device.
 
     It is shared by all patchers that share the model. Between `begin` and `release` the weights are ours to place;
-    outside, the model lies whole on its offload device and none of our hooks is on it. Where a block is, is read off its
+    outside, the model lies whole on its offload device and none of our hooks is on it. A block's place is read off its
     tensors, never remembered: others patch and exchange them too.
     """
 

@@ -151,7 +151,7 @@ def _regions(
 
 
 def called_modules(root: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules at or under `root` that are called: not containers, whose items are often called one by one."""
+    """The outermost modules at or under `root` that are called: not containers, whose items may be called singly."""
     is_container = isinstance(root, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     has_forward = type(root).forward is not nn.Module.forward
     if has_forward and not is_container:
