@@ -39,10 +39,10 @@ def register(backend: str, module: ModuleType, runner: OperatorRunner) -> list[t
         taken = torch._C._get_privateuse1_backend_name()
         raise SimulationUnavailableError(f"this process uses the backend {taken!r} already; start a fresh one")
     set_up(rename=backend, backend_module=module)
-    torch.Generator = SimulatedGenerator  # type: ignore[misc,assignment]
-    fallback = torch.library.Library("_", "IMPL")
+    torch.Generator = SimulatedGenerator  # type: ignore[misc]
+    fallback: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallback.fallback(runner, "PrivateUse1")
-    kernels = torch.library.Library("aten", "IMPL")
+    kernels: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     for name in (*_CHOOSING_BY_DEVICE, *_operators_with_their_own_host_kernel()):
         kernels.impl(name, partial(runner, _overload(name)), "PrivateUse1")
     attention = "aten::scaled_dot_product_attention"
@@ -52,7 +52,7 @@ def register(backend: str, module: ModuleType, runner: OperatorRunner) -> list[t
 
 
 def _operators_with_their_own_host_kernel() -> list[str]:
-    """Composite operators that run differently on the CPU: without this, simulated numbers would differ from the CPU's."""
+    """Composites that run differently on the CPU; left alone, simulated numbers would differ from the CPU's."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return [
         name

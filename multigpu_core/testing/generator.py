@@ -15,14 +15,16 @@ class _GeneratorType(type(torch._C.Generator)):  # type: ignore[misc]
 class SimulatedGenerator(torch._C.Generator, metaclass=_GeneratorType):
     """A drop-in for `torch.Generator`: for a simulated device, the numbers come from a CPU generator."""
 
+    _asked: torch.device
+
     def __new__(cls, device: Any = "cpu") -> SimulatedGenerator:
         asked = torch.device(device)
         simulated = asked.type == torch._C._get_privateuse1_backend_name()
-        generator: SimulatedGenerator = super().__new__(cls, torch.device("cpu") if simulated else asked)
-        generator._asked = asked  # type: ignore[attr-defined]
+        real = torch.device("cpu") if simulated else asked
+        generator: SimulatedGenerator = torch._C.Generator.__new__(cls, real)  # type: ignore[call-arg]
+        generator._asked = asked
         return generator
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        asked: torch.device = self._asked  # type: ignore[attr-defined]
-        return asked
+        return self._asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -65,8 +66,10 @@ class SimulatedDevice:
         self.generator = torch.Generator(device="cpu")
         self._live_bytes = 0
         self._peak_bytes = 0
-        # Storages die wherever the garbage collector runs, perhaps in the middle of `charge`: an append is atomic.
+        # Storages die wherever the garbage collector runs, perhaps while this thread holds the lock: an append is
+        # atomic and takes none.
         self._released: deque[int] = deque()
+        self._lock = threading.RLock()
 
     @property
     def name(self) -> str:
@@ -75,9 +78,10 @@ class SimulatedDevice:
 
     @property
     def live_bytes(self) -> int:
-        while self._released:
-            self._live_bytes -= self._released.popleft()
-        return self._live_bytes
+        with self._lock:
+            while self._released:
+                self._live_bytes -= self._released.popleft()
+            return self._live_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -101,9 +105,10 @@ class SimulatedDevice:
 
     def charge(self, allocated_bytes: int) -> None:
         """Count a new storage, or raise `torch.OutOfMemoryError` and count nothing."""
-        self.require(allocated_bytes)
-        self._live_bytes += allocated_bytes
-        self._peak_bytes = max(self._peak_bytes, self.live_bytes)
+        with self._lock:
+            self.require(allocated_bytes)
+            self._live_bytes = self.live_bytes + allocated_bytes
+            self._peak_bytes = max(self._peak_bytes, self._live_bytes)
 
     def release(self, freed_bytes: int) -> None:
         """Count a storage as gone; safe at any moment, in any thread."""

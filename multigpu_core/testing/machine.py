@@ -38,7 +38,7 @@ class SimulatedMachine:
             raise ValueError(f"{len(sizes)} sizes but {len(names)} names: give each simulated device one of each.")
         self.devices = tuple(
             SimulatedDevice(torch.device(self.backend, index), name, size)
-            for index, (name, size) in enumerate(zip(names, sizes))
+            for index, (name, size) in enumerate(zip(names, sizes, strict=True))
         )
         self.module.reset_current_device()
         self.copies.clear()

@@ -54,10 +54,10 @@ def place(values: Tensor, device: SimulatedDevice) -> Tensor:
     device.charge(size)
     weakref.finalize(storage, device.release, size).atexit = False
     raw = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
-    capsule = torch.utils.dlpack.to_dlpack(raw)
+    capsule = torch._C._to_dlpack(raw)
     head = _DLPackHead.from_address(_capsule_pointer(capsule, b"dltensor"))
     head.device_type, head.device_id = _DLPACK_EXTENSION_DEVICE, device.torch_device.index
-    return view_of(torch.utils.dlpack.from_dlpack(capsule), values)
+    return view_of(torch._C._from_dlpack(capsule), values)
 
 
 def view_of(owner: Tensor, pattern: Tensor) -> Tensor:
@@ -67,6 +67,7 @@ def view_of(owner: Tensor, pattern: Tensor) -> Tensor:
     usable = size - size % pattern.element_size()
     whole = natively(torch.ops.aten.as_strided.default, whole, (usable,), (1,), 0)
     typed = whole.view(pattern.dtype)
-    return natively(
+    view: Tensor = natively(
         torch.ops.aten.as_strided.default, typed, pattern.size(), pattern.stride(), pattern.storage_offset()
     )
+    return view

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from .ledger import CopyLog, CopyRecord, SimulatedDevice
 from .memory import host_view, natively, place, view_of
@@ -183,8 +184,21 @@ def _wants_gradients(args: Sequence[Any]) -> bool:
 
 
 def _differentiable_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *rest: Any, **options: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
 ) -> Tensor:
-    """Attention by operators that each have a gradient; the fused one is registered below autograd."""
-    result: Tensor = aten._scaled_dot_product_attention_math.default(query, key, value, mask, *rest, **options)[0]
+    """Attention by the operator that the CPU would choose and that has a gradient of its own."""
+    inputs = query, key, value, attn_mask, dropout_p, is_causal
+    if aten._fused_sdp_choice.default(*inputs, **options) == SDPBackend.FLASH_ATTENTION.value:
+        scale = options.get("scale")
+        fused = aten._scaled_dot_product_flash_attention_for_cpu.default
+        outputs = fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    else:
+        outputs = aten._scaled_dot_product_attention_math.default(*inputs, **options)
+    result: Tensor = outputs[0]
     return result

@@ -1,11 +1,12 @@
 """Tiny models with made-up weights in the file formats of real ones, for demos and tests.
 
 Each `…_weights` function returns names and values as the published checkpoints have them, so that ComfyUI recognises
-the architecture; `write` saves them. The same seed gives the same weights on every machine. Needs torch and safetensors.
+the architecture; `write` saves them. The same seed gives the same weights on every machine.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,8 +164,8 @@ class _Maker:
         self._generator = torch.Generator().manual_seed(seed)
 
     def normal(self, *size: int) -> Tensor:
-        fan_in = max(1, torch.Size(size[1:]).numel())
-        return torch.randn(size, generator=self._generator) / fan_in**0.5
+        fan_in = max(1, math.prod(size[1:]))
+        return torch.randn(size, generator=self._generator) / math.sqrt(fan_in)
 
     def bias(self, *size: int) -> Tensor:
         return torch.randn(size, generator=self._generator) * 0.02
