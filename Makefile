@@ -55,7 +55,7 @@ comfyui: setup
 	$(PY) -m pytest tests/comfyui
 
 demo: setup
-	$(PY) -m multigpu.multigpu_core.cli.demo
+	$(PY) -m multigpu demo
 
 clean:
 	rm -rf .cache build *.egg-info

@@ -7,9 +7,12 @@ Imported by its own name, `multigpu`, it is a plain package: neither torch nor C
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
 
-if __name__ != "multigpu":
+if __name__ == "multigpu":
+    from multigpu.hookspecs import hookimpl
+
+    __all__ = ["__version__", "hookimpl"]
+else:
     from ._bootstrap import ensure_package
 
     ensure_package()
@@ -20,4 +23,5 @@ if __name__ != "multigpu":
     _framework = start()
     NODE_CLASS_MAPPINGS = _framework.NODE_CLASS_MAPPINGS
     NODE_DISPLAY_NAME_MAPPINGS = _framework.NODE_DISPLAY_NAME_MAPPINGS
-    __all__ += ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+
+    __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from .demo import demo
 from .devices import devices
 
 app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
 app.command()(devices)
-
-
-@app.callback()
-def main_options() -> None:
-    """Keeps `multigpu` a group of subcommands while there is only one."""
+app.command()(demo)
 
 
 def main() -> None:

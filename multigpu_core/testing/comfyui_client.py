@@ -22,7 +22,7 @@ REQUEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class NodeProgress:
     """How far the node `node_id` is: `value` of `maximum` steps; 0 of 0 when it starts."""
 
     node_id: str
@@ -96,12 +96,11 @@ class ComfyUIClient:
         info: dict[str, Any] = self.get("/object_info")
         return info
 
-    def free(self, *, unload_models: bool = True) -> None:
-        """Asks the server to forget its cached results and, if told so, to unload all models, as its menu does."""
-        self.post("/free", {"unload_models": unload_models, "free_memory": True})
-
     def run(
-        self, workflow: Workflow, on_progress: Callable[[Progress], None] | None = None, timeout_seconds: float = 600.0
+        self,
+        workflow: Workflow,
+        on_progress: Callable[[NodeProgress], None] | None = None,
+        timeout_seconds: float = 600.0,
     ) -> WorkflowResult:
         """Queues `workflow` and waits for its end, telling `on_progress` of every step.
 
@@ -113,7 +112,7 @@ class ComfyUIClient:
         outputs = self.get(f"/history/{prompt_id}")[prompt_id]["outputs"]
         return WorkflowResult(prompt_id, outputs, self.base_directory)
 
-    async def _queue_and_follow(self, workflow: Workflow, on_progress: Callable[[Progress], None]) -> str:
+    async def _queue_and_follow(self, workflow: Workflow, on_progress: Callable[[NodeProgress], None]) -> str:
         client_id = uuid.uuid4().hex
         url = f"ws://{self.address}/ws?clientId={client_id}"
         # Listening comes first, or the end of a quick workflow would be missed.
@@ -136,18 +135,20 @@ class ComfyUIClient:
         return prompt_id
 
 
-def _handle(event: dict[str, Any], workflow: Workflow, on_progress: Callable[[Progress], None]) -> bool:
-    """Takes in one event of our workflow; true at its successful end."""
+def _handle(event: dict[str, Any], workflow: Workflow, on_progress: Callable[[NodeProgress], None]) -> bool:
+    """Takes in one event of our workflow; true at its successful end, when its outputs are in the history."""
     kind, data = event["type"], event["data"]
     if kind in ("execution_error", "execution_interrupted"):
         message = f"{data.get('exception_type', kind)}: {data.get('exception_message', '')}".strip(": \n")
         failure = NodeFailure(str(data["node_id"]), data["node_type"], message)
         raise WorkflowError("The workflow failed.", (failure,))
-    if kind in ("executing", "progress") and data.get("node") is not None:
+    if kind in ("executing", "progress"):
+        if data["node"] is None:
+            return True
         node_id = str(data["node"])
         class_type = str(workflow.get(node_id, {}).get("class_type", ""))
-        on_progress(Progress(node_id, class_type, data.get("value", 0), data.get("max", 0)))
-    return bool(kind == "execution_success")
+        on_progress(NodeProgress(node_id, class_type, data.get("value", 0), data.get("max", 0)))
+    return False
 
 
 def _refused(body: bytes) -> WorkflowError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_client import ComfyUIClient, Progress, WorkflowError
+from multigpu.multigpu_core.testing.comfyui_client import ComfyUIClient, NodeProgress, WorkflowError
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, ServerError, install_custom_node
 
 TWO_NODES = {
@@ -63,7 +63,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_a_workflow_gives_its_images_and_tells_of_each_node(server: ComfyUIServer) -> None:
-    steps: list[Progress] = []
+    steps: list[NodeProgress] = []
     result = server.client.run(TWO_NODES, steps.append)
     (image,) = result.image_files()
     assert image.is_file()

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,13 @@ else:
 PLAIN_IMPORT = """
 import json, sys
 import multigpu
+from multigpu import hookimpl
+heavy = sorted({"torch", "comfy", "nodes", "folder_paths"} & set(sys.modules))
 import multigpu.multigpu_core.allocation.request as request
 print(json.dumps({
     "version": multigpu.__version__,
     "file": multigpu.__file__,
-    "heavy": sorted({"torch", "comfy", "nodes", "folder_paths"} & set(sys.modules)),
+    "heavy": heavy,
     "module": request.AllocationRequest.__module__,
 }))
 """
@@ -85,13 +88,16 @@ def sources(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh_environment(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a virtual environment and installs into it, without dependencies: none is needed for a plain import."""
+    """Makes a virtual environment and installs into it; dependencies are those of the running environment."""
 
     def install(*arguments: str) -> Path:
         venv.create(tmp_path / "venv", with_pip=True)
         python = tmp_path / "venv" / "bin" / "python"
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
         subprocess.run([*pip, *arguments], check=True, capture_output=True, text=True)
+        # The path alone: an editable install there, whose hooks a .pth file would start, stays out of sight.
+        (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+        (site_packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
         return python
 
     return install

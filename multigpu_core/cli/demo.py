@@ -1,0 +1,39 @@
+"""`multigpu demo`: one model on one device and split over all of them, in a real ComfyUI, and the same picture."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+DEFAULT_DIRECTORY = Path(".cache/demo")
+DEFAULT_STEPS = 4
+
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where models, images and the log go.")] = DEFAULT_DIRECTORY,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = DEFAULT_STEPS,
+) -> None:
+    """Split a tiny model over this machine's devices in a real ComfyUI and compare the picture with one device's."""
+    # Needs packages of ComfyUI's own, which the other commands do without.
+    from .demo_report import print_report
+    from .demo_run import DEMO_ERRORS, run_demo
+
+    signal.signal(signal.SIGTERM, _exit_in_order)
+    console = Console(highlight=False)
+    try:
+        result = run_demo(directory.resolve(), steps, console)
+    except DEMO_ERRORS as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from error
+    print_report(result, console)
+    raise typer.Exit(0 if result.differing_pixels == 0 else 1)
+
+
+def _exit_in_order(signal_number: int, frame: object) -> NoReturn:
+    # By default SIGTERM ends Python on the spot, and nothing would stop the server.
+    sys.exit(128 + signal_number)
