@@ -34,7 +34,7 @@ class AppliedPatches:
         )
 
     def renew(self, patcher: WeightPatcher, key: str, device: torch.device) -> None:
-        """Bring one weight to what the patcher wants: the original weight, patched on `device` where a patch wants it."""
+        """Bring one weight to what the patcher wants: the original, patched on `device` where there is a patch."""
         self._restore(patcher, key)
         if key in patcher.patches:
             patcher.patch_weight_to_device(key, device_to=device)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
-from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
 
+from .current_device import CurrentDevice
 from .staging import BlockStager, TransferCount
-from .tensor_slots import slots_of_blocks
+from .tensor_slots import move_slots, slots_of_module, stored_bytes
 
 
 class DistributionError(RuntimeError):
@@ -51,12 +51,19 @@ class Distribution:
         self._registry = registry
         self._plan: AllocationPlan | None = None
         self._stager: BlockStager | None = None
+        self._current_device: CurrentDevice | None = None
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
-        """Look up the tensors of these blocks in the module as it is now: object patches exchange modules."""
+        """Look up the tensors of these blocks in the module as it is now: object patches exchange modules.
+
+        Raises:
+            KeyError: a block names a tensor that the module does not have.
+        """
         self.inventory = inventory
-        self._slots = slots_of_blocks(self.module, inventory.blocks)
+        slots = slots_of_module(self.module)
+        self._slots = {block.name: tuple(slots.pop(name) for name in block.parameters) for block in inventory.blocks}
+        self._uncounted = tuple(slots.values())
 
     @property
     def plan(self) -> AllocationPlan | None:
@@ -70,6 +77,7 @@ class Distribution:
         if self._stager is None or self._stager.compute != compute:
             self._stop_serving()
             self._stager = BlockStager(compute)
+            self._current_device = CurrentDevice(self._registry, plan.compute_device)
 
     def device_of(self, block: Block) -> str:
         """The device of a block's first tensor."""
@@ -82,9 +90,7 @@ class Distribution:
 
     def place(self, block: Block, device: str) -> None:
         """Store one block on a device, tensor by tensor."""
-        target = self._registry.torch_device(device)
-        for slot in self._slots[block.name]:
-            slot.move(target)
+        move_slots(self._slots[block.name], self._registry.torch_device(device))
 
     def serve(self, devices: Mapping[str, str]) -> None:
         """Hook the offloaded blocks, so that each is on the compute device during its forward.
@@ -94,7 +100,7 @@ class Distribution:
         Raises:
             DistributionError: the tensors are not there.
         """
-        assert self._plan is not None and self._stager is not None, "serve() follows begin()"
+        assert self._plan and self._stager and self._current_device, "serve() follows begin()"
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -103,6 +109,8 @@ class Distribution:
         if expected != actual:
             raise DistributionError(expected, actual)
         compute = self._plan.compute_device
+        move_slots(self._uncounted, self._stager.compute)  # caches of rotations and the like: small, and in no file
+        self._current_device.attach(self.module)
         self._stager.attach(
             self.module, {name: self._slots[name] for name, device in devices.items() if device != compute}
         )
@@ -137,12 +145,9 @@ class Distribution:
     def bytes_by_device(self) -> dict[str, int]:
         """The bytes that really lie on each device, by device name; a tensor under two names counts once."""
         sizes: dict[str, int] = {}
-        for slots in self._slots.values():
-            for slot in slots:
-                tensor = slot.tensor
-                if not tensor.is_meta:
-                    device = self._registry.name_of(tensor.device)
-                    sizes[device] = sizes.get(device, 0) + tensor_bytes(tensor)
+        for device, size in stored_bytes(slot for slots in self._slots.values() for slot in slots):
+            name = self._registry.name_of(device)
+            sizes[name] = sizes.get(name, 0) + size
         return sizes
 
     def residency(self) -> Residency | None:
@@ -153,9 +158,10 @@ class Distribution:
         return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes)
 
     def _stop_serving(self) -> None:
-        if self._stager is not None:
-            self._stager.detach()
-        self._stager = None
+        for hooks in (self._stager, self._current_device):
+            if hooks is not None:
+                hooks.detach()
+        self._stager = self._current_device = None
 
 
 def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:

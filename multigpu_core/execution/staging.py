@@ -70,14 +70,16 @@ class Region:
         self._depth += 1
         if self._depth > 1:
             return
-        moved = 0
+        staged: dict[int, tuple[torch.Tensor, int]] = {}
         for slot in self.slots:
             stored = slot.tensor
-            if stored.device != self._compute:
-                self._stored.append((slot, stored))
-                slot.put(stored.detach().to(self._compute, non_blocking=True))
-                moved += tensor_bytes(stored)
-        self._count.entered(self, moved)
+            if stored.device == self._compute:
+                continue
+            if id(stored) not in staged:  # a tensor under two names is brought once
+                staged[id(stored)] = stored.detach().to(self._compute, non_blocking=True), tensor_bytes(stored)
+            self._stored.append((slot, stored))
+            slot.put(staged[id(stored)][0])
+        self._count.entered(self, sum(size for _, size in staged.values()))
 
     def unstage(self, module: nn.Module, args: Any, output: Any) -> None:
         self._depth -= 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.allocation import Block
+from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
 
 
 class TensorSlot:
@@ -48,30 +48,45 @@ class TensorSlot:
         else:
             owner._parameters[self.attribute] = nn.Parameter(tensor, requires_grad=False)
 
-    def move(self, device: torch.device) -> None:
-        """Store the tensor on `device`. The copy that it leaves behind is freed as soon as nobody else holds it."""
-        tensor = self.tensor
-        if tensor.is_meta:  # declared by the architecture, absent from the file: ComfyUI loads such weights as zeros
-            self.put(torch.zeros(tensor.shape, dtype=tensor.dtype, device=device))
-        elif tensor.device != device:
-            self.put(tensor.detach().to(device))
 
+def move_slots(slots: Iterable[TensorSlot], device: torch.device) -> None:
+    """Store the tensors of some slots on `device`, one by one; names of one tensor stay names of one tensor.
 
-def slots_of_blocks(module: nn.Module, blocks: Iterable[Block]) -> dict[str, tuple[TensorSlot, ...]]:
-    """The slots of each block of `module`, by block name.
-
-    Raises:
-        KeyError: a block names a tensor that the module does not have.
+    The copy that a tensor leaves behind is freed as soon as nobody else holds it.
     """
-    owners = dict(module.named_modules())
-    slots: dict[str, tuple[TensorSlot, ...]] = {}
-    for block in blocks:
-        of_block = []
-        for name in block.parameters:
-            path, _, attribute = name.rpartition(".")
-            owner = owners[path]
-            if owner._parameters.get(attribute) is None and owner._buffers.get(attribute) is None:
-                raise KeyError(name)
-            of_block.append(TensorSlot(name, owner, attribute))
-        slots[block.name] = tuple(of_block)
-    return slots
+    for first, *others in _by_tensor(slots):
+        first.put(_on_device(first.tensor, device))
+        for other in others:
+            other.put(first.tensor)
+
+
+def stored_bytes(slots: Iterable[TensorSlot]) -> Iterator[tuple[torch.device, int]]:
+    """Device and size in bytes of each tensor in some slots; one that has several names comes once."""
+    for first, *_ in _by_tensor(slots):
+        tensor = first.tensor
+        if not tensor.is_meta:
+            yield tensor.device, tensor_bytes(tensor)
+
+
+def _by_tensor(slots: Iterable[TensorSlot]) -> Iterable[list[TensorSlot]]:
+    groups: dict[int, list[TensorSlot]] = {}
+    for slot in slots:
+        groups.setdefault(id(slot.tensor), []).append(slot)
+    return groups.values()
+
+
+def _on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.is_meta:  # declared by the architecture, absent from the file: ComfyUI loads such weights as zeros
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+    return tensor if tensor.device == device else tensor.detach().to(device)
+
+
+def slots_of_module(module: nn.Module) -> dict[str, TensorSlot]:
+    """Every parameter and buffer of a module by its full name, buffers that are not in the state dict included."""
+    return {
+        f"{path}.{attribute}" if path else attribute: TensorSlot(f"{path}.{attribute}", owner, attribute)
+        for path, owner in module.named_modules(remove_duplicate=False)
+        for tensors in (owner._parameters, owner._buffers)
+        for attribute, tensor in tensors.items()
+        if tensor is not None
+    }

@@ -1,0 +1,47 @@
+"""Makes a model's compute device the current one while the model runs.
+
+Torch's own operators look at their tensors. Kernels that take raw pointers (quantised formats) launch on the current
+device instead, and crash the process where that is another card without peer access.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from multigpu.multigpu_core.devices import DeviceRegistry
+
+from .staging import called_modules
+
+
+class CurrentDevice:
+    """Hooks on the outermost called modules of one model."""
+
+    def __init__(self, registry: DeviceRegistry, device: str) -> None:
+        self._registry = registry
+        self._device = device
+        self._entered: list[ExitStack] = []
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self, module: nn.Module) -> None:
+        """Hook the modules that are called now, and no others."""
+        self.detach()
+        for called in called_modules(module):
+            self._handles.append(called.register_forward_pre_hook(self._enter, prepend=True))
+            self._handles.append(called.register_forward_hook(self._leave, always_call=True))
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        scope = ExitStack()
+        scope.enter_context(self._registry.device_scope(self._device))
+        self._entered.append(scope)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._entered.pop().close()
