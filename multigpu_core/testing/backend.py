@@ -19,6 +19,7 @@ _CHOOSING_BY_DEVICE = (
     "aten::convolution_backward",
     "aten::scaled_dot_product_attention",
 )
+_COMPOSITE_KINDS = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
 
 
 def registered_backend() -> ModuleType | None:
@@ -59,7 +60,7 @@ def _operators_with_their_own_host_kernel() -> list[str]:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("aten::")
         and has_kernel(name, "CPU")
-        and has_kernel(name, "CompositeExplicitAutograd")
+        and any(has_kernel(name, composite) for composite in _COMPOSITE_KINDS)
         and name not in _CHOOSING_BY_DEVICE
     ]
 
