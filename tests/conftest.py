@@ -1,4 +1,4 @@
-"""What every test run states: the versions of Python, torch and ComfyUI that it ran with."""
+"""For all tests: simulated accelerators as a fixture, and a report that names the versions that were run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from multigpu.multigpu_core.testing.comfyui_release import ProvisioningError, comfyui_folder
+
+pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]
 
 
 def _tested_versions() -> str:
