@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from string import ascii_uppercase
 
-from .amounts import GIB, readable_bytes
+from .amounts import readable_bytes
 from .plan import AllocationPlan
 
 _BAR_WIDTH = 20
@@ -24,19 +24,18 @@ def plan_table(plan: AllocationPlan) -> str:
     width = max(len("device"), *map(len, sizes))
     lines = [
         f"{readable_bytes(total)} on {len(sizes)} device{'s'[: len(sizes) != 1]}, {plan.strategy.value}",
-        f"    {'device':<{width}} {'blocks':>7} {'GB':>8} {'%':>6}",
+        f"    {'device':<{width}} {'blocks':>7} {'stores':>9} {'%':>6}",
     ]
     for device, size in sizes.items():
         part = size / total if total else 0.0
         bar = "#" * round(part * _BAR_WIDTH)
         role = "  computes" if device == plan.compute_device else ""
         lines.append(
-            f"  {letters.get(device, '?')} {device:<{width}} {counts[device]:>7} {size / GIB:>8.2f} {part:>6.1%}"
+            f"  {letters.get(device, '?')} {device:<{width}} {counts[device]:>7} {readable_bytes(size):>9} {part:>6.1%}"
             f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
         )
     lines += _block_map(plan, letters)
     lines += [f"  same again: {plan.expert_string}"]
-    lines += [f"  note: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
 
 
