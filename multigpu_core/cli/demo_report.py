@@ -52,11 +52,17 @@ def print_report(result: DemoResult, console: Console) -> None:
     console.print(f"Allocation: {result.model['expert_string']}", soft_wrap=True)
     moved = result.model["step_transfer_bytes"]
     console.print(f"Moved per sampling step: {moved:,} bytes ({moved / MIB:.1f} MiB)")
-    console.print(f"Image: {result.split_image}", soft_wrap=True)
+    console.print(f"Image: {readable_path(result.split_image)}", soft_wrap=True)
     if result.differing_pixels == 0:
         console.print("Identical to the image of one device, pixel for pixel.", style="bold green")
     else:
-        console.print(f"{result.differing_pixels:,} pixels differ from {result.whole_image}", style="bold red")
+        console.print(f"{result.differing_pixels:,} pixels differ from {readable_path(result.whole_image)}", style="bold red")
+
+
+def readable_path(path: Path) -> str:
+    """The path from here where it is below the current folder, else as it is."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _allocation_table(model: Mapping[str, Any]) -> Table:

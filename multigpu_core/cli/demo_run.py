@@ -16,7 +16,7 @@ from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, ServerE
 
 from .demo_machine import DemoMachine, choose_machine
 from .demo_models import DemoModels, write_demo_models
-from .demo_report import DemoError, DemoResult, compare_images
+from .demo_report import DemoError, DemoResult, compare_images, readable_path
 from .demo_workflow import SAMPLER_NODE, one_device_workflow, split_workflow
 
 FOLDER_NAME = "ComfyUI-MultiGPU"
@@ -33,12 +33,12 @@ def run_demo(directory: Path, steps: int, console: Console) -> DemoResult:
     machine = choose_machine(default_registry())
     kind = "simulated: this machine has none" if machine.simulated else "real"
     console.print(f"Accelerators  {', '.join(machine.accelerators)} ({kind})")
-    console.print(f"ComfyUI       {comfyui}")
+    console.print(f"ComfyUI       {readable_path(comfyui)}")
     models = write_demo_models(directory / "models")
     install_custom_node(directory, Path(multigpu.__file__).parent, FOLDER_NAME)
     server = ComfyUIServer(comfyui, directory, environment=machine.environment)
     with ExitStack() as running:
-        with console.status(f"Starting ComfyUI, log in {server.log_file}"):
+        with console.status(f"Starting ComfyUI, log in {readable_path(server.log_file)}"):
             running.enter_context(server)
         return _draw_twice(server.client, machine, models, steps, console)
 
