@@ -79,7 +79,7 @@ def flux_weights(shape: FluxShape = FluxShape(), seed: int = 0) -> Weights:
             (f"{block}.linear2", 5 * hidden, hidden),
         ]
         norms.append(f"{block}.norm")
-    made = _Maker(seed)
+    made = WeightMaker(seed)
     weights = made.linears(layers)
     for norm in norms:
         weights |= {f"{norm}.{kind}_norm.scale": made.scale(FLUX_HEAD_DIM) for kind in ("query", "key")}
@@ -88,7 +88,7 @@ def flux_weights(shape: FluxShape = FluxShape(), seed: int = 0) -> Weights:
 
 def wan_weights(shape: WanShape = WanShape(), seed: int = 0) -> Weights:
     """A Wan 2.1 text-to-video diffusion model, as `UNETLoader` reads it."""
-    hidden, made = shape.hidden_size, _Maker(seed)
+    hidden, made = shape.hidden_size, WeightMaker(seed)
     layers: list[tuple[str, int, int]] = [
         ("text_embedding.0", shape.text_dim, hidden),
         ("text_embedding.2", hidden, hidden),
@@ -118,7 +118,7 @@ def wan_weights(shape: WanShape = WanShape(), seed: int = 0) -> Weights:
 
 def lora_weights(base: Mapping[str, Tensor], targets: Iterable[str] = ("",), rank: int = 4, seed: int = 1) -> Weights:
     """A LoRA for the diffusion model `base`: every matrix whose name has one of `targets` in it is patched."""
-    wanted, made = tuple(targets), _Maker(seed)
+    wanted, made = tuple(targets), WeightMaker(seed)
     weights: Weights = {}
     for name, value in base.items():
         if value.dim() == 2 and name.endswith(".weight") and any(target in name for target in wanted):
@@ -131,7 +131,7 @@ def lora_weights(base: Mapping[str, Tensor], targets: Iterable[str] = ("",), ran
 
 def vae_weights(latent_channels: int = 16, seed: int = 2) -> Weights:
     """A TAESD autoencoder for images, as `VAELoader` reads it: 2.4 million weights, 8 times down and up."""
-    made = _Maker(seed)
+    made = WeightMaker(seed)
     width = TAESD_WIDTH
     weights: Weights = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
     encoder = [("conv", 3), ("block", width)] + [("conv", width), *[("block", width)] * 3] * 3 + [("last", width)]
@@ -157,7 +157,7 @@ def write(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.
     return path
 
 
-class _Maker:
+class WeightMaker:
     """Draws weights of a size that keeps activations near one."""
 
     def __init__(self, seed: int) -> None:

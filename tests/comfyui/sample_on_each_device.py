@@ -20,7 +20,7 @@ MACHINE = simulate_from_environment()  # before ComfyUI looks for its devices
 
 import torch  # noqa: E402
 
-from multigpu.multigpu_core.testing import tiny_models  # noqa: E402
+from multigpu.multigpu_core.testing import tiny_checkpoint, tiny_models  # noqa: E402
 
 
 def main(comfyui: str, work: str, *cases: str) -> None:
@@ -36,53 +36,66 @@ def sample_on(
 ) -> dict[str, Any]:
     import comfy.model_management as management
 
-    make = {"flux": tiny_models.flux_weights, "wan": tiny_models.wan_weights}[architecture]
-    weights = make()
-    files = {
-        "model": tiny_models.write(work / "model.safetensors", weights, getattr(torch, file_dtype)),
-        "lora": tiny_models.write(work / "lora.safetensors", tiny_models.lora_weights(weights)),
-        "vae": tiny_models.write(work / "vae.safetensors", tiny_models.vae_weights()),
-    }
-    options = {"dtype": getattr(torch, weight_dtype)} if weight_dtype else {}
+    dtype, options = getattr(torch, file_dtype), {"dtype": getattr(torch, weight_dtype)} if weight_dtype else {}
     torch.npu.set_device(device.torch_device)
     device.reset_peak()
     MACHINE.copies.clear()
     with torch.inference_mode():
-        seen = sample(files, options, architecture)
+        if architecture == "checkpoint":
+            model, conditioning, vae = load_checkpoint(work, dtype)
+        else:
+            model, conditioning, vae = load_parts(work, architecture, dtype, options)
+        seen = sample(model, conditioning, vae)
+        del model, conditioning, vae
     seen |= {"copied_bytes": MACHINE.copies.bytes_moved("cpu", device.name), "peak_bytes": device.peak_bytes}
     management.free_memory(1e30, device.torch_device)
     gc.collect()
     return seen | {"left_bytes": device.live_bytes, "state": management.vram_state.name}
 
 
-def sample(files: dict[str, Path], options: dict[str, Any], architecture: str) -> dict[str, Any]:
-    import comfy.sample
+def load_parts(work: Path, architecture: str, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """A diffusion model with a LoRA, a made-up prompt and, for pictures, a VAE, each from its own file."""
     import comfy.sd
     import comfy.utils
 
-    model = comfy.sd.load_diffusion_model(str(files["model"]), model_options=options)
-    lora = comfy.utils.load_torch_file(str(files["lora"]))
-    model, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0)
+    weights = {"flux": tiny_models.flux_weights, "wan": tiny_models.wan_weights}[architecture]()
+    model_file = tiny_models.write(work / "model.safetensors", weights, dtype)
+    lora_file = tiny_models.write(work / "lora.safetensors", tiny_models.lora_weights(weights))
+    vae_file = tiny_models.write(work / "vae.safetensors", tiny_models.vae_weights())
+    model = comfy.sd.load_diffusion_model(str(model_file), model_options=options)
+    model, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(lora_file)), 0.5, 0)
     generator = torch.Generator().manual_seed(0)
-    flux = architecture == "flux"
-    shape = (1, 16, 8, 8) if flux else (1, 16, 2, 8, 8)
-    prompt = torch.randn(1, 7, 1024 if flux else 4096, generator=generator)
+    prompt = torch.randn(1, 7, 1024 if architecture == "flux" else 4096, generator=generator)
     conditioning = [[prompt, {"pooled_output": torch.randn(1, 32, generator=generator)}]]
-    latent = torch.zeros(shape)
+    if architecture == "wan":
+        return model, conditioning, None
+    return model, conditioning, comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file)))
+
+
+def load_checkpoint(work: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Diffusion model, a prompt encoded by CLIP, and VAE, all from one file."""
+    import comfy.sd
+
+    file = tiny_models.write(work / "checkpoint.safetensors", tiny_checkpoint.checkpoint_weights(), dtype)
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(file))
+    return model, clip.encode_from_tokens_scheduled(clip.tokenize("a red cube")), vae
+
+
+def sample(model: Any, conditioning: Any, vae: Any) -> dict[str, Any]:
+    import comfy.sample
+
+    latent = torch.zeros((1, 16, 8, 8) if vae else (1, 16, 2, 8, 8))
     noise = comfy.sample.prepare_noise(latent, 5)
     sampled = comfy.sample.sample(model, noise, 3, 1.0, "euler", "simple", conditioning, conditioning, latent)
-    seen = {
+    return {
         "load_device": str(model.load_device),
         "weights": sorted({str(value.dtype) for value in model.model.diffusion_model.state_dict().values()}),
         "loaded_bytes": model.loaded_size(),
         "model_bytes": model.model_size(),
         "latent": digest(sampled),
         "spread": float(sampled.std()),
+        "image": digest(vae.decode(sampled)) if vae else None,
     }
-    if flux:
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(files["vae"])))
-        seen["image"] = digest(vae.decode(sampled))
-    return seen
 
 
 def digest(values: torch.Tensor) -> str:
