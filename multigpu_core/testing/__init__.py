@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .comfyui_view import appear_to_comfyui
     from .environment import ENVIRONMENT_VARIABLE, parse_sizes, simulate_from_environment
     from .errors import SimulationSpecError, SimulationUnavailableError
+    from .host_memory import HostMemoryMeter
     from .ledger import CopyLog, CopyRecord, SimulatedDevice
     from .machine import GB, SimulatedMachine, simulate, simulated
 
@@ -22,6 +23,7 @@ _HOMES = {
     "simulate_from_environment": "environment",
     "SimulationSpecError": "errors",
     "SimulationUnavailableError": "errors",
+    "HostMemoryMeter": "host_memory",
     "CopyLog": "ledger",
     "CopyRecord": "ledger",
     "SimulatedDevice": "ledger",
@@ -36,6 +38,7 @@ __all__ = [
     "GB",
     "CopyLog",
     "CopyRecord",
+    "HostMemoryMeter",
     "SimulatedDevice",
     "SimulatedMachine",
     "SimulationSpecError",
