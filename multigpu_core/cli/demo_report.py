@@ -56,7 +56,9 @@ def print_report(result: DemoResult, console: Console) -> None:
     if result.differing_pixels == 0:
         console.print("Identical to the image of one device, pixel for pixel.", style="bold green")
     else:
-        console.print(f"{result.differing_pixels:,} pixels differ from {readable_path(result.whole_image)}", style="bold red")
+        console.print(
+            f"{result.differing_pixels:,} pixels differ from {readable_path(result.whole_image)}", style="bold red"
+        )
 
 
 def readable_path(path: Path) -> str:
