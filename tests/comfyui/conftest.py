@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
 from multigpu.multigpu_core.testing.errors import SimulationUnavailableError
 
 from .inprocess import ComfyUI, start_comfyui
+from .tiny_files import shrink_encoders, write_tiny_files
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +24,20 @@ def comfyui_path() -> Path:
 @pytest.fixture(scope="session")
 def started_comfyui(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ComfyUI:
     """The ComfyUI of this process; tests take `comfyui`, which leaves no models behind."""
+    base = tmp_path_factory.mktemp("comfyui")
     try:
-        return start_comfyui(comfyui_path, tmp_path_factory.mktemp("comfyui"))
+        started = start_comfyui(comfyui_path, base)
     except SimulationUnavailableError as error:
         pytest.skip(str(error))
+    shrink_encoders(base / "smaller encoders")
+    write_tiny_files(started.models)
+    return started
 
 
 @pytest.fixture
 def comfyui(started_comfyui: ComfyUI) -> Iterator[ComfyUI]:
-    """A ComfyUI in this process with three empty simulated accelerators and our nodes."""
+    """A ComfyUI in this process: three empty simulated accelerators, our nodes, and a tiny model file of every kind."""
     started_comfyui.reset()
-    yield started_comfyui
+    with torch.inference_mode():  # as ComfyUI's executor runs its nodes
+        yield started_comfyui
     started_comfyui.reset()

@@ -48,10 +48,8 @@ class ComfyUI:
     def run(self, class_type: str, **inputs: Any) -> tuple[Any, ...]:
         """Run one node, V1 or V3, ours or core's, as ComfyUI's executor calls it."""
         node = self.nodes.NODE_CLASS_MAPPINGS[class_type]
-        if hasattr(node, "define_schema"):
-            result = node.execute(**inputs)
-        else:
-            result = getattr(node(), node.FUNCTION)(**inputs)
+        call = node.execute if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)
+        result = call(**inputs)
         if inspect.isawaitable(result):
             result = asyncio.run(_awaited(result))
         return tuple(getattr(result, "args", result))
