@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from .device_names import KnownDevices, resolve
-from .language import parse_donors, parse_expert, with_virtual_vram
+from .language import parse_donors, parse_expert, parse_full, with_virtual_vram
 from .piece import Piece
 from .request import AllocationRequest, Strategy
 
@@ -30,10 +30,12 @@ class AllocationWidgets:
 def request_from_widgets(widgets: AllocationWidgets, known: KnownDevices) -> AllocationRequest:
     """The request that a node's widgets make together.
 
-    An expert string (``auto`` too) wins over virtual VRAM. With neither, and where the only donor is the compute device
+    An expert string (``auto`` too) wins over virtual VRAM; in its full form, EXPERT#compute;gb;donors, over all widgets. With neither, and where the only donor is the compute device
     itself (the widgets' defaults on a machine without accelerators), it is an ordinary load on the compute device.
     Raises AllocationError that quotes the widget at fault.
     """
+    if "#" in widgets.expert:
+        return parse_full(widgets.expert, known=known, strategy=widgets.strategy)
     if widgets.expert.strip():
         return parse_expert(
             widgets.expert, compute_device=widgets.compute_device, known=known, strategy=widgets.strategy
