@@ -19,7 +19,7 @@ from .host import Host
 from .ours import OurModel, OurModels
 from .patcher import distribute
 from .placement import ModelPlacement, PlacementOptions, PlanAllocation
-from .results import patcher_of, retarget, set_devices, with_plain_patcher
+from .results import map_outputs, patcher_of, retarget, set_devices, with_plain_patcher
 from .scope import DeviceScope, device_scope
 
 log = structlog.get_logger("multigpu")
@@ -78,8 +78,11 @@ class LoadJob:
         )
 
     @contextmanager
-    def scope(self, context: LoadContext) -> Iterator[None]:
-        """While the wrapped loader runs, ComfyUI's device selection answers with this job's devices."""
+    def scope(self, context: LoadContext, alone: bool = True) -> Iterator[None]:
+        """While the wrapped loader runs, ComfyUI's device selection answers with this job's devices.
+
+        `alone` says that nothing else runs meanwhile, as something may while an async loader waits.
+        """
         if not self.requests:
             yield
             return
@@ -89,16 +92,15 @@ class LoadJob:
             context.models.eject(set(devices.values()))
         splits = any(request.splits for request in self.requests)
         home = torch.device("cpu") if splits else None
-        patchers = _plain_patchers() if splits and len(self.output_types) == 1 else nullcontext()
+        patchers = _plain_patchers() if alone and splits and len(self.output_types) == 1 else nullcontext()
         with device_scope(DeviceScope(offload=home, initial=home, **devices)), patchers:
             yield
 
     def finish(self, result: Any, context: LoadContext) -> Any:
-        """Place what the wrapped loader returned: a tuple, or a V3 node's NodeOutput."""
-        values = result if isinstance(result, tuple) else getattr(result, "args", None)
-        if not values or not self.requests:
+        """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
+        if not self.requests:
             return result
-        return tuple(self._placed(index, value, context) for index, value in enumerate(values))
+        return map_outputs(result, lambda index, value: self._placed(index, value, context))
 
     def _placed(self, index: int, value: Any, context: LoadContext) -> Any:
         request = self._requests_by_output.get(index)

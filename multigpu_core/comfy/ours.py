@@ -57,12 +57,13 @@ class OurModels:
                 yield ours, residency
 
     def unload_all(self, core_unload_all: Callable[[], None]) -> None:
-        """ComfyUI's `unload_all_models`, sparing what the policy keeps; exactly ComfyUI's own where nothing is kept."""
+        """ComfyUI's `unload_all_models`, sparing what the policy keeps; ComfyUI's own where nothing is kept."""
         kept = self._kept(UnloadReason.USER_FREED)
-        if not kept:
-            core_unload_all()
-        else:
+        if kept:
             self._unload_others(kept, {loaded.device for loaded in mm.current_loaded_models})
+            return
+        core_unload_all()
+        self._unload_ours()  # ComfyUI before 0.20 has unloaded its own device alone
 
     def eject(self, devices: set[torch.device]) -> None:
         """Empty devices of every model that the policy does not keep."""
@@ -86,6 +87,13 @@ class OurModels:
             is_ours=ours is not None,
             keep_loaded=ours is not None and ours.keep_loaded,
         )
+
+    def _unload_ours(self) -> None:
+        others = [loaded for loaded in mm.current_loaded_models if not self._is_ours(loaded)]
+        self._unload_others(others, {loaded.device for loaded in mm.current_loaded_models if self._is_ours(loaded)})
+
+    def _is_ours(self, loaded: Any) -> bool:
+        return loaded.model is not None and loaded.model.model in self._models
 
     def _unload_others(self, kept: list[Any], devices: set[torch.device]) -> None:
         for device in devices:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_patcher
@@ -11,6 +13,22 @@ HOLDER_ATTRIBUTES = ("patcher", "control_model_wrapped")
 """Where objects that are no patchers hold theirs: CLIP, VAE, CLIP vision, audio and upscale models; ControlNets."""
 DEVICE_ATTRIBUTES = ("device", "load_device")
 """Where such objects remember the device a second time."""
+
+
+def map_outputs(result: Any, place: Callable[[int, Any], Any]) -> Any:
+    """A loader's result with `place(index, output)` for each output; what else it holds, such as ui data, stays.
+
+    Results are a tuple or list, a V1 node's dict with a ``result``, or a V3 node's NodeOutput.
+    """
+    if isinstance(result, dict):
+        return {**result, "result": map_outputs(result["result"], place)} if "result" in result else result
+    if isinstance(result, (tuple, list)):
+        return tuple(place(index, output) for index, output in enumerate(result))
+    if not getattr(result, "args", None):
+        return result
+    placed = copy.copy(result)
+    placed.args = map_outputs(result.args, place)
+    return placed
 
 
 def patcher_of(value: Any) -> Any | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode
 
 from .inputs import InputSpec, added_inputs, device_input
+from .loader_class import LoaderClass, loader_function, own_fingerprint, own_validation
 from .loading import LoadContext, LoadJob
+from .validation import accepting_any_device
 
 CATEGORY = "multigpu"
 
@@ -23,59 +26,60 @@ class VariantNode:
     """Base of the nodes made here; each subclass is one variant of one loader."""
 
     VARIANT: NodeVariant
-    WRAPPED: type
+    WRAPPED: LoaderClass
     CONTEXT: LoadContext
     CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:  # noqa: N802  # ComfyUI's name
-        inputs = {section: dict(specs) for section, specs in cls.WRAPPED.INPUT_TYPES().items()}  # type: ignore[attr-defined]
+        inputs = {section: dict(specs) for section, specs in cls.WRAPPED.INPUT_TYPES().items()}
         for name, _ in cls.VARIANT.fixed_inputs:
             inputs["required"].pop(name)
         for added in added_inputs(cls.VARIANT, cls.CONTEXT.host):
             inputs.setdefault(added.section, {})[added.name] = added.spec
         return inputs
 
-    @classmethod
-    def job(cls, inputs: dict[str, Any]) -> tuple[LoadJob, dict[str, Any]]:
-        """Read our inputs, and say what is left for the wrapped loader."""
-        ours = {added.name for added in added_inputs(cls.VARIANT, cls.CONTEXT.host)}
-        theirs = {name: value for name, value in inputs.items() if name not in ours}
-        theirs.update(cls.VARIANT.fixed_inputs)
-        theirs.update(_replaced_inputs(cls.WRAPPED, ours))
-        return LoadJob.of(cls.VARIANT, tuple(cls.WRAPPED.RETURN_TYPES), inputs, cls.CONTEXT), theirs  # type: ignore[attr-defined]
-
     def load(self, **inputs: Any) -> Any:
-        job, theirs = self.job(inputs)
+        job = self._job(inputs)
         with job.scope(self.CONTEXT):
-            result = _loader_function(self.WRAPPED)(**theirs)
-        return job.finish(result, self.CONTEXT)
+            result = loader_function(self.WRAPPED)(**self.their_inputs(inputs))
+            return job.finish(result, self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
-        job, theirs = self.job(inputs)
-        with job.scope(self.CONTEXT):
-            result = await _loader_function(self.WRAPPED)(**theirs)
-        return job.finish(result, self.CONTEXT)
+        job = self._job(inputs)
+        with job.scope(self.CONTEXT, alone=False):
+            result = await loader_function(self.WRAPPED)(**self.their_inputs(inputs))
+            return job.finish(result, self.CONTEXT)
+
+    @classmethod
+    def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a node's inputs the wrapped class is given."""
+        ours = {added.name for added in added_inputs(cls.VARIANT, cls.CONTEXT.host)}
+        theirs = {name: value for name, value in inputs.items() if name not in ours}
+        return {**theirs, **dict(cls.VARIANT.fixed_inputs), **_replaced_inputs(cls.WRAPPED, ours)}
+
+    def _job(self, inputs: dict[str, Any]) -> LoadJob:
+        return LoadJob.of(self.VARIANT, tuple(self.WRAPPED.RETURN_TYPES), inputs, self.CONTEXT)
 
 
-def make_variant(wrapped: type, variant: NodeVariant, context: LoadContext) -> type[VariantNode]:
+def make_variant(wrapped: LoaderClass, variant: NodeVariant, context: LoadContext) -> type[VariantNode]:
     """The node class of one variant of a loader class, V1 or V3."""
-    devices = [added.name for added in added_inputs(variant, context.host) if added.is_device]
-    is_async = inspect.iscoroutinefunction(_loader_function(wrapped))
     attributes: dict[str, Any] = {
         "VARIANT": variant,
         "WRAPPED": wrapped,
         "CONTEXT": context,
-        "FUNCTION": "load_async" if is_async else "load",
+        "FUNCTION": "load_async" if inspect.iscoroutinefunction(loader_function(wrapped)) else "load",
         "DESCRIPTION": variant.description or _description(wrapped, variant),
-        "VALIDATE_INPUTS": _accepting_any_device(wrapped, devices),
     }
     for name in ("RETURN_TYPES", "RETURN_NAMES", "OUTPUT_IS_LIST", "OUTPUT_TOOLTIPS"):
         if (value := getattr(wrapped, name, None)) is not None:
             attributes[name] = value
-    if (is_changed := getattr(wrapped, "IS_CHANGED", None)) is not None:
-        attributes["IS_CHANGED"] = staticmethod(is_changed)
-    return type(variant.node_id, (VariantNode,), attributes)
+    node = type(variant.node_id, (VariantNode,), attributes)
+    devices = [added.name for added in added_inputs(variant, context.host) if added.is_device]
+    node.VALIDATE_INPUTS = accepting_any_device(own_validation(wrapped), devices, node.their_inputs)  # type: ignore[attr-defined]
+    if (fingerprint := own_fingerprint(wrapped)) is not None:
+        node.IS_CHANGED = staticmethod(partial(_fingerprint, fingerprint, node))  # type: ignore[attr-defined]
+    return node
 
 
 def make_own_node(node: OwnNode, context: LoadContext) -> type:
@@ -86,53 +90,30 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
         devices = {name: device_input(name, "required", context.host).spec for name in node.device_inputs}
         return {**inherited, "required": {**inherited.get("required", {}), **devices}}
 
+    own = getattr(node.node_class, "VALIDATE_INPUTS", None)
     made = type(
         node.node_id,
         (node.node_class,),
         {
             "INPUT_TYPES": classmethod(input_types),
-            "VALIDATE_INPUTS": _accepting_any_device(node.node_class, list(node.device_inputs)),
+            "VALIDATE_INPUTS": accepting_any_device(own, node.device_inputs),
         },
     )
     return made
 
 
-def _loader_function(wrapped: type) -> Any:
-    """The wrapped loader's callable: a V3 node's `execute`, or a V1 node's method by the name in FUNCTION."""
-    if hasattr(wrapped, "define_schema"):
-        return wrapped.execute  # type: ignore[attr-defined]
-    return getattr(wrapped(), wrapped.FUNCTION)  # type: ignore[attr-defined]
+def _fingerprint(own: Any, node: type[VariantNode], **inputs: Any) -> Any:
+    """The wrapped class's fingerprint of its own inputs; a change of ours is seen by ComfyUI itself."""
+    return own(**node.their_inputs(inputs))
 
 
-def _replaced_inputs(wrapped: type, ours: set[str]) -> Mapping[str, Any]:
+def _replaced_inputs(wrapped: LoaderClass, ours: set[str]) -> dict[str, str]:
     """What the wrapped loader gets for inputs of its own that ours replace: its default choice of device."""
-    inputs = wrapped.INPUT_TYPES()  # type: ignore[attr-defined]
+    inputs = wrapped.INPUT_TYPES()
     own = {name: spec for section in ("required", "optional") for name, spec in inputs.get(section, {}).items()}
     return {name: "default" for name, spec in own.items() if name in ours and "default" in InputSpec.options(spec)}
 
 
-def _accepting_any_device(wrapped: type, devices: list[str]) -> classmethod[Any, Any, Any]:
-    """VALIDATE_INPUTS that takes the check of device names over from ComfyUI.
-
-    A workflow may name a device that this machine lacks: it passes here and fails at its node, with the devices that
-    there are. ComfyUI leaves the inputs in this function's signature unchecked; a validation of the wrapped class's own
-    still runs.
-    """
-    own = getattr(wrapped, "VALIDATE_INPUTS", None)
-    parameters = [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    taken = list(inspect.signature(own).parameters.values()) if own is not None else []
-    names = dict.fromkeys([*(p.name for p in taken), *devices])
-
-    def validate(cls: type, /, **inputs: Any) -> Any:
-        if own is None:
-            return True
-        return own(**{p.name: inputs[p.name] for p in taken if p.name in inputs})
-
-    parameters += [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for n in names]
-    validate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return classmethod(validate)
-
-
-def _description(wrapped: type, variant: NodeVariant) -> str:
+def _description(wrapped: LoaderClass, variant: NodeVariant) -> str:
     what = "its weights split over several devices" if variant.splits else "on the device that you choose"
     return f"{getattr(wrapped, 'DESCRIPTION', '') or ''}\n\n{wrapped.__name__}, {what}.".strip()

@@ -1,7 +1,8 @@
 """Tiny model files of every kind that core's loaders read, in the folders where ComfyUI looks for them.
 
-Diffusion models and VAEs have tiny shapes of their own. The sizes of text and vision encoders are fixed by configuration
-files of ComfyUI: `shrink_encoders` puts smaller ones in their place; classes, tokenizers and key names stay the real ones.
+Diffusion models and VAEs have tiny shapes of their own. The sizes of text and vision encoders are fixed by
+configuration files of ComfyUI: `shrink_encoders` puts smaller ones in their place; classes, tokenizers and key names
+stay the real ones.
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+"""A loader's node class, V1 or V3: the one place that knows how the two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.internal import first_real_override
+
+LoaderClass = type[Any]
+"""V1 and V3 alike have INPUT_TYPES(), RETURN_TYPES and FUNCTION."""
+
+
+def is_v3(node: LoaderClass) -> bool:
+    return hasattr(node, "define_schema")
+
+
+def loader_function(node: LoaderClass) -> Callable[..., Any]:
+    """What loads: a V3 node's `execute`, or a V1 node's method by the name in FUNCTION."""
+    function: Callable[..., Any] = node.execute if is_v3(node) else getattr(node(), node.FUNCTION)
+    return function
+
+
+def own_validation(node: LoaderClass) -> Callable[..., Any] | None:
+    """The class's own check of its inputs, if it has one."""
+    return _own(node, "VALIDATE_INPUTS", "validate_inputs")
+
+
+def own_fingerprint(node: LoaderClass) -> Callable[..., Any] | None:
+    """The class's own say on whether it has to run again, if it has one."""
+    return _own(node, "IS_CHANGED", "fingerprint_inputs")
+
+
+def _own(node: LoaderClass, v1_name: str, v3_name: str) -> Callable[..., Any] | None:
+    """V3's base class has these methods as well, where they only raise."""
+    if is_v3(node):
+        return getattr(node, v3_name) if first_real_override(node, v3_name) is not None else None
+    return getattr(node, v1_name, None)
