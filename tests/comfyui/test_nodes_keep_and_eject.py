@@ -1,0 +1,101 @@
+"""`eject_models` and `keep_loaded`: off by default, and then exactly what they say."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from .inprocess import ComfyUI
+
+FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
+SPLIT = {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,60%;npu:2,40%"}
+
+
+@pytest.fixture
+def mm(comfyui: ComfyUI) -> ModuleType:
+    import comfy.model_management
+
+    module: ModuleType = comfy.model_management
+    return module
+
+
+def _loaded(comfyui: ComfyUI, node: str = "UNETLoaderDisTorch2MultiGPU", **inputs: Any) -> Any:
+    """A model from a node, loaded as a sampler would load it."""
+    import comfy.model_management
+
+    (model,) = comfyui.run(node, **FLUX, **inputs)
+    comfy.model_management.load_models_gpu([model])
+    return model
+
+
+def _is_loaded(mm: ModuleType, model: Any) -> bool:
+    return any(loaded.model is model for loaded in mm.current_loaded_models)
+
+
+def test_a_kept_split_model_survives_unloading_all_models(comfyui: ComfyUI, mm: ModuleType) -> None:
+    kept = _loaded(comfyui, **SPLIT, keep_loaded=True)
+    before = comfyui.held_bytes()
+    mm.unload_all_models()
+    assert _is_loaded(mm, kept)
+    assert comfyui.held_bytes() == before and before[1] > 0 < before[2]
+
+
+def test_a_split_model_goes_with_all_others_by_default(comfyui: ComfyUI, mm: ModuleType) -> None:
+    model = _loaded(comfyui, **SPLIT)
+    mm.unload_all_models()
+    assert not _is_loaded(mm, model)
+    assert comfyui.held_bytes() == [0, 0, 0]
+
+
+def test_a_model_that_is_not_ours_never_survives_because_of_us(comfyui: ComfyUI, mm: ModuleType) -> None:
+    kept = _loaded(comfyui, **SPLIT, keep_loaded=True)
+    core = _loaded(comfyui, "UNETLoader")
+    placed = _loaded(comfyui, "UNETLoaderMultiGPU", device="npu:2")
+    mm.unload_all_models()
+    assert [_is_loaded(mm, model) for model in (kept, core, placed)] == [True, False, False]
+    assert {str(parameter.device) for parameter in core.model.parameters()} == {"cpu"}
+
+
+def test_where_everything_is_kept_nothing_happens_at_all(comfyui: ComfyUI, mm: ModuleType) -> None:
+    _loaded(comfyui, **SPLIT, keep_loaded=True)
+    comfyui.machine.copies.clear()
+    mm.unload_all_models()
+    assert comfyui.machine.copies.records == ()
+
+
+def test_a_kept_model_still_makes_way_for_one_that_needs_its_memory(comfyui: ComfyUI, mm: ModuleType) -> None:
+    kept = _loaded(comfyui, **SPLIT, keep_loaded=True)
+    mm.free_memory(1e30, torch.device("npu:1"))
+    assert not _is_loaded(mm, kept)
+
+
+def test_unkept_models_are_not_ejected_unless_the_node_asks(comfyui: ComfyUI, mm: ModuleType) -> None:
+    first = _loaded(comfyui, "UNETLoaderMultiGPU", device="npu:1")
+    _loaded(comfyui, **SPLIT)
+    assert _is_loaded(mm, first)
+
+
+def test_ejecting_empties_the_compute_device_alone_and_before_the_load(comfyui: ComfyUI, mm: ModuleType) -> None:
+    on_compute = _loaded(comfyui, "UNETLoaderMultiGPU", device="npu:1")
+    on_donor = _loaded(comfyui, "UNETLoaderMultiGPU", device="npu:2")
+    core = _loaded(comfyui, "UNETLoader")
+    comfyui.run("UNETLoaderDisTorch2MultiGPU", **FLUX, **SPLIT, eject_models=True)
+    assert [_is_loaded(mm, model) for model in (on_compute, on_donor, core)] == [False, True, True]
+
+
+def test_a_kept_model_is_not_ejected(comfyui: ComfyUI, mm: ModuleType) -> None:
+    kept = _loaded(comfyui, **SPLIT, keep_loaded=True)
+    other = _loaded(comfyui, "UNETLoaderMultiGPU", device="npu:1")
+    comfyui.run("UNETLoaderDisTorch2MultiGPU", **FLUX, **SPLIT, eject_models=True)
+    assert _is_loaded(mm, kept) and not _is_loaded(mm, other)
+
+
+def test_both_are_off_by_default_in_every_node(comfyui: ComfyUI) -> None:
+    for node in comfyui.framework.NODE_CLASS_MAPPINGS.values():
+        optional = node.INPUT_TYPES().get("optional", {})
+        for name in ("eject_models", "keep_loaded"):
+            if name in optional:
+                assert optional[name][1]["default"] is False

@@ -1,0 +1,105 @@
+"""With DynamicVRAM on, a split model gets a patcher that obeys the split, and all others stay dynamic.
+
+The real dynamic patcher needs an NVIDIA card; the one here is dynamic in what our nodes see of it: its class, what
+`is_dynamic` says, and that a plain clone is made by loading the file again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from .inprocess import ComfyUI
+from .outputs import computed
+
+FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
+SPLIT = {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,50%;cpu,50%"}
+
+
+@pytest.fixture
+def dynamic(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> type:
+    """The class that ComfyUI makes its patchers of."""
+    import comfy.model_patcher
+
+    class DynamicPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
+        def is_dynamic(self) -> bool:
+            return True
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", DynamicPatcher)
+    return DynamicPatcher
+
+
+def _devices(output: Any) -> set[str]:
+    return {str(parameter.device) for parameter in output.parameters()}
+
+
+def test_a_split_model_becomes_plain_and_is_really_split(comfyui: ComfyUI, dynamic: type) -> None:
+    import comfy.model_patcher
+
+    (model,) = comfyui.run("UNETLoaderDisTorch2MultiGPU", **FLUX, **SPLIT)
+    assert not model.is_dynamic() and not isinstance(model, dynamic)
+    (latent,) = computed(comfyui, [model])
+    assert latent.isfinite().all()
+    assert _devices(model.model) == {"npu:1", "cpu"}
+    assert comfy.model_patcher.CoreModelPatcher is dynamic, "the next loader makes dynamic patchers again"
+
+
+def test_models_that_are_not_split_stay_dynamic(comfyui: ComfyUI, dynamic: type) -> None:
+    for node, inputs in (
+        ("UNETLoader", {}),
+        ("UNETLoaderMultiGPU", {"device": "npu:1"}),
+        ("UNETLoaderDisTorch2MultiGPU", {"compute_device": "npu:1"}),
+    ):
+        (model,) = comfyui.run(node, **FLUX, **inputs)
+        assert type(model) is dynamic, node
+
+
+def test_of_a_checkpoint_only_the_split_part_becomes_plain(comfyui: ComfyUI, dynamic: type) -> None:
+    outputs = comfyui.run("CheckpointLoaderSimpleDisTorch2MultiGPU", ckpt_name="flux.safetensors", **SPLIT)
+    model, clip, vae = outputs
+    assert not model.is_dynamic()
+    assert type(clip.patcher) is dynamic and type(vae.patcher) is dynamic
+    assert comfyui.held_bytes() == [0, 0, 0]
+    assert [device.peak_bytes for device in comfyui.machine.devices] == [0, 0, 0], "the second load is on the cpu too"
+    assert all(value.isfinite().all() for value in computed(comfyui, [model]))
+    assert _devices(model.model) == {"npu:1", "cpu"}
+
+
+def test_a_split_text_encoder_becomes_plain_together_with_what_holds_it(comfyui: ComfyUI, dynamic: type) -> None:
+    (model, clip, _) = comfyui.run(
+        "CheckpointLoaderAdvancedDisTorch2MultiGPU",
+        ckpt_name="flux.safetensors",
+        unet_compute_device="npu:0",
+        clip_compute_device="npu:1",
+        clip_expert_mode_allocations="npu:1,50%;npu:2,50%",
+        vae_device="npu:0",
+    )
+    assert type(model) is dynamic
+    assert clip.cond_stage_model is clip.patcher.model and not clip.patcher.is_dynamic()
+    assert all(value.isfinite().all() for value in computed(comfyui, [clip]))
+    assert _devices(clip.cond_stage_model) == {"npu:1", "npu:2"}
+
+
+def test_a_dynamic_model_that_cannot_be_loaded_again_is_refused_with_the_way_out(
+    comfyui: ComfyUI, dynamic: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = comfyui.nodes.CheckpointLoaderSimple.load_checkpoint
+
+    def without_a_way_back(self: Any, ckpt_name: str) -> Any:
+        outputs = core(self, ckpt_name)
+        outputs[0].cached_patcher_init = None
+        return outputs
+
+    monkeypatch.setattr(comfyui.nodes.CheckpointLoaderSimple, "load_checkpoint", without_a_way_back)
+    with pytest.raises(RuntimeError, match="--disable-dynamic-vram"):
+        comfyui.run("CheckpointLoaderSimpleDisTorch2MultiGPU", ckpt_name="flux.safetensors", **SPLIT)
+
+
+def test_a_dynamic_model_on_the_cpu_becomes_plain(comfyui: ComfyUI, dynamic: type) -> None:
+    """DynamicVRAM is about video memory; a model that computes on the cpu has none."""
+    (model,) = comfyui.run("UNETLoaderMultiGPU", **FLUX, device="cpu")
+    assert not model.is_dynamic() and model.load_device == torch.device("cpu")
+    computed(comfyui, [model])
+    assert [device.peak_bytes for device in comfyui.machine.devices] == [0, 0, 0]
