@@ -83,6 +83,7 @@ def start_comfyui(folder: Path, base: Path, sizes: Sequence[int] = SIZES) -> Com
     machine = simulate(sizes)
     appear_to_comfyui(machine)
     with _imports_from(folder):
+        importlib.import_module("utils.extra_config")  # as main.py does, before a `utils` of comfy's own hides it
         nodes = importlib.import_module("nodes")
         for extra in ("nodes_sd3", "nodes_hidream", "nodes_flux", "nodes_lotus"):
             asyncio.run(
