@@ -11,6 +11,9 @@ HINTS = {
     "cuda": "ComfyUI may hide it: start ComfyUI with --cuda-device all, or without --cuda-device.",
 }
 
+HIDDEN_BY_CUDA_DEVICE = ("cuda", "npu")
+"""The families that ComfyUI's --cuda-device hides, by the environment variables that it sets."""
+
 
 def comfyui_registry() -> DeviceRegistry:
     """All devices, restricted as ComfyUI's own flags restrict it."""
@@ -21,7 +24,7 @@ def comfyui_registry() -> DeviceRegistry:
         chosen = registry.name_of(mm.get_torch_device())
         reason = f"ComfyUI was started with --directml and uses {chosen}: --directml N chooses another."
         return registry.restricted(("cpu", chosen), reason)
-    if args.cuda_device is not None:
-        hints = {"cuda": f"ComfyUI was started with --cuda-device {args.cuda_device}, which hides other cards."}
-        return default_registry(hints=hints)
+    if args.cuda_device not in (None, "all"):
+        hint = f"ComfyUI was started with --cuda-device {args.cuda_device}, which hides other cards."
+        return default_registry(hints=dict.fromkeys(HIDDEN_BY_CUDA_DEVICE, hint))
     return registry
