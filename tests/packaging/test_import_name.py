@@ -72,14 +72,10 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def sources(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout's own files, as a fresh clone has them."""
+    """A copy of the files under version control, as a fresh clone has them, and of nothing that lies beside them."""
     copy = tmp_path_factory.mktemp("clone") / "sources"
-    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=repository, stdout=subprocess.PIPE)
-    names = tracked.stdout.decode().splitlines() if tracked.returncode == 0 else []
-    if not names:
-        ignored = shutil.ignore_patterns(".venv", ".cache", ".git", "build", "*.egg-info", "__pycache__")
-        return Path(shutil.copytree(repository, copy, ignore=ignored))
-    for name in names:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=True)
+    for name in filter(None, listing.stdout.split("\0")):
         if (repository / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(repository / name, copy / name)
