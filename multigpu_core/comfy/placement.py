@@ -98,6 +98,7 @@ class ModelPlacement:
             PlanError: the request does not fit; nothing has moved.
             DistributionError: the weights are not where the plan puts them.
         """
+        self.distribution.settle()
         plan = self._plan_in_force(weight_budget_bytes)
         outdated = self._applied.outdated(patcher)
         compute = self._host.registry.torch_device(plan.compute_device)

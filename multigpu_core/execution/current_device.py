@@ -34,9 +34,15 @@ class CurrentDevice:
             self._handles.append(called.register_forward_hook(self._leave, always_call=True))
 
     def detach(self) -> None:
+        self.settle()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def settle(self) -> None:
+        """Make the device current that was so before a forward that was broken off."""
+        while self._entered:
+            self._entered.pop().close()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         scope = ExitStack()
@@ -44,4 +50,5 @@ class CurrentDevice:
         self._entered.append(scope)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._entered.pop().close()
+        if self._entered:  # a hook before ours may have raised
+            self._entered.pop().close()

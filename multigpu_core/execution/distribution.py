@@ -70,6 +70,12 @@ class Distribution:
         """The plan in force, or None while the model is not loaded."""
         return self._plan
 
+    def settle(self) -> None:
+        """Undo what a forward that was broken off left behind."""
+        for hooks in (self._stager, self._current_device):
+            if hooks is not None:
+                hooks.settle()
+
     def begin(self, plan: AllocationPlan) -> None:
         """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
         self._plan = plan

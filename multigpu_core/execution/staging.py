@@ -82,11 +82,17 @@ class Region:
         self._count.entered(self, sum(size for _, size in staged.values()))
 
     def unstage(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            for slot, stored in self._stored:
-                slot.put(stored)
-            self._stored.clear()
+        if self._depth > 1:
+            self._depth -= 1
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """Put every stored tensor back in its place."""
+        self._depth = 0
+        for slot, stored in self._stored:
+            slot.put(stored)
+        self._stored.clear()
 
 
 class BlockStager:
@@ -95,6 +101,7 @@ class BlockStager:
     def __init__(self, compute: torch.device) -> None:
         self.compute = compute
         self.count = TransferCount()
+        self._regions: list[Region] = []
         self._handles: list[RemovableHandle] = []
 
     def attach(self, module: nn.Module, offloaded: Mapping[str, tuple[TensorSlot, ...]]) -> None:
@@ -106,12 +113,27 @@ class BlockStager:
                 self._hook(region_module, region_slots)
 
     def detach(self) -> None:
+        self.settle()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._regions.clear()
+
+    def settle(self) -> None:
+        """Put stored tensors back that a forward left staged.
+
+        Torch calls no hook after what is no Exception, and ComfyUI's interrupt is none.
+        """
+        for region in self._regions:
+            region.settle()
+
+    def _region(self, slots: tuple[TensorSlot, ...]) -> Region:
+        region = Region(slots, self.compute, self.count)
+        self._regions.append(region)
+        return region
 
     def _hook(self, module: nn.Module, slots: tuple[TensorSlot, ...]) -> None:
-        region = Region(slots, self.compute, self.count)
+        region = self._region(slots)
         self._handles.append(module.register_forward_pre_hook(region.stage, prepend=True))
         self._handles.append(module.register_forward_hook(region.unstage, always_call=True))
         for inner, inner_slots in _by_owner(slots):
@@ -119,7 +141,7 @@ class BlockStager:
                 self._hook_inner(inner, inner_slots, region)
 
     def _hook_inner(self, module: nn.Module, slots: tuple[TensorSlot, ...], outer: Region) -> None:
-        region = Region(slots, self.compute, self.count)
+        region = self._region(slots)
 
         def stage(module: nn.Module, args: Any) -> None:
             if not outer.is_staged:

@@ -51,6 +51,25 @@ def test_what_was_given_back_returns_when_there_is_room(sampler: Sampler, comfyu
     assert comfyui.held_bytes() == held
 
 
+def test_an_interrupt_in_the_middle_of_a_block_harms_nothing(sampler: Sampler, comfyui: ComfyUI) -> None:
+    interrupt = model_management().InterruptProcessingException
+    split = sampler.split(**THIRDS)
+    expected = sampler.picture(split)
+    stored = dict(split.model.named_parameters())
+    offloaded = split.placement.distribution.plan.offloaded[0].block
+    inner = split.model.get_submodule(offloaded.parameters[0].rpartition(".")[0])
+
+    def interrupting(module: torch.nn.Module, args: object) -> None:
+        raise interrupt
+
+    handle = inner.register_forward_pre_hook(interrupting)
+    with pytest.raises(interrupt):
+        sampler.picture(split)
+    handle.remove()
+    assert torch.equal(sampler.picture(split), expected)
+    assert all(value is stored[name] for name, value in split.model.named_parameters()), "no weight was placed anew"
+
+
 def test_another_model_s_load_pushes_the_split_one_off_its_card(sampler: Sampler, comfyui: ComfyUI) -> None:
     split = sampler.split(**THIRDS)
     expected = sampler.picture(split)
