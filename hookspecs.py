@@ -68,8 +68,8 @@ def multigpu_plan_allocation(
 
     `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
     free of that for inference, by device name. The plan has to hold every block exactly once and keep heads on the
-    compute device. Raise `PlanError` where the request cannot be met: the user sees its message. MultiGPU's own planner answers
-    when no plugin does.
+    compute device. Raise `PlanError` where the request cannot be met: the user sees its message. MultiGPU's own planner
+    answers when no plugin does.
     """
 
 

@@ -30,8 +30,10 @@ class AllocationWidgets:
 def request_from_widgets(widgets: AllocationWidgets, known: KnownDevices) -> AllocationRequest:
     """The request that a node's widgets make together.
 
-    An expert string (``auto`` too) wins over virtual VRAM; in its full form, EXPERT#compute;gb;donors, over all widgets. With neither, and where the only donor is the compute device
-    itself (the widgets' defaults on a machine without accelerators), it is an ordinary load on the compute device.
+    An expert string (``auto`` too) wins over virtual VRAM; in its full form,
+    EXPERT#compute;gb;donors, over all widgets.
+    With neither, and where the only donor is the compute device itself (the widgets' defaults on a machine without
+    accelerators), it is an ordinary load on the compute device.
     Raises AllocationError that quotes the widget at fault.
     """
     if "#" in widgets.expert:

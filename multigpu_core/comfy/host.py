@@ -20,11 +20,6 @@ class Host:
         """The device on which ComfyUI itself would load a model."""
         return self.registry.name_of(mm.get_torch_device())
 
-    def make_room(self, size_bytes: int, device: str) -> None:
-        """Have ComfyUI unload other models from a device until `size_bytes` are free there, or none is left."""
-        if size_bytes > 0 and device != "cpu":
-            mm.free_memory(size_bytes, self.registry.torch_device(device))
-
     def devices_for(self, names: Iterable[str], held_bytes: dict[str, int]) -> tuple[DeviceInfo, ...]:
         """These devices as they are now. What this model holds there already counts as free: it will be placed anew."""
         infos = (self.registry.info(name) for name in names)

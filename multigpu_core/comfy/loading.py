@@ -131,7 +131,7 @@ class LoadJob:
                 f"a {type(value).__name__} has no weights that ComfyUI manages. Use the node's MultiGPU variant.",
             )
         options = PlacementOptions(request, self.high_precision_loras)
-        placement = ModelPlacement(patcher.model, options, context.host, context.plan)
+        placement = ModelPlacement(patcher.model, options, context.host, context.plan, context.models.make_room)
         placement.draft()  # refuse now, at this node, what can never fit
         set_devices(value, device)
         self._remember(distribute(patcher, placement, device), context, placement)

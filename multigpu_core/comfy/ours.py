@@ -11,6 +11,7 @@ import comfy.model_management as mm
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution import Residency
 from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
 
@@ -42,9 +43,10 @@ UnloadPolicy = Callable[[list[LoadedModelInfo], UnloadReason, int], "set[int]"]
 class OurModels:
     """Models by weak reference: one that nobody uses any more is forgotten by itself."""
 
-    def __init__(self, policy: UnloadPolicy) -> None:
+    def __init__(self, policy: UnloadPolicy, registry: DeviceRegistry) -> None:
         """`policy` names, by key, the models that stay."""
         self._policy = policy
+        self._registry = registry
         self._models: weakref.WeakKeyDictionary[nn.Module, OurModel] = weakref.WeakKeyDictionary()
 
     def add(self, model: nn.Module, ours: OurModel) -> None:
@@ -55,6 +57,22 @@ class OurModels:
         for ours in list(self._models.values()):
             if residency := ours.residency():
                 yield ours, residency
+
+    def make_room(self, size_bytes: int, device: str, for_model: nn.Module) -> None:
+        """Unload models from a donor until `size_bytes` are free there, or none is left but `for_model`.
+
+        ComfyUI frees what computes there; it does not know of split models that only store weights there, so these
+        are unloaded here, the longest unused first.
+        """
+        if device == "cpu" or size_bytes <= self._registry.free_bytes(device):
+            return
+        mm.free_memory(size_bytes, self._registry.torch_device(device))
+        for loaded in reversed(list(mm.current_loaded_models)):
+            if size_bytes <= self._registry.free_bytes(device):
+                return
+            if loaded.model is not None and loaded.model.model is not for_model and self._stores_on(loaded, device):
+                others = [other for other in mm.current_loaded_models if other is not loaded]
+                mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
 
     def unload_all(self, core_unload_all: Callable[[], None]) -> None:
         """ComfyUI's `unload_all_models`, sparing what the policy keeps; ComfyUI's own where nothing is kept."""
@@ -87,6 +105,11 @@ class OurModels:
             is_ours=ours is not None,
             keep_loaded=ours is not None and ours.keep_loaded,
         )
+
+    def _stores_on(self, loaded: Any, device: str) -> bool:
+        ours = self._models.get(loaded.model.model)
+        residency = ours.residency() if ours is not None else None
+        return residency is not None and residency.bytes_by_device.get(device, 0) > 0
 
     def _unload_ours(self) -> None:
         others = [loaded for loaded in mm.current_loaded_models if not self._is_ours(loaded)]

@@ -7,7 +7,7 @@ next one comes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class PlanAllocation(Protocol):
     ) -> AllocationPlan: ...
 
 
+MakeRoom = Callable[[int, str, nn.Module], None]
+"""Frees that many bytes on a device by unloading other models than the given one."""
+
+
 @dataclass(frozen=True)
 class PlacementOptions:
     """What a split node asks for beside the split itself."""
@@ -50,17 +54,18 @@ class PlacementOptions:
     request: AllocationRequest
     high_precision_loras: bool = True
     """Patch on the compute device; otherwise on the device that stores the weight."""
-    keep_loaded: bool = False
-    """This model survives `unload_all_models`."""
 
 
 class ModelPlacement:
     """The placement of one model, shared by every patcher that shares the model."""
 
-    def __init__(self, module: nn.Module, options: PlacementOptions, host: Host, plan: PlanAllocation) -> None:
+    def __init__(
+        self, module: nn.Module, options: PlacementOptions, host: Host, plan: PlanAllocation, make_room: MakeRoom
+    ) -> None:
         self.options = options
         self._host = host
         self._plan_allocation = plan
+        self._make_room = make_room
         self._applied = AppliedPatches()
         self.distribution = Distribution(module, inventory_of_module(module), host.registry)
         self._demoted_bytes = 0
@@ -153,7 +158,7 @@ class ModelPlacement:
         if request.mode is not AllocationMode.AUTO:
             for device, wanted in self.draft().bytes_by_device.items():
                 if device != request.compute_device:  # ComfyUI has made room there already
-                    self._host.make_room(wanted - held.get(device, 0), device)
+                    self._make_room(wanted - held.get(device, 0), device, self.distribution.module)
         reserve = {}
         if request.mode is AllocationMode.AUTO:
             granted = weight_budget_bytes + held.get(request.compute_device, 0)

@@ -81,7 +81,7 @@ def start() -> Framework:
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_integrations(_configuration().integrations)
-    models = OurModels(plugins.kept_models)
+    models = OurModels(plugins.kept_models, host.registry)
     context = LoadContext(host, models, _plan_with(plugins))
     patches = CorePatches(models.unload_all, lambda: _empty_caches(context))
     patches.install()

@@ -91,6 +91,19 @@ def test_room_is_made_on_a_donor_before_it_is_filled(sampler: Sampler, small_car
     assert small_cards.held_bytes()[1] == placed["npu:1"] + model.patcher.loaded_size()
 
 
+def test_two_split_models_take_turns_on_a_donor_that_holds_one(sampler: Sampler, comfyui: ComfyUI) -> None:
+    """The two models of a Wan 2.2 workflow, say, split alike."""
+    first, second = (sampler.split(expert_mode_allocations="npu:1,80%;npu:0,20%") for _ in range(2))
+    expected = sampler.picture(first)
+    stored = first.placement.distribution.bytes_by_device()["npu:1"]
+    comfyui.reset()
+    comfyui.machine.configure([64 * MB, int(1.5 * stored), 64 * MB])
+    for model, other in ((first, second), (second, first), (first, second)):
+        assert torch.equal(sampler.picture(model), expected)
+        assert comfyui.held_bytes()[1] == stored
+        assert other.loaded_size() == 0
+
+
 def test_a_share_that_can_never_fit_is_refused_at_the_node(sampler: Sampler, small_cards: ComfyUI) -> None:
     with pytest.raises(PlanError, match="npu:1") as refusal:
         sampler.split(expert_mode_allocations="npu:1,100%")
