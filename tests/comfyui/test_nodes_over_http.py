@@ -28,11 +28,28 @@ FOLDER = "Multi GPU-core.v2 (copy)"
 OUR_DEFAULTS = {"eject_models": {"default": False}}
 Input = dict[str, Any]
 
+# The demo's prompt comes from a core node that gives no pooled output, which ComfyUI 0.18 asks for.
+PROMPT_PACK = """
+import torch
+
+class MadeUpPrompt:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "prompt"
+    def prompt(self):
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randn(1, 8, 1024, generator=generator)
+        return ([[tokens, {"pooled_output": torch.randn(1, 32, generator=generator)}]],)
+
+NODE_CLASS_MAPPINGS = {"MadeUpPrompt": MadeUpPrompt}
+"""
+
 
 @pytest.fixture(scope="module")
 def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
     base = tmp_path_factory.mktemp("base")
     install_custom_node(base, repository, FOLDER)
+    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
     write_demo_models(base / "models")
     with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
         yield running
@@ -109,9 +126,9 @@ def test_every_node_of_ours_has_a_title_and_says_where_it_comes_from(node_id: st
 
 
 def test_a_split_workflow_saves_the_picture_of_the_single_device(server: ComfyUIServer) -> None:
-    models = DemoModels()
-    whole = server.client.run(one_device_workflow(models, 2))
-    split = server.client.run(split_workflow(models, "npu:0", "npu:0,30%;npu:1,40%;cpu,30%", 2))
+    models, prompt = DemoModels(), {"prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
+    whole = server.client.run({**one_device_workflow(models, 2), **prompt})
+    split = server.client.run({**split_workflow(models, "npu:0", "npu:0,30%;npu:1,40%;cpu,30%", 2), **prompt})
     (expected,), (picture,) = whole.image_files(), split.image_files()
     assert picture != expected and _pixels(picture) == _pixels(expected)
     (loaded,) = server.client.get("/multigpu/models")
