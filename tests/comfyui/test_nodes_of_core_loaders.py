@@ -192,3 +192,17 @@ def test_a_text_encoder_loader_is_asked_for_its_default_device(
     monkeypatch.setattr(comfyui.nodes.CLIPLoader, "load_clip", load_clip)
     (clip,) = comfyui.run("CLIPLoaderMultiGPU", **LOADERS["CLIPLoader"], device="npu:1")
     assert asked == ["default"] and clip.patcher.load_device == torch.device("npu:1")
+
+
+def test_loading_a_split_fills_no_accelerator_even_where_comfyui_keeps_models_on_them(
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch, reference: dict[str, list[torch.Tensor]]
+) -> None:
+    import comfy.model_management as mm
+
+    monkeypatch.setattr(mm, "vram_state", mm.VRAMState.HIGH_VRAM)
+    split = _split_inputs("CheckpointLoaderSimple", "npu:1", "npu:1,50%;npu:2,50%")
+    outputs = comfyui.run("CheckpointLoaderSimpleDisTorch2MultiGPU", **LOADERS["CheckpointLoaderSimple"], **split)
+    assert [device.peak_bytes for device in comfyui.machine.devices] == [0, 0, 0]
+    assert _equal(computed(comfyui, outputs), reference["CheckpointLoaderSimple"])
+    mm.unload_all_models()
+    assert comfyui.held_bytes() == [0, 0, 0]
