@@ -64,19 +64,23 @@ class Sampler:
 
 
 def write_split_models(comfyui: ComfyUI) -> None:
-    """Write what only these tests need: a Wan model, and LoRAs for all of Wan and for two blocks of Flux."""
+    """Write what only these tests need: a Wan model and its LoRA, and LoRAs for the blocks alone or for two of them."""
     folder = comfyui.models / "diffusion_models"
     if (folder / "wan.safetensors").exists():
         return
     shape = tiny_models.WanShape(text_dim=T5_WIDTH)
     wan = tiny_models.wan_weights(shape)
     flux = tiny_models.flux_weights(tiny_models.FluxShape(context_dim=T5_WIDTH, pooled_dim=64))
-    two_blocks = ("double_blocks.1.", "single_blocks.2.")
     tiny_models.write(folder / "wan.safetensors", wan)
-    tiny_models.write(comfyui.models / "loras" / "wan.safetensors", tiny_models.lora_weights(wan))
-    tiny_models.write(
-        comfyui.models / "loras" / "two blocks.safetensors", tiny_models.lora_weights(flux, two_blocks, seed=9)
-    )
+    two_blocks = ("double_blocks.1.", "single_blocks.2.")
+    loras = {
+        "wan": tiny_models.lora_weights(wan),
+        "wan blocks": tiny_models.lora_weights(wan, ("blocks.",)),
+        "flux blocks": tiny_models.lora_weights(flux, ("_blocks.",)),
+        "two blocks": tiny_models.lora_weights(flux, two_blocks, seed=9),
+    }
+    for name, weights in loras.items():
+        tiny_models.write(comfyui.models / "loras" / f"{name}.safetensors", weights)
 
 
 def model_management() -> Any:
