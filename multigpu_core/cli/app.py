@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .demo import demo
 from .devices import devices
 
 app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
 app.command()(devices)
 app.command()(demo)
+app.command()(bench)
 
 
 def main() -> None:

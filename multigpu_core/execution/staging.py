@@ -84,7 +84,7 @@ class Region:
     def unstage(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._depth > 1:
             self._depth -= 1
-        else:
+        elif self._depth == 1:
             self.settle()
 
     def settle(self) -> None:
@@ -142,17 +142,17 @@ class BlockStager:
 
     def _hook_inner(self, module: nn.Module, slots: tuple[TensorSlot, ...], outer: Region) -> None:
         region = self._region(slots)
+        unstaging: list[RemovableHandle] = []
 
         def stage(module: nn.Module, args: Any) -> None:
-            if not outer.is_staged:
-                region.stage(module, args)
-
-        def unstage(module: nn.Module, args: Any, output: Any) -> None:
-            if region.is_staged:
-                region.unstage(module, args, output)
+            if outer.is_staged:
+                return
+            region.stage(module, args)
+            if not unstaging:  # rarely needed, so each call pays for one hook instead of two
+                unstaging.append(module.register_forward_hook(region.unstage, always_call=True))
+                self._handles.append(unstaging[0])
 
         self._handles.append(module.register_forward_pre_hook(stage, prepend=True))
-        self._handles.append(module.register_forward_hook(unstage, always_call=True))
 
 
 def _regions(

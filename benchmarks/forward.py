@@ -1,0 +1,92 @@
+"""The forward path: untouched where a model is not split, and the CPU cost of our hooks where it is.
+
+python benchmarks/forward.py [--json]
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from inside_comfyui import enter_comfyui
+from records import Record, main
+from torch import nn
+
+from multigpu.multigpu_core.execution import BlockStager, TensorSlot
+
+ROUNDS = 15
+CALLS = 2000
+
+
+def measure() -> Iterator[Record]:
+    inside = enter_comfyui()
+    model = inside.whole()
+    inside.sample(model)
+    before = _median(lambda: inside.sample(model))
+    inside.start()
+    again = inside.whole()
+    inside.sample(again)
+    after = _median(lambda: inside.sample(again))
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in again.model.modules())
+    yield Record("hooks on a model that is not split (must be 0)", hooks, "hooks")
+    yield Record("its time with us over without us, in one run", after / before, "times")
+    yield Record("hooks around one offloaded block, weights in place", _hook_microseconds(), "µs", bound=30)
+
+
+def _median(run: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+class _Block(nn.Module):
+    """A block of twenty layers that compute nothing, so that only the calls are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer() for _ in range(20))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class _Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _hook_microseconds() -> float:
+    """Microseconds that our hooks add to a block whose weights are on the compute device already: no copy is timed."""
+    model = nn.ModuleDict({"block": _Block()})
+    x = torch.zeros(1)
+
+    def microseconds() -> float:
+        begin = time.perf_counter()
+        for _ in range(CALLS):
+            model["block"](x)
+        return (time.perf_counter() - begin) / CALLS * 1e6
+
+    bare = min(microseconds() for _ in range(3))
+    stager = BlockStager(torch.device("cpu"))
+    slots = tuple(
+        TensorSlot(f"block.{name}.weight", owner, "weight")
+        for name, owner in model["block"].named_modules()
+        if isinstance(owner, _Layer)
+    )
+    stager.attach(model, {"block": slots})
+    return min(microseconds() for _ in range(3)) - bare
+
+
+if __name__ == "__main__":
+    main("The forward path", measure)

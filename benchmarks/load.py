@@ -1,0 +1,48 @@
+"""What loading a split model takes: peaks by the simulated accelerators' own accounting, and what 30 loads leave.
+
+python benchmarks/load.py [--json]
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+from inside_comfyui import enter_comfyui
+from records import Record, main
+
+from multigpu.multigpu_core.testing import HostMemoryMeter
+
+SPLIT = "npu:0,20%;npu:1,40%;cpu,40%"
+CYCLES = 30
+
+
+def measure() -> Iterator[Record]:
+    inside = enter_comfyui()
+    inside.start()
+    import comfy.model_management as mm
+
+    split = inside.split(SPLIT)
+    inside.machine.reset_peaks()
+    with HostMemoryMeter() as host:
+        mm.load_models_gpu([split])
+    shares = split.placement.distribution.plan.bytes_by_device
+    largest = split.placement.distribution.inventory.largest_block_bytes
+    for device in inside.machine.devices:
+        bound = shares[device.name] + largest
+        yield Record(f"peak on {device.name} (share and largest block)", device.peak_bytes, "bytes", bound)
+    yield Record("peak in host memory beyond the file (largest block)", host.peak_bytes, "bytes", largest)
+    split.detach()
+    with HostMemoryMeter() as host:
+        for _ in range(CYCLES):
+            mm.load_models_gpu([split])
+            split.detach()
+        gc.collect()
+        model_bytes = sum(value.nbytes for value in split.model.state_dict().values())
+        yield Record(f"host memory after {CYCLES} loads (the model itself)", host.live_bytes, "bytes", model_bytes)
+    for device in inside.machine.devices:
+        yield Record(f"left on {device.name} after {CYCLES} loads (must be 0)", device.live_bytes, "bytes")
+
+
+if __name__ == "__main__":
+    main(f"Loading a tiny Flux split {SPLIT}", measure)

@@ -1,0 +1,47 @@
+"""What every benchmark prints: a table for people, or a list of records as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Record:
+    """One figure. `bound` is what it must not exceed, in the same unit, where there is such a promise."""
+
+    name: str
+    value: float
+    unit: str
+    bound: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The figure over its bound: at most 1 where the promise is kept."""
+        return self.value / self.bound if self.bound else None
+
+
+def main(title: str, measure: Callable[[], Iterable[Record]]) -> None:
+    """Measure and print; the exit status says whether every promise is kept."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
+    as_json = parser.parse_args().json
+    records = list(measure())
+    if as_json:
+        Console().print_json(data=[{**asdict(record), "ratio": record.ratio} for record in records])
+    else:
+        _print_table(title, records)
+    raise SystemExit(any(record.ratio is not None and record.ratio > 1 for record in records))
+
+
+def _print_table(title: str, records: Iterable[Record]) -> None:
+    table = Table("what", "figure", "at most", "ratio", title=title, title_justify="left")
+    for record in records:
+        bound = "" if record.bound is None else f"{record.bound:,.6g} {record.unit}"
+        ratio = "" if record.ratio is None else f"{record.ratio:.2f}"
+        table.add_row(record.name, f"{record.value:,.6g} {record.unit}", bound, ratio)
+    Console().print(table)

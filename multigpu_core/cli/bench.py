@@ -1,0 +1,36 @@
+"""`multigpu bench`: runs one of the benchmarks of a checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import multigpu
+
+BENCHMARKS = Path(multigpu.__file__).parent / "benchmarks"
+
+
+class Benchmark(str, Enum):
+    STARTUP = "startup"
+    PLAN = "plan"
+    LOAD = "load"
+    FORWARD = "forward"
+
+
+def bench(
+    name: Annotated[Benchmark, typer.Argument(help="What to measure; benchmarks/README.md says what each prints.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of records.")] = False,
+) -> None:
+    """Measure, print the figures beside what they must not exceed, and exit 1 where one does."""
+    script = BENCHMARKS / f"{name.value}.py"
+    if not script.is_file():
+        typer.echo(
+            "Benchmarks are in the source checkout, not in an installed package: clone the repository.", err=True
+        )
+        raise typer.Exit(2)
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *["--json"][: int(as_json)]], check=False).returncode)

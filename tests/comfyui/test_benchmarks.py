@@ -1,0 +1,30 @@
+"""The benchmarks run, and those that count bytes keep their promises; times are for people to read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def _records(name: str) -> dict[str, dict[str, object]]:
+    run = subprocess.run(
+        [sys.executable, "-m", "multigpu", "bench", name, "--json"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode in (0, 1), run.stderr
+    return {record["name"]: record for record in json.loads(run.stdout)}
+
+
+@pytest.mark.parametrize("name", ["startup", "plan", "forward"])
+def test_a_benchmark_prints_its_figures(name: str) -> None:
+    records = _records(name)
+    assert records
+    assert all(isinstance(record["value"], (int, float)) for record in records.values())
+
+
+def test_loading_keeps_within_its_bounds_and_leaves_nothing() -> None:
+    records = _records("load")
+    assert all(record["ratio"] <= 1 for record in records.values() if record["ratio"] is not None)  # type: ignore[operator]
+    assert [record["value"] for name, record in records.items() if name.startswith("left on")] == [0, 0]
