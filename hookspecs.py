@@ -24,6 +24,8 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant, OwnN
 from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
     from multigpu.multigpu_core.devices import DeviceInfo
 
@@ -36,6 +38,7 @@ __all__ = [
     "WrappedLoader",
     "hookimpl",
     "multigpu_plan_allocation",
+    "multigpu_startup",
     "multigpu_unload_policy",
     "multigpu_wrap_loader",
     "split_and_device",
@@ -44,6 +47,15 @@ __all__ = [
 PROJECT = "multigpu"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def multigpu_startup(options: BaseModel | None) -> None:
+    """Called once, when the plugin is registered, before any other hook.
+
+    A plugin that declares a pydantic model as `Options` gets its entries from [integrations.NAME] of plugins.toml,
+    validated; one that declares none gets None. A plugin that raises here is left out.
+    """
 
 
 @hookspec

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
 
-def configure_logging() -> None:
-    """Send the lines of the logger "multigpu" to `logging`, without touching anybody else's structlog set-up."""
+def configure_logging(level: str = "info") -> None:
+    """Send our lines of `level` and above to `logging`, without touching anybody else's structlog set-up."""
+    logging.getLogger("multigpu").setLevel(level.upper())
     if structlog.is_configured():
         return
     structlog.configure(

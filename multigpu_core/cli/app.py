@@ -7,11 +7,13 @@ import typer
 from .bench import bench
 from .demo import demo
 from .devices import devices
+from .plugins import plugins
 
 app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
 app.command()(devices)
 app.command()(demo)
 app.command()(bench)
+app.command()(plugins)
 
 
 def main() -> None:

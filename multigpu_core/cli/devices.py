@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from multigpu.multigpu_core.devices import DeviceInfo, DeviceSurvey, default_registry
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.devices import DeviceInfo, DeviceSurvey
 
 GIB = 1024**3
 
 
 def devices(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False) -> None:
     """List every device that can hold tensors, with its memory now."""
+    # Imports torch, which the other commands do without.
+    from multigpu.multigpu_core.devices import default_registry
+
     survey = default_registry().survey()
     if as_json:
         typer.echo(json.dumps(_report(survey), indent=2))

@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import comfy.model_management as mm
 
+from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry
 
 
 class Host:
     """The running ComfyUI, seen through the devices that it may use."""
 
-    def __init__(self, registry: DeviceRegistry) -> None:
+    def __init__(self, registry: DeviceRegistry, default_strategy: str = Strategy.INTERLEAVE.value) -> None:
         self.registry = registry
+        self.default_strategy = default_strategy
+        """What a split node's `strategy` is until the user chooses."""
 
     def default_device(self) -> str:
         """The device on which ComfyUI itself would load a model."""

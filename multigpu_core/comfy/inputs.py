@@ -39,7 +39,7 @@ def added_inputs(variant: NodeVariant, host: Host) -> Iterator[InputSpec]:
         if part.splits:
             yield _expert_input(part)
     if variant.splits:
-        yield from (OPTIONS[name] for name in variant.options)
+        yield from (_option(name, host) for name in variant.options)
 
 
 def device_input(name: str, section: str, host: Host) -> InputSpec:
@@ -106,16 +106,15 @@ OPTIONS = {
         True,
         "Apply LoRAs on the compute device, as for a model that is not split. Off: where the weight is stored.",
     ),
-    "strategy": InputSpec(
-        "strategy",
-        "optional",
-        (
-            [strategy.value for strategy in Strategy],
-            {
-                "default": Strategy.INTERLEAVE.value,
-                "tooltip": "interleave spreads the offloaded blocks over the model, so that their transfers can hide "
-                "behind compute; contiguous offloads the beginning of the model in one piece.",
-            },
-        ),
-    ),
 }
+
+
+def _option(name: str, host: Host) -> InputSpec:
+    if name != "strategy":
+        return OPTIONS[name]
+    tooltip = (
+        "interleave spreads the offloaded blocks over the model, so that their transfers can hide behind compute; "
+        "contiguous offloads the beginning of the model in one piece."
+    )
+    choices = [strategy.value for strategy in Strategy]
+    return InputSpec(name, "optional", (choices, {"default": host.default_strategy, "tooltip": tooltip}))

@@ -165,7 +165,7 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> Allocat
         virtual_vram_gb=float(given("virtual_vram_gb", 0.0)),
         donors=str(given("donor_device", "cpu")),
         expert=str(given("expert_mode_allocations", "")),
-        strategy=Strategy(inputs.get("strategy") or Strategy.INTERLEAVE),
+        strategy=Strategy(inputs.get("strategy") or host.default_strategy),
     )
     return request_from_widgets(widgets, host.registry.resolve)
 

@@ -1,4 +1,4 @@
-"""HTTP routes: what is split, and what it moves."""
+"""HTTP routes: what is split and what it moves, and the report on plugins."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Any
 import server
 from aiohttp import web
 
+from multigpu.multigpu_core.plugins import PluginManager, report_json
+
 from .ours import OurModels
 
 
-def add_routes(models: OurModels) -> None:
-    """Add `GET /multigpu/models` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing."""
+def add_routes(models: OurModels, plugins: PluginManager) -> None:
+    """Add `GET /multigpu/models` and `GET /multigpu/plugins` to ComfyUI's server.
+
+    Without a server (a script that imports ComfyUI) nothing.
+    """
     prompt_server = getattr(server.PromptServer, "instance", None)
     if prompt_server is None:
         return
@@ -19,6 +24,10 @@ def add_routes(models: OurModels) -> None:
     @prompt_server.routes.get("/multigpu/models")  # type: ignore[untyped-decorator]
     async def list_models(request: web.Request) -> web.Response:
         return web.json_response(split_models(models))
+
+    @prompt_server.routes.get("/multigpu/plugins")  # type: ignore[untyped-decorator]
+    async def list_plugins(request: web.Request) -> web.Response:
+        return web.json_response(report_json(plugins.records.values()))
 
 
 def split_models(models: OurModels) -> list[dict[str, Any]]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import traceback
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nodes as comfy_nodes
+import folder_paths
+import server
 import structlog
 
 import multigpu
 from multigpu import hookspecs
 from multigpu.multigpu_core.logs import configure_logging
-from multigpu.multigpu_core.plugins import Configuration, OwnNode, PluginManager, WrappedLoader, read_configuration
+from multigpu.multigpu_core.plugins import (
+    Candidate,
+    PluginManager,
+    built_in,
+    carried_by_packs,
+    installed,
+    read_configuration,
+    report_lines,
+    user_files,
+)
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
 
 from .core_patches import CorePatches
@@ -21,86 +32,93 @@ from .devices_in_comfyui import comfyui_registry
 from .host import Host
 from .loading import LoadContext
 from .ours import OurModels
+from .registration import NodeRegistration
 from .routes import add_routes
-from .variants import make_own_node, make_variant
 
 log = structlog.get_logger("multigpu")
 
-CONFIGURATION = Path(multigpu.__file__).parent / "plugins.toml"
+SHIPPED_CONFIGURATION = Path(multigpu.__file__).parent / "plugins.toml"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Framework:
     """Everything that lives as long as ComfyUI does; there is one, made by `start`."""
 
     plugins: PluginManager
     context: LoadContext
     patches: CorePatches
-    NODE_CLASS_MAPPINGS: dict[str, type] = field(default_factory=dict)
-    NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = field(default_factory=dict)
+    registration: NodeRegistration
 
-    def register_nodes(self) -> None:
-        """Make the nodes of every loader that is installed. Ids that somebody else has are left to them."""
-        for plugin, loader in self.plugins.loaders():
-            try:
-                self._register(loader)
-            except Exception:  # a loader class can fail in any way; the others still get their nodes
-                log.error(f"{plugin}: no nodes for {loader!r}\n{traceback.format_exc()}")
+    @property
+    def NODE_CLASS_MAPPINGS(self) -> dict[str, type]:  # noqa: N802  # ComfyUI's name
+        return self.registration.classes
+
+    @property
+    def NODE_DISPLAY_NAME_MAPPINGS(self) -> dict[str, str]:  # noqa: N802  # ComfyUI's name
+        return self.registration.titles
+
+    def report(self) -> None:
+        """Log what every plugin came to, and what is wrong in the configuration."""
+        devices = ", ".join(self.context.host.registry.names())
+        plugins = "\n".join(report_lines(self.plugins.records.values()))
+        log.info(
+            f"MultiGPU {multigpu.__version__}: {len(self.registration.classes)} nodes, devices: {devices}\n{plugins}"
+        )
+        for problem in self.plugins.problems:
+            log.warning(str(problem))
 
     def stop(self) -> None:
         """Take every patch out of ComfyUI again."""
         self.patches.restore()
 
-    def _register(self, loader: WrappedLoader | OwnNode) -> None:
-        if isinstance(loader, OwnNode):
-            self._add(loader.node_id, loader.title, make_own_node(loader, self.context))
-            return
-        wrapped = comfy_nodes.NODE_CLASS_MAPPINGS.get(loader.target)
-        if wrapped is None:
-            log.info(f"{loader.target} is not in this ComfyUI: no MultiGPU variants of it")
-            return
-        title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
-        for variant in loader.variants:
-            self._add(
-                variant.node_id, f"{title} ({variant.title_suffix})", make_variant(wrapped, variant, self.context)
-            )
-
-    def _add(self, node_id: str, title: str, node: type) -> None:
-        if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.NODE_CLASS_MAPPINGS:
-            log.warning(f"A node {node_id} is there already, from another extension: ours is left out")
-            return
-        self.NODE_CLASS_MAPPINGS[node_id] = node
-        self.NODE_DISPLAY_NAME_MAPPINGS[node_id] = title
-
 
 def start() -> Framework:
     """Start the framework in the running ComfyUI, once."""
-    configure_logging()
-    host = Host(comfyui_registry())
-    plugins = PluginManager(hookspecs)
+    user_directory = Path(folder_paths.get_user_directory())
+    configuration = read_configuration([SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)])
+    configure_logging(configuration.setting("logging", "level"))
+    host = Host(comfyui_registry(), configuration.setting("planner", "strategy"))
+    plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
-    plugins.register_integrations(_configuration().integrations)
+    plugins.register_all(_candidates())
+    plugins.problems += configuration.unknown_plugins(plugins.records)
     models = OurModels(plugins.kept_models, host.registry)
     context = LoadContext(host, models, _plan_with(plugins))
     patches = CorePatches(models.unload_all, lambda: _empty_caches(context))
     patches.install()
-    framework = Framework(plugins, context, patches)
-    framework.register_nodes()
-    add_routes(models)
-    log.info(
-        f"MultiGPU {multigpu.__version__}: {len(framework.NODE_CLASS_MAPPINGS)} nodes, devices: "
-        f"{', '.join(host.registry.names())}"
-    )
+    framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
+    framework.registration.register()
+    add_routes(models, plugins)
+    if not _finish_when_all_packs_are_loaded(framework):
+        framework.report()
     return framework
 
 
-def _configuration() -> Configuration:
-    try:
-        return read_configuration(CONFIGURATION)
-    except ValueError as error:  # a broken file must not keep ComfyUI from starting
-        log.error(f"{CONFIGURATION} is not used, every integration is on: {error}")
-        return Configuration()
+def _candidates() -> Iterator[Candidate]:
+    yield from built_in()
+    yield from installed()
+    yield from carried_by_packs(Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes"))
+
+
+def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
+    """Make the nodes of packs that ComfyUI loads after us just before it serves the first request.
+
+    Without a server (a script that imports ComfyUI) there is no such moment, and the answer is no.
+    """
+    prompt_server = getattr(server.PromptServer, "instance", None)
+    if prompt_server is None:
+        return False
+
+    async def finish(app: Any) -> None:
+        try:
+            framework.registration.register_late()
+            framework.report()
+        except Exception:  # what is raised here would end ComfyUI
+            log.exception("Nodes for packs that were loaded after MultiGPU are missing")
+
+    prompt_server.app.on_startup.append(finish)
+    return True
 
 
 def _plan_with(plugins: PluginManager) -> Any:

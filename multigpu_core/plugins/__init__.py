@@ -1,20 +1,34 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
-from .configuration import Configuration, read_configuration
+from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
+from .discovery import Candidate, built_in, carried_by_packs, installed
 from .loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, split_and_device
-from .manager import PluginManager, PluginStatus
+from .manager import PluginManager
+from .record import PluginRecord
+from .report import report_json, report_lines
 from .unloading import LoadedModelInfo, UnloadReason
+from .validation import PLUGIN_API, PluginError
 
 __all__ = [
+    "PLUGIN_API",
+    "Candidate",
     "Configuration",
+    "ConfigurationProblem",
     "DevicePart",
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PluginError",
     "PluginManager",
-    "PluginStatus",
+    "PluginRecord",
     "UnloadReason",
     "WrappedLoader",
+    "built_in",
+    "carried_by_packs",
+    "installed",
     "read_configuration",
+    "report_json",
+    "report_lines",
     "split_and_device",
+    "user_files",
 ]

@@ -1,30 +1,182 @@
-"""Reads plugins.toml: which integrations are on."""
+"""plugins.toml: which plugins are on, their options, and a few settings of the core.
+
+The shipped file is overridden by the user's, entry by entry, and that by the file that MULTIGPU_PLUGINS names. What is
+wrong in a file costs that entry alone: it is reported with file, key and line, and the value beneath it stands.
+"""
 
 from __future__ import annotations
 
-import sys
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ValidationError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml import lines_of_keys, read_toml
+
+ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
+DEFAULT = "default"
+"""The key in [integrations] that speaks for every plugin that has no entry of its own."""
+ENABLED = "enabled"
+"""The key in [integrations.NAME] that does what NAME = true or false does in [integrations]."""
+CORE_SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "planner": {"strategy": ("interleave", "contiguous")},
+    "logging": {"level": ("debug", "info", "warning", "error")},
+}
+"""Sections of the core: the values that each key takes."""
 
 
-class Configuration(BaseModel):
-    """The contents of plugins.toml."""
+@dataclass(frozen=True)
+class Entry:
+    """A value and where it stands."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    value: Any
+    file: Path
+    line: int
 
-    integrations: dict[str, StrictBool] = Field(default_factory=dict)
+
+@dataclass(frozen=True)
+class ConfigurationProblem:
+    """What is wrong with one entry, and what would be right."""
+
+    file: Path
+    line: int
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.key}: {self.reason} Restart ComfyUI after mending it."
 
 
-def read_configuration(path: Path) -> Configuration:
-    """The configuration in a file.
+@dataclass(frozen=True)
+class Configuration:
+    """The entries that are in force, and the problems of those that are not."""
+
+    switches: Mapping[str, Entry] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
+    core: Mapping[tuple[str, str], Entry] = field(default_factory=dict)
+    problems: tuple[ConfigurationProblem, ...] = ()
+
+    def is_enabled(self, plugin: str) -> bool:
+        """Whether a plugin is on: its own entry, or the default one, or yes."""
+        entry = self.switches.get(plugin) or self.switches.get(DEFAULT)
+        return True if entry is None else bool(entry.value)
+
+    def setting(self, section: str, key: str) -> str:
+        """A setting of the core; the first of its values where no file has it."""
+        entry = self.core.get((section, key))
+        return CORE_SETTINGS[section][key][0] if entry is None else str(entry.value)
+
+    def unknown_plugins(self, known: Iterable[str]) -> Iterator[ConfigurationProblem]:
+        """Entries for plugins that nobody has."""
+        names = list(known)
+        first_options = {name: next(iter(options.values())) for name, options in self.options.items()}
+        for name, entry in {**first_options, **self.switches}.items():
+            if name != DEFAULT and name not in names:
+                yield ConfigurationProblem(
+                    entry.file, entry.line, f"integrations.{name}", f"There is no such plugin{_nearest(name, names)}."
+                )
+
+
+def user_files(user_directory: Path | None, environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """The files that override the shipped one, weakest first, as far as they exist; one that was named must."""
+    own = [user_directory / "multigpu" / "plugins.toml"] if user_directory is not None else []
+    named = [Path(environ[ENVIRONMENT_VARIABLE])] if environ.get(ENVIRONMENT_VARIABLE) else []
+    return [file for file in own if file.is_file()] + named
+
+
+def read_configuration(files: Iterable[Path]) -> Configuration:
+    """Read files, weakest first. Never raises for what stands in them: see `problems`."""
+    switches: dict[str, Entry] = {}
+    options: dict[str, dict[str, Entry]] = {}
+    core: dict[tuple[str, str], Entry] = {}
+    problems: list[ConfigurationProblem] = []
+    for file in files:
+        try:
+            lines = lines_of_keys(file.read_text(encoding="utf-8"))
+            contents = read_toml(file)
+        except (OSError, ValueError) as error:
+            problems.append(ConfigurationProblem(file, 1, "the whole file", f"It cannot be read: {error}."))
+            continue
+        for path, entry in _entries(contents, file, lines):
+            reason = _fault(path, entry.value)
+            if reason:
+                problems.append(ConfigurationProblem(file, entry.line, ".".join(path), reason))
+            elif path[0] != "integrations":
+                core[path[0], path[1]] = entry
+            elif len(path) == 2 or path[2] == ENABLED:
+                switches[path[1]] = entry
+            else:
+                options.setdefault(path[1], {})[path[2]] = entry
+    return Configuration(switches, options, core, tuple(problems))
+
+
+def validated_options(
+    model: type[BaseModel], entries: Mapping[str, Entry], plugin: str
+) -> tuple[BaseModel, tuple[ConfigurationProblem, ...]]:
+    """A plugin's options by the model that it declares; an entry that does not fit falls back to its default.
 
     Raises:
-        tomllib.TOMLDecodeError, pydantic.ValidationError: the file is not TOML, or holds what no setting is.
+        ValidationError: the model cannot even be made of its defaults; that is the plugin's fault.
     """
-    return Configuration.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    kept: dict[str, Any] = {}
+    problems = []
+    for key, entry in entries.items():
+        reason = ""
+        if key not in model.model_fields:
+            reason = f"There is no such option{_nearest(key, model.model_fields)}."
+        else:
+            try:
+                model.model_validate({**kept, key: entry.value}, strict=True)
+            except ValidationError as error:
+                reason = "; ".join(f"{detail['msg']}" for detail in error.errors()) + "."
+        if reason:
+            problems.append(ConfigurationProblem(entry.file, entry.line, f"integrations.{plugin}.{key}", reason))
+        else:
+            kept[key] = entry.value
+    return model.model_validate(kept), tuple(problems)
+
+
+def _entries(
+    contents: Mapping[str, Any], file: Path, lines: Mapping[tuple[str, ...], int]
+) -> Iterator[tuple[tuple[str, ...], Entry]]:
+    """Every entry by its path: section and key, and for a plugin's table the option."""
+    for section, table in contents.items():
+        if not isinstance(table, dict):
+            yield (section,), Entry(table, file, lines.get((section,), 1))
+            continue
+        for key, value in table.items():
+            if section == "integrations" and isinstance(value, dict):
+                for option, option_value in value.items():
+                    path = (section, key, option)
+                    yield path, Entry(option_value, file, lines.get(path, lines.get(path[:2], 1)))
+            else:
+                yield (section, key), Entry(value, file, lines.get((section, key), lines.get((section,), 1)))
+
+
+def _fault(path: tuple[str, ...], value: Any) -> str:
+    """What is wrong with an entry, or nothing. A plugin's own options are judged by the plugin's model."""
+    sections = ("integrations", *CORE_SETTINGS)
+    if path[0] not in sections:
+        return f"There is no such section{_nearest(path[0], sections)}."
+    if len(path) == 1:
+        return f"This is a section: write [{path[0]}] and its keys below."
+    if path[0] == "integrations":
+        is_switch = len(path) == 2 or path[2] == ENABLED
+        return f"It takes true or false, not {value!r}." if is_switch and not isinstance(value, bool) else ""
+    settings = CORE_SETTINGS[path[0]]
+    if path[1] not in settings:
+        return f"There is no such key{_nearest(path[1], settings)}."
+    if value not in settings[path[1]]:
+        return (
+            f"It takes one of {', '.join(settings[path[1]])}, not {value!r}{_nearest(str(value), settings[path[1]])}."
+        )
+    return ""
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""

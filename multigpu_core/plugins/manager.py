@@ -1,75 +1,63 @@
-"""The plugins of one running framework: what is registered, and what each said when it was asked."""
+"""The plugins of one running framework: found, checked, registered, and asked one by one."""
 
 from __future__ import annotations
 
-import importlib
+import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pluggy
 import structlog
 
+from .configuration import Configuration, ConfigurationProblem, validated_options
+from .discovery import Candidate
 from .loaders import OwnNode, WrappedLoader
+from .record import PluginRecord
 from .unloading import LoadedModelInfo, UnloadReason
+from .validation import PluginError, check_plugin
 
 log = structlog.get_logger("multigpu")
 
-BUILTIN_INTEGRATIONS = ("comfy_core",)
-"""Our own integrations, registered through the same door as everybody's; modules of `multigpu.integrations`."""
-
-
-@dataclass(frozen=True)
-class PluginStatus:
-    """One plugin in the report. `failure` is the traceback of what kept it from working, or empty."""
-
-    name: str
-    enabled: bool
-    failure: str = ""
-
 
 class PluginManager:
-    """Registers plugins and calls hooks so that one broken plugin harms no other."""
+    """Registers plugins and calls hooks so that one broken plugin harms no other.
 
-    def __init__(self, hookspecs: ModuleType) -> None:
+    `records` has one record for each plugin that was found, by name, in the order of finding.
+    """
+
+    def __init__(self, hookspecs: ModuleType, configuration: Configuration | None = None) -> None:
+        self._hookspecs = hookspecs
+        self._configuration = configuration or Configuration()
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self._status: dict[str, PluginStatus] = {}
+        self.records: dict[str, PluginRecord] = {}
+        self.problems: list[ConfigurationProblem] = list(self._configuration.problems)
 
-    def report(self) -> tuple[PluginStatus, ...]:
-        return tuple(self._status.values())
+    def register_all(self, candidates: Iterable[Candidate]) -> None:
+        """Import, check and register plugins; one that is switched off is not even imported."""
+        for candidate in candidates:
+            if candidate.name in self.records:
+                other = self.records[candidate.name].source
+                log.warning(f"The plugin {candidate.name} of {candidate.source} is left out: {other} has that name")
+            elif not self._configuration.is_enabled(candidate.name):
+                self.records[candidate.name] = PluginRecord(
+                    candidate.name, candidate.source, candidate.version, enabled=False, why_not="Switched off."
+                )
+            else:
+                self._register(candidate)
 
     def register(self, plugin: object, name: str) -> None:
-        """Register a plugin object; a refused one is rolled back whole and reported as failed."""
-        try:
-            self._manager.register(plugin, name)
-            self._manager.check_pending()
-        except Exception:
-            self._fail(name)
-        else:
-            self._status[name] = PluginStatus(name, enabled=True)
+        """Register a plugin object of the host's own."""
+        self._register(Candidate(name, "built in", "", lambda: plugin))
 
-    def register_integrations(self, switches: Mapping[str, bool]) -> None:
-        """Import and register our own integrations; one that is switched off is not even imported."""
-        for name in BUILTIN_INTEGRATIONS:
-            if not switches.get(name, True):
-                self._status[name] = PluginStatus(name, enabled=False)
-                continue
-            try:
-                plugin = importlib.import_module(f"multigpu.integrations.{name}")
-            except (Exception, SystemExit):
-                self._fail(name)
-            else:
-                self.register(plugin, name)
-
-    def loaders(self) -> list[tuple[str, WrappedLoader | OwnNode]]:
+    def loaders(self) -> Iterator[tuple[str, WrappedLoader | OwnNode]]:
         """What every plugin wraps, with the plugin's name; a plugin that raises is reported and left out."""
-        wrapped: list[tuple[str, WrappedLoader | OwnNode]] = []
         for name, answer in self._ask_each("multigpu_wrap_loader"):
-            wrapped += [(name, loader) for loader in answer]
-        return wrapped
+            for loader in answer:
+                yield name, loader
 
     def plan_allocation(self, **arguments: Any) -> Any:
         """The first plan that a plugin makes. Planning fails loudly: what a plugin raises goes to the user."""
@@ -80,18 +68,58 @@ class PluginManager:
         answers = self._ask_each("multigpu_unload_policy", models=models, reason=reason, bytes_wanted=bytes_wanted)
         return {key for _, keys in answers for key in keys}
 
-    def _ask_each(self, hook: str, **arguments: Any) -> Iterable[tuple[str, list[Any]]]:
+    def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
+        """Enter nodes that a plugin registered, or could not because somebody else has their ids, into its record."""
+        record = self.records[plugin]
+        self.records[plugin] = replace(record, nodes=(*record.nodes, *nodes), taken=(*record.taken, *taken))
+
+    def note_absent(self, plugin: str, targets: Iterable[str]) -> None:
+        """Enter the loaders that a plugin knows and this ComfyUI lacks into its record."""
+        self.records[plugin] = replace(self.records[plugin], absent=tuple(targets))
+
+    def fail(self, plugin: str, error: BaseException) -> None:
+        """Take a plugin out and say so, with its traceback in the log."""
+        if self._manager.has_plugin(plugin):
+            self._manager.unregister(name=plugin)
+        reason = error.reason if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        lines = "".join(traceback.format_exception(error))
+        self.records[plugin] = replace(self.records[plugin], why_not=reason, traceback=lines)
+        log.error(f"The plugin {plugin} failed and is left out; everything else works on.\n{lines}")
+
+    def _register(self, candidate: Candidate) -> None:
+        begin = time.perf_counter()
+        self.records[candidate.name] = PluginRecord(candidate.name, candidate.source, candidate.version)
+        try:
+            plugin = candidate.load()
+            check_plugin(plugin, candidate.name, self._hookspecs)
+            # pluggy leaves a plugin that it refuses half registered; `fail` takes it out again.
+            self._manager.register(plugin, candidate.name)
+            self._start(plugin, candidate.name)
+        except (Exception, SystemExit) as error:  # an import may do anything
+            self.fail(candidate.name, error)
+        seconds = time.perf_counter() - begin
+        self.records[candidate.name] = replace(self.records[candidate.name], seconds=seconds)
+
+    def _start(self, plugin: object, name: str) -> None:
+        """Hand a plugin its options, checked by the model that it declares as `Options`."""
+        model = getattr(plugin, "Options", None)
+        options = None
+        if model is not None:
+            options, problems = validated_options(model, self._configuration.options.get(name, {}), name)
+            self.problems += problems
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        self._manager.subset_hook_caller("multigpu_startup", others)(options=options)
+
+    def _ask_each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, list[Any]]]:
         """Call a hook plugin by plugin, because within one call an exception silences all later ones."""
         for name, plugin in self._manager.list_name_plugin():
+            if plugin is None:
+                continue
             others = [other for other in self._manager.get_plugins() if other is not plugin]
             try:
-                for answer in self._manager.subset_hook_caller(hook, others)(**arguments):
-                    yield name, list(answer)
-            except Exception:
-                self._fail(name)
-
-    def _fail(self, name: str) -> None:
-        failure = traceback.format_exc()
-        self._manager.unregister(name=name) if self._manager.has_plugin(name) else None
-        self._status[name] = PluginStatus(name, enabled=True, failure=failure)
-        log.error(f"The plugin {name} failed and is left out; everything else works on.\n{failure}")
+                answers = [list(answer) for answer in self._manager.subset_hook_caller(hook, others)(**arguments)]
+            except Exception as error:
+                self.fail(name, error)
+                continue
+            for answer in answers:
+                yield name, answer

@@ -1,0 +1,86 @@
+"""Turns what plugins wrap into ComfyUI nodes: once at import, and again when every other pack has been loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import nodes as comfy_nodes
+import structlog
+
+from multigpu.multigpu_core.plugins import OwnNode, PluginManager, WrappedLoader
+
+from .loading import LoadContext
+from .variants import make_own_node, make_variant
+
+log = structlog.get_logger("multigpu")
+
+
+class NodeRegistration:
+    """The nodes of one framework, in the mappings that ComfyUI reads from a node pack."""
+
+    def __init__(self, plugins: PluginManager, context: LoadContext) -> None:
+        self._plugins = plugins
+        self._context = context
+        self._waiting: list[tuple[str, WrappedLoader]] = []
+        self.classes: dict[str, type] = {}
+        self.titles: dict[str, str] = {}
+
+    def register(self) -> None:
+        """Make the nodes of every loader that is there. Ids that somebody else has are left to them."""
+        for plugin, loader in list(self._plugins.loaders()):
+            self._register(plugin, loader)
+        self._note_absent()
+
+    def register_late(self) -> None:
+        """Make the nodes of loaders that appeared since, and put them where ComfyUI serves nodes from."""
+        waiting, self._waiting = self._waiting, []
+        before = set(self.classes)
+        for plugin, loader in waiting:
+            self._register(plugin, loader)
+        self._note_absent()
+        late = [node_id for node_id in self.classes if node_id not in before]
+        origin = next((getattr(self.classes[node_id], "RELATIVE_PYTHON_MODULE", None) for node_id in before), None)
+        for node_id in late:
+            # ComfyUI sets this on the nodes that it imports; the front end shows it as the node's origin.
+            self.classes[node_id].RELATIVE_PYTHON_MODULE = origin or "custom_nodes.multigpu"  # type: ignore[attr-defined]
+            comfy_nodes.NODE_CLASS_MAPPINGS[node_id] = self.classes[node_id]
+            comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS[node_id] = self.titles[node_id]
+
+    def _register(self, plugin: str, loader: WrappedLoader | OwnNode) -> None:
+        try:
+            if isinstance(loader, OwnNode):
+                self._add(plugin, loader.node_id, loader.title, make_own_node(loader, self._context))
+            elif loader.target in comfy_nodes.NODE_CLASS_MAPPINGS:
+                self._wrap(plugin, loader)
+            else:
+                self._waiting.append((plugin, loader))
+        except Exception as error:  # a plugin's or a pack's class can fail in any way
+            self._plugins.fail(plugin, error)
+
+    def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
+        wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
+        title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
+        for variant in loader.variants:
+            node = make_variant(wrapped, variant, self._context)
+            node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
+            self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
+
+    def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
+        if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.classes:
+            log.warning(f"{plugin}: a node {node_id} is there already; the one of this plugin is left out")
+            self._plugins.note_nodes(plugin, taken=(node_id,))
+            return
+        self.classes[node_id] = node
+        self.titles[node_id] = title
+        self._plugins.note_nodes(plugin, nodes=(node_id,))
+
+    def _note_absent(self) -> None:
+        absent: dict[str, list[str]] = {plugin: [] for plugin in self._plugins.records}
+        for plugin, loader in self._waiting:
+            absent[plugin].append(loader.target)
+        for plugin, targets in absent.items():
+            self._plugins.note_absent(plugin, _once(targets))
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,31 @@
+"""What the report says of one plugin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """One plugin that was found, whether or not it works.
+
+    `source` says where it came from: ``built in``, a distribution's name, or a file. `why_not` is empty for a plugin
+    that works, else one sentence; `traceback` is there where an exception was the reason. `nodes` are the ids that it
+    registered, `taken` those that somebody else had already, `absent` the loaders it knows that this ComfyUI does not
+    have; `seconds` is what finding and registering it took.
+    """
+
+    name: str
+    source: str
+    version: str = ""
+    enabled: bool = True
+    why_not: str = ""
+    traceback: str = ""
+    nodes: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def works(self) -> bool:
+        return self.enabled and not self.why_not

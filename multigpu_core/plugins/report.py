@@ -1,0 +1,31 @@
+"""The report on plugins, as it stands in the log and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from .record import PluginRecord
+
+
+def report_lines(records: Iterable[PluginRecord]) -> list[str]:
+    """One line for each plugin, short enough for a log."""
+    shown = list(records)
+    width = max((len(record.name) for record in shown), default=0)
+    return [f"  {record.name:<{width}}  {_state(record)}" for record in shown]
+
+
+def report_json(records: Iterable[PluginRecord]) -> list[dict[str, Any]]:
+    return [asdict(record) | {"works": record.works} for record in records]
+
+
+def _state(record: PluginRecord) -> str:
+    if not record.enabled:
+        return f"off ({record.source})"
+    if record.why_not:
+        return f"FAILED: {record.why_not} ({record.source})"
+    taken = f", taken by others: {', '.join(record.taken)}" if record.taken else ""
+    absent = f", not here: {', '.join(record.absent)}" if record.absent else ""
+    origin = f"{record.source} {record.version}".rstrip()
+    return f"{len(record.nodes)} nodes{taken}{absent} ({origin})"

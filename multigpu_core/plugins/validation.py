@@ -1,0 +1,79 @@
+"""Checks a plugin before it is registered, where pluggy itself would accept what can never work."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+PLUGIN_API = 1
+"""The version of the hooks in hookspecs.py. It grows when a plugin that was written for the last one may break."""
+
+
+class PluginError(Exception):
+    """A plugin that cannot be used. `plugin` is its name, `reason` one sentence with the way out."""
+
+    def __init__(self, plugin: str, reason: str) -> None:
+        self.plugin = plugin
+        self.reason = reason
+        super().__init__(f"{plugin}: {reason}")
+
+
+def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
+    """Refuse what is written for another API, misspelt, or would never be given what it asks for.
+
+    Raises:
+        PluginError: the first thing that is wrong.
+    """
+    wanted = getattr(plugin, "multigpu_api", PLUGIN_API)
+    if wanted != PLUGIN_API:
+        newer = isinstance(wanted, int) and wanted > PLUGIN_API
+        way_out = "update MultiGPU" if newer else "update the plugin"
+        raise PluginError(name, f"It is written for plugin API {wanted!r}, it is {PLUGIN_API} here: {way_out}.")
+    specs = _hooks(hookspecs, f"{hookspecs.PROJECT}_spec")
+    found = 0
+    for hook, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
+        found += 1
+        if hook in specs:
+            _check_parameters(name, hook, implementation, specs[hook])
+        elif not options.get("optionalhook"):
+            raise PluginError(name, f"There is no hook {hook}{_did_you_mean(hook, specs)}.")
+    if not found:
+        raise PluginError(name, "It implements no hook: mark its functions with @hookimpl from multigpu.")
+
+
+def _check_parameters(name: str, hook: str, implementation: Callable[..., Any], spec: Callable[..., Any]) -> None:
+    offered = list(inspect.signature(spec).parameters)
+    for parameter in inspect.signature(implementation).parameters.values():
+        if parameter.default is not inspect.Parameter.empty:
+            raise PluginError(
+                name, f"{hook}: the parameter {parameter.name} has a default, so it would never be filled in. Drop it."
+            )
+        if parameter.name not in offered:
+            raise PluginError(
+                name,
+                f"{hook} has no parameter {parameter.name}{_did_you_mean(parameter.name, offered)}; it offers "
+                f"{', '.join(offered) or 'none'}.",
+            )
+
+
+def _implementations(plugin: object, marker: str) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Hook name, function and options of everything that is marked as a hook implementation."""
+    for attribute in dir(plugin):
+        function = inspect.getattr_static(plugin, attribute, None)
+        if isinstance(function, (staticmethod, classmethod)):
+            function = function.__func__
+        options = getattr(function, marker, None)
+        if isinstance(options, dict):
+            yield options.get("specname") or attribute, getattr(plugin, attribute), options
+
+
+def _hooks(module: ModuleType, marker: str) -> dict[str, Callable[..., Any]]:
+    return {name: value for name, value in vars(module).items() if hasattr(value, marker)}
+
+
+def _did_you_mean(word: str, words: Any) -> str:
+    nearest = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""

@@ -1,0 +1,103 @@
+"""plugins.toml: layers, and what is wrong in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from multigpu.multigpu_core.plugins import read_configuration, user_files
+from multigpu.multigpu_core.plugins.configuration import CORE_SETTINGS
+
+SHIPPED = Path(__file__).parents[3] / "plugins.toml"
+
+
+def written(folder: Path, text: str, name: str = "plugins.toml") -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_shipped_file_has_no_problem() -> None:
+    configuration = read_configuration([SHIPPED])
+    assert not configuration.problems
+    assert configuration.is_enabled("comfy_core")
+
+
+def test_a_later_file_overrides_an_earlier_one_entry_by_entry(tmp_path: Path) -> None:
+    first = written(tmp_path, "[integrations]\na = true\nb = false\n[planner]\nstrategy = 'contiguous'\n", "first.toml")
+    second = written(tmp_path, "[integrations]\na = false\n", "second.toml")
+    configuration = read_configuration([first, second])
+    assert (configuration.is_enabled("a"), configuration.is_enabled("b")) == (False, False)
+    assert configuration.setting("planner", "strategy") == "contiguous"
+
+
+def test_a_plugin_s_table_switches_it_and_holds_its_options(tmp_path: Path) -> None:
+    file = written(tmp_path, "[integrations.gguf]\nenabled = false\ncache = 3\n")
+    configuration = read_configuration([file])
+    assert not configuration.is_enabled("gguf")
+    assert {key: entry.value for key, entry in configuration.options["gguf"].items()} == {"cache": 3}
+
+
+def test_the_user_s_own_file_and_the_one_that_the_environment_names_are_found(tmp_path: Path) -> None:
+    (tmp_path / "multigpu").mkdir()
+    own = written(tmp_path / "multigpu", "")
+    named = tmp_path / "elsewhere.toml"
+    assert user_files(tmp_path, {"MULTIGPU_PLUGINS": str(named)}) == [own, named]
+    assert user_files(tmp_path / "nobody", {}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "hint"),
+    [
+        ("[integration]\na = true\n", 2, "integration.a", "did you mean integrations"),
+        ("\n[planner]\nstratgy = 'contiguous'\n", 3, "planner.stratgy", "did you mean strategy"),
+        ("[planner]\nstrategy = 'contigous'\n", 2, "planner.strategy", "did you mean contiguous"),
+        ("[integrations]\ncomfy_core = 'yes'\n", 2, "integrations.comfy_core", "true or false"),
+        ("[integrations.gguf]\nenabled = 1\n", 2, "integrations.gguf.enabled", "true or false"),
+        ("planner = 3\n", 1, "planner", "section"),
+        ("[logging]\nlevel = 7\n", 2, "logging.level", "debug"),
+    ],
+)
+def test_a_wrong_entry_names_file_line_key_and_what_would_be_right(
+    tmp_path: Path, text: str, line: int, key: str, hint: str
+) -> None:
+    file = written(tmp_path, text)
+    configuration = read_configuration([SHIPPED, file])
+    (problem,) = configuration.problems
+    assert (problem.file, problem.line, problem.key) == (file, line, key)
+    assert hint in problem.reason
+    assert "Restart" in str(problem)
+    assert configuration.setting("planner", "strategy") == "interleave"
+
+
+def test_a_file_that_is_no_toml_costs_that_file_alone(tmp_path: Path) -> None:
+    configuration = read_configuration([SHIPPED, written(tmp_path, "[integrations\n"), tmp_path / "absent.toml"])
+    assert len(configuration.problems) == 2
+    assert configuration.is_enabled("comfy_core")
+
+
+def test_an_entry_for_a_plugin_that_nobody_has_is_told(tmp_path: Path) -> None:
+    configuration = read_configuration([written(tmp_path, "[integrations]\ncomfy_cor = false\ndefault = true\n")])
+    (problem,) = configuration.unknown_plugins(["comfy_core"])
+    assert problem.line == 2 and "did you mean comfy_core" in problem.reason
+
+
+KEYS = st.sampled_from(["integrations", "planner", "logging", "default", "strategy", "level", "x", "enabled"])
+VALUES = st.sampled_from(["true", "false", "1", "'contiguous'", "'debug'", "[1]", "{a = 1}", "=", '"', "nan"])
+LINES = st.one_of(
+    st.builds("[{}]".format, KEYS), st.builds("[{}.{}]".format, KEYS, KEYS), st.builds("{} = {}".format, KEYS, VALUES)
+)
+
+
+@given(lines=st.lists(LINES, max_size=8))
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_file_keeps_the_framework_from_starting(tmp_path: Path, lines: list[str]) -> None:
+    configuration = read_configuration([SHIPPED, written(tmp_path, "\n".join(lines))])
+    for section, settings_of_section in CORE_SETTINGS.items():
+        for key, choices in settings_of_section.items():
+            assert configuration.setting(section, key) in choices
+    assert configuration.is_enabled("comfy_core") in (True, False)
+    list(configuration.unknown_plugins(["comfy_core"]))

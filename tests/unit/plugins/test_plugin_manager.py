@@ -1,0 +1,200 @@
+"""Plugins that are wrong in every way that pluggy lets through: reported, left out, and harmless to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from multigpu import hookimpl, hookspecs
+from multigpu.hookspecs import LoadedModelInfo, OwnNode, UnloadReason, WrappedLoader, split_and_device
+from multigpu.multigpu_core.plugins import PLUGIN_API, Candidate, Configuration, PluginManager
+from multigpu.multigpu_core.plugins.configuration import Entry
+
+
+class Good:
+    """A plugin that works."""
+
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        return [WrappedLoader("GoodLoader", split_and_device("GoodLoader"))]
+
+    @hookimpl
+    def multigpu_unload_policy(self, models: Sequence[LoadedModelInfo]) -> Iterable[int]:
+        return [model.key for model in models]
+
+
+class RaisesWhenAsked:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        raise RuntimeError("the sky fell")
+
+    @hookimpl
+    def multigpu_unload_policy(self) -> Iterable[int]:
+        raise RuntimeError("the sky fell")
+
+
+class RaisesWhileAnswering:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        yield WrappedLoader("Half", ())
+        raise RuntimeError("the sky fell")
+
+
+class HasADefault:
+    @hookimpl
+    def multigpu_unload_policy(self, models: Any, bytes_wanted: int = 0) -> Iterable[int]:
+        return []
+
+
+class MisspeltHook:
+    @hookimpl
+    def multigpu_wrap_loaders(self) -> Iterable[WrappedLoader | OwnNode]:
+        return []
+
+
+class MisspeltParameter:
+    @hookimpl
+    def multigpu_unload_policy(self, model: Any) -> Iterable[int]:
+        return []
+
+
+class HalfRight(Good):
+    """One good hook and one bad: pluggy would leave the good one answering."""
+
+    @hookimpl
+    def multigpu_plan_allocation(self, inventory: Any, wishes: Any) -> None:
+        return None
+
+
+class FromTheFuture(Good):
+    multigpu_api = PLUGIN_API + 1
+
+
+class FromThePast(Good):
+    multigpu_api = 0
+
+
+class NoHooks:
+    pass
+
+
+class FailsAtStart(Good):
+    @hookimpl
+    def multigpu_startup(self) -> None:
+        raise RuntimeError("no licence")
+
+
+def _exiting() -> object:
+    raise SystemExit("bye")
+
+
+def _missing() -> object:
+    raise ImportError("No module named 'flash_attn'")
+
+
+MISBEHAVIOURS: dict[str, tuple[Callable[[], object], str]] = {
+    "raises when asked": (RaisesWhenAsked, "the sky fell"),
+    "raises while answering": (RaisesWhileAnswering, "the sky fell"),
+    "has a default": (HasADefault, "bytes_wanted has a default"),
+    "misspelt hook": (MisspeltHook, "did you mean multigpu_wrap_loader"),
+    "misspelt parameter": (MisspeltParameter, "did you mean models"),
+    "half right": (HalfRight, "wishes"),
+    "from the future": (FromTheFuture, "update MultiGPU"),
+    "from the past": (FromThePast, "update the plugin"),
+    "no hooks": (NoHooks, "implements no hook"),
+    "fails at start": (FailsAtStart, "no licence"),
+    "exits": (_exiting, "bye"),
+    "misses a module": (_missing, "flash_attn"),
+}
+INFO = LoadedModelInfo(7, "Flux", "cuda:0", 100, is_ours=True, keep_loaded=False)
+
+
+def manager_of(plugins: dict[str, Callable[[], object]], configuration: Configuration | None = None) -> PluginManager:
+    manager = PluginManager(hookspecs, configuration)
+    manager.register_all(Candidate(name, "a test", "1.0", load) for name, load in plugins.items())
+    return manager
+
+
+@pytest.mark.parametrize("kind", MISBEHAVIOURS)
+def test_a_broken_plugin_is_reported_with_its_reason_and_the_others_work(kind: str) -> None:
+    broken, reason = MISBEHAVIOURS[kind]
+    manager = manager_of({"before": Good, "broken": broken, "after": Good})
+    assert [name for name, _ in manager.loaders()] == ["before", "after"]
+    assert manager.kept_models([INFO], UnloadReason.USER_FREED, 0) == {7}
+    record = manager.records["broken"]
+    assert not record.works and record.enabled
+    assert reason in record.why_not and record.traceback
+    assert manager.records["before"].works and manager.records["after"].works
+
+
+@given(kinds=st.lists(st.sampled_from([*MISBEHAVIOURS, "good"]), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_whatever_plugins_there_are_every_good_one_works_and_every_failure_is_in_the_report(kinds: list[str]) -> None:
+    makers = {f"{i} {kind}": Good if kind == "good" else MISBEHAVIOURS[kind][0] for i, kind in enumerate(kinds)}
+    manager = manager_of(makers)
+    good = [name for name in makers if name.endswith("good")]
+    assert [name for name, _ in manager.loaders()] == good
+    manager.kept_models([INFO], UnloadReason.USER_FREED, 0)
+    assert set(manager.records) == set(makers)
+    assert [name for name, record in manager.records.items() if record.works] == good
+
+
+def test_a_plugin_that_is_switched_off_is_listed_and_never_imported(tmp_path: Any) -> None:
+    off = Configuration(switches={"heavy": Entry(False, tmp_path, 1)})
+    manager = manager_of({"heavy": lambda: pytest.fail("imported"), "light": Good}, off)
+    assert not manager.records["heavy"].enabled
+    assert manager.records["light"].works
+
+
+def test_the_default_switch_speaks_for_plugins_without_an_entry_of_their_own(tmp_path: Any) -> None:
+    cautious = Configuration(switches={"default": Entry(False, tmp_path, 1), "wanted": Entry(True, tmp_path, 2)})
+    manager = manager_of({"wanted": Good, "unknown": Good}, cautious)
+    assert manager.records["wanted"].works and not manager.records["unknown"].enabled
+
+
+def test_the_second_plugin_of_a_name_is_left_out() -> None:
+    manager = PluginManager(hookspecs)
+    manager.register_all([Candidate("twin", "first", "1", Good), Candidate("twin", "second", "2", Good)])
+    assert manager.records["twin"].source == "first"
+
+
+def test_a_plugin_gets_its_options_checked_and_with_defaults(tmp_path: Any) -> None:
+    class Options(BaseModel):
+        depth: int = 2
+        colour: str = "red"
+
+    class Configured(Good):
+        def __init__(self) -> None:
+            self.Options = Options
+            self.seen: BaseModel | None = None
+
+        @hookimpl
+        def multigpu_startup(self, options: BaseModel | None) -> None:
+            self.seen = options
+
+    plugin = Configured()
+    entries = {
+        "depth": Entry("deep", tmp_path, 3),
+        "color": Entry("blue", tmp_path, 4),
+        "colour": Entry("green", tmp_path, 5),
+    }
+    manager = manager_of({"configured": lambda: plugin}, Configuration(options={"configured": entries}))
+    assert plugin.seen == Options(depth=2, colour="green")
+    assert [(problem.line, problem.key) for problem in manager.problems] == [
+        (3, "integrations.configured.depth"),
+        (4, "integrations.configured.color"),
+    ]
+    assert "did you mean colour" in manager.problems[1].reason
+
+
+def test_hooks_are_read_without_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, multigpu.hookspecs, multigpu.integrations.comfy_core; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
