@@ -66,6 +66,13 @@ def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
             },
         ),
     )
+    if part.donors_by_switch:
+        yield InputSpec(
+            f"{part.prefix}use_other_vram",
+            part.section,
+            ("BOOLEAN", {"default": False, "tooltip": "Store them on the other cards first, and on the cpu last."}),
+        )
+        return
     donors = {
         "default": "cpu",
         "tooltip": "Where those weights are stored; they are brought to the compute device when it needs them.",

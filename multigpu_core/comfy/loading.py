@@ -163,11 +163,16 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> Allocat
     widgets = AllocationWidgets(
         compute_device=device,
         virtual_vram_gb=float(given("virtual_vram_gb", 0.0)),
-        donors=str(given("donor_device", "cpu")),
+        donors=_other_cards(host, device) if given("use_other_vram", False) else str(given("donor_device", "cpu")),
         expert=str(given("expert_mode_allocations", "")),
         strategy=Strategy(inputs.get("strategy") or host.default_strategy),
     )
     return request_from_widgets(widgets, host.registry.resolve)
+
+
+def _other_cards(host: Host, device: str) -> tuple[str, ...]:
+    compute = host.registry.resolve(device)
+    return (*(name for name in host.registry.names() if name not in (compute, "cpu")), "cpu")
 
 
 @contextmanager

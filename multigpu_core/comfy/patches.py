@@ -48,9 +48,18 @@ class AppliedPatches:
         self._applied.pop(key, None)
         original = patcher.backup.pop(key, None)
         if original is None:
+            _take_off(patcher, key)
             return
         put = comfy.utils.copy_to_param if original.inplace_update else comfy.utils.set_attr_param
         put(patcher.model, key, original.weight)
+
+
+def _take_off(patcher: WeightPatcher, key: str) -> None:
+    """Take patches off a quantised weight that stays as it is: ComfyUI-GGUF hangs them on the tensor."""
+    path, _, attribute = key.rpartition(".")
+    weight = patcher.model.get_submodule(path)._parameters.get(attribute)
+    if getattr(weight, "patches", None):
+        weight.patches = []  # type: ignore[union-attr]
 
 
 def patchable_keys(model: nn.Module, keys: Iterable[str]) -> frozenset[str]:

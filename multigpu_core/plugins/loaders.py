@@ -20,6 +20,8 @@ class DevicePart:
     """The section, ``required`` or ``optional``, that the added inputs go to, as saved workflows have them."""
     splits: bool = False
     default_virtual_vram_gb: float = 4.0
+    donors_by_switch: bool = False
+    """A switch `use_other_vram` stands for the choice of donors: off is the cpu, on every other card and then cpu."""
 
     @property
     def split_output(self) -> int:

@@ -79,7 +79,9 @@ class OperatorRunner:
             host_kwargs.update(device="cpu", pin_memory=False)
         if torch.Tag.nondeterministic_seeded in operator.tags and _takes_generator(operator):
             host_kwargs["generator"] = kwargs.get("generator") or target.generator
-        results = operator(*host_args, **host_kwargs)
+        # Some operators hand a number over where they declare a tensor; the other overloads take it.
+        call = operator.overloadpacket if _has_number_for_tensor(operator, args) else operator
+        results = call(*host_args, **host_kwargs)
         for host, original in on_host.values():
             if host.size() != original.size():
                 self._replace(original, host)
@@ -173,6 +175,14 @@ def _map_results(results: Any, convert: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(results, (list, tuple)):
         return type(results)(_map_results(item, convert) for item in results)
     return results
+
+
+def _has_number_for_tensor(operator: torch._ops.OpOverload, args: Sequence[Any]) -> bool:
+    declared = operator._schema.arguments
+    return any(
+        isinstance(value, (int, float)) and isinstance(argument.type, torch.TensorType)
+        for argument, value in zip(declared, args, strict=False)
+    )
 
 
 def _takes_generator(operator: torch._ops.OpOverload) -> bool:

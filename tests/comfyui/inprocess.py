@@ -119,3 +119,23 @@ def _use_folders(base: Path) -> None:
     for kind in ("input", "output", "temp"):
         (base / kind).mkdir(exist_ok=True)
         getattr(folder_paths, f"set_{kind}_directory")(str(base / kind))
+
+
+def variants_of(comfyui: ComfyUI, pack: Path, integration: str) -> None:
+    """Load a node pack as ComfyUI does, and offer the variants that one of our integrations makes of it.
+
+    A pack of the same nodes that an earlier test loaded gives way.
+    """
+    hookspecs = importlib.import_module("multigpu.hookspecs")
+    plugins = importlib.import_module("multigpu.multigpu_core.plugins")
+    registration = importlib.import_module("multigpu.multigpu_core.comfy.registration")
+    manager = plugins.PluginManager(hookspecs)
+    manager.register(importlib.import_module(f"multigpu.integrations.{integration}"), integration)
+    mappings = comfyui.nodes.NODE_CLASS_MAPPINGS
+    for _, loader in list(manager.loaders()):
+        for node_id in (loader.target, *(variant.node_id for variant in loader.variants)):
+            mappings.pop(node_id, None)
+    assert asyncio.run(comfyui.nodes.load_custom_node(str(pack), module_parent="custom_nodes")), "the pack is imported"
+    made = registration.NodeRegistration(manager, comfyui.framework.context)
+    made.register()
+    mappings.update(made.classes)

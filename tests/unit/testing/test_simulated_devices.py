@@ -247,3 +247,13 @@ def test_after_the_block_the_earlier_devices_are_back(simulated_machine: Simulat
 def test_a_second_backend_name_in_one_process_is_refused(simulated_machine: SimulatedMachine) -> None:
     with pytest.raises(SimulationUnavailableError, match="this process simulates 'npu'; 'mlu' needs a fresh one"):
         simulate([MB], backend="mlu")
+
+
+def test_bits_combine_with_plain_numbers_as_on_the_cpu(simulated_machine: SimulatedMachine) -> None:
+    values = torch.arange(16, dtype=torch.uint8)
+    placed = values.to("npu:0")
+    assert torch.equal((placed & 6).cpu(), values & 6)
+    assert torch.equal((placed | 3).cpu(), values | 3)
+    assert torch.equal((5 ^ placed).cpu(), 5 ^ values)
+    placed &= 7
+    assert torch.equal(placed.cpu(), values & 7)

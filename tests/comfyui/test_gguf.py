@@ -1,0 +1,163 @@
+"""ComfyUI-GGUF's models: their variants, and splits whose weights stay quantised wherever they lie.
+
+The tests run on a stand-in for the pack, and on the real one where the environment variable MULTIGPU_PACKS names a
+folder that holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import pytest
+import torch
+
+from multigpu.multigpu_core.testing import tiny_models
+
+from .inprocess import ComfyUI, variants_of
+from .outputs import sampled
+from .split_models import THIRDS
+from .tiny_files import CLIP_WIDTH, T5_WIDTH
+
+STAND_IN = Path(__file__).parent / "packs" / "gguf"
+REAL = Path(os.environ.get("MULTIGPU_PACKS", "")) / "ComfyUI-GGUF"
+EXPECTED = json.loads((Path(__file__).parent / "data" / "nodes.json").read_text())["nodes"]
+NODE_IDS = [node_id for node_id in EXPECTED if "GGUF" in node_id]
+SHAPE = tiny_models.FluxShape(
+    double_blocks=2, single_blocks=4, hidden_size=256, context_dim=T5_WIDTH, pooled_dim=CLIP_WIDTH
+)
+K_QUANTS = {gguf.GGMLQuantizationType.Q4_K: "q4_k", gguf.GGMLQuantizationType.Q5_K: "q5_k"}
+FILES = ("q8_0", *K_QUANTS.values())
+
+
+@pytest.fixture(scope="module", params=["stand-in", "real"])
+def pack(request: pytest.FixtureRequest, started_comfyui: ComfyUI) -> str:
+    """The pack, loaded as ComfyUI loads it, and its variants."""
+    folder = {"stand-in": STAND_IN, "real": REAL}[request.param]
+    if not folder.is_dir():
+        pytest.skip("MULTIGPU_PACKS names no folder with the real ComfyUI-GGUF")
+    variants_of(started_comfyui, folder, "gguf")
+    _write_models(started_comfyui.models / "diffusion_models")
+    lora = tiny_models.lora_weights(tiny_models.flux_weights(SHAPE), ("_blocks.",))
+    tiny_models.write(started_comfyui.models / "loras" / "gguf.safetensors", lora)
+    return str(request.param)
+
+
+def _write_models(folder: Path) -> None:
+    weights = {name: value.float().numpy() for name, value in tiny_models.flux_weights(SHAPE).items()}
+    for name, kind in (("q8_0", gguf.GGMLQuantizationType.Q8_0), *((n, k) for k, n in K_QUANTS.items())):
+        writer = gguf.GGUFWriter(folder / f"{name}.gguf", "flux")
+        for key, value in weights.items():
+            if value.ndim == 2 and value.shape[1] % 256 == 0 and "_blocks." in key:
+                writer.add_tensor(key, _quantized(value, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(key, value.astype(numpy.float16) if value.ndim > 1 else value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def _quantized(value: Any, kind: gguf.GGMLQuantizationType) -> Any:
+    """Quantised rows; for K-quants, which the library only reads, random blocks with small scales."""
+    if kind not in K_QUANTS:
+        return gguf.quants.quantize(value, kind)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = numpy.random.default_rng(7).integers(0, 256, (value.shape[0], value.shape[1] // block, size), numpy.uint8)
+    blocks[..., :4] = numpy.array([0.0008, 0.0008], numpy.float16).view(numpy.uint8)  # d and dmin come first
+    return blocks.reshape(value.shape[0], -1)
+
+
+def _whole(comfyui: ComfyUI, file: str) -> Any:
+    return comfyui.run("UnetLoaderGGUF", unet_name=f"{file}.gguf")[0]
+
+
+def _split(comfyui: ComfyUI, file: str, **inputs: Any) -> Any:
+    node = "UnetLoaderGGUFDisTorch2MultiGPU"
+    return comfyui.run(node, unet_name=f"{file}.gguf", **{"compute_device": "npu:0", **THIRDS, **inputs})[0]
+
+
+def _with_lora(comfyui: ComfyUI, model: Any, strength: float) -> Any:
+    return comfyui.run("LoraLoaderModelOnly", model=model, lora_name="gguf.safetensors", strength_model=strength)[0]
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_every_node_of_old_workflows_is_there_with_its_inputs_in_order(
+    comfyui: ComfyUI, pack: str, node_id: str
+) -> None:
+    inputs = comfyui.nodes.NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES()
+    ours = [*inputs.get("required", {}), *inputs.get("optional", {})]
+    expected = [entry["name"] for entry in EXPECTED[node_id]["inputs"]]
+    assert ours[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_split_quantised_model_makes_the_picture_of_one_device(comfyui: ComfyUI, pack: str, file: str) -> None:
+    whole = _whole(comfyui, file)
+    expected = sampled(comfyui, whole)
+    with_lora = sampled(comfyui, _with_lora(comfyui, whole, 0.7))
+    stronger = sampled(comfyui, _with_lora(comfyui, whole, 1.4))
+    assert expected.isfinite().all() and not torch.equal(expected, with_lora)
+    comfyui.reset()
+
+    split = _split(comfyui, file)
+    assert torch.equal(sampled(comfyui, split), expected)
+    assert torch.equal(sampled(comfyui, _with_lora(comfyui, split, 0.7)), with_lora)
+    assert torch.equal(sampled(comfyui, _with_lora(comfyui, split, 1.4)), stronger)
+    assert torch.equal(sampled(comfyui, split), expected), "without the LoRA again it is the first picture"
+
+
+def test_weights_are_stored_and_moved_quantised(comfyui: ComfyUI, pack: str) -> None:
+    split = _split(comfyui, "q8_0")
+    sampled(comfyui, split)
+    residency = split.placement.distribution.residency()
+    held = {name: size for name, size in residency.bytes_by_device.items() if name != "cpu"}
+    assert comfyui.held_bytes() == [held["npu:0"], held["npu:1"], 0]
+    offloaded = [placement.block for placement in residency.plan.offloaded]
+    assert residency.step_transfer_bytes == sum(block.size_bytes for block in offloaded)
+    values = sum(split.model.get_parameter(name).shape.numel() for block in offloaded for name in block.parameters)
+    assert residency.step_transfer_bytes < 1.2 * values, "about one byte a weight"
+
+
+def test_quantised_tensors_keep_what_they_know_about_themselves(comfyui: ComfyUI, pack: str) -> None:
+    split = _split(comfyui, "q4_k")
+    sampled(comfyui, _with_lora(comfyui, split, 0.7))
+    weight = split.model.diffusion_model.double_blocks[1].img_attn.qkv.weight
+    assert weight.tensor_type == gguf.GGMLQuantizationType.Q4_K
+    assert tuple(weight.tensor_shape) == (768, 256) and weight.patches
+    split.detach()
+    weight = split.model.diffusion_model.double_blocks[1].img_attn.qkv.weight
+    assert weight.tensor_type == gguf.GGMLQuantizationType.Q4_K and not weight.patches
+    assert comfyui.held_bytes() == [0, 0, 0]
+
+
+def test_the_first_generation_s_switch_fills_other_cards_before_the_cpu(comfyui: ComfyUI, pack: str) -> None:
+    node = "UnetLoaderGGUFDisTorchMultiGPU"
+    inputs = {"unet_name": "q8_0.gguf", "device": "npu:0", "virtual_vram_gb": 0.002, "expert_mode_allocations": ""}
+    for use_other_vram, donor in ((True, "npu:1"), (False, "cpu")):
+        (split,) = comfyui.run(node, use_other_vram=use_other_vram, **inputs)
+        sampled(comfyui, split)
+        assert set(split.placement.distribution.bytes_by_device()) == {"npu:0", donor}
+
+
+def test_a_whole_quantised_model_goes_to_the_device_of_the_node(comfyui: ComfyUI, pack: str) -> None:
+    expected = sampled(comfyui, _whole(comfyui, "q8_0"))
+    comfyui.reset()
+    (model,) = comfyui.run("UnetLoaderGGUFMultiGPU", unet_name="q8_0.gguf", device="npu:2")
+    assert torch.equal(sampled(comfyui, model), expected)
+    assert comfyui.held_bytes()[:2] == [0, 0] and comfyui.held_bytes()[2] > 0
+
+
+def test_the_stand_in_has_the_inputs_and_outputs_of_the_real_pack(comfyui: ComfyUI, pack: str) -> None:
+    """Run with both packs, it compares each with the list of old nodes: neither can drift without a failure."""
+    for node_id, loader in comfyui.nodes.NODE_CLASS_MAPPINGS.items():
+        if not node_id.endswith(("LoaderGGUF", "LoaderGGUFAdvanced")):
+            continue
+        names = [*loader.INPUT_TYPES()["required"]]
+        expected = [entry["name"] for entry in EXPECTED[f"{node_id}MultiGPU"]["inputs"]]
+        assert names == [name for name in expected if name != "device"], node_id
+        assert list(loader.RETURN_TYPES) == EXPECTED[f"{node_id}MultiGPU"]["outputs"]
