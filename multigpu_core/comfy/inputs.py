@@ -35,6 +35,8 @@ def added_inputs(variant: NodeVariant, host: Host) -> Iterator[InputSpec]:
         yield device_input(part.prefix + part.device_input, part.section, host)
         if part.splits:
             yield from _donor_inputs(part, host)
+        if part.offload_input:
+            yield _offload_input(part, host)
     for part in variant.parts:
         if part.splits:
             yield _expert_input(part)
@@ -48,6 +50,12 @@ def device_input(name: str, section: str, host: Host) -> InputSpec:
     default = next((device for device in devices if device != "cpu"), "cpu")
     tooltip = "The device that this model computes on."
     return InputSpec(name, section, (devices, {"default": default, "tooltip": tooltip}), is_device=True)
+
+
+def _offload_input(part: DevicePart, host: Host) -> InputSpec:
+    options = {"default": "cpu", "tooltip": "The device where this model waits while it is not used."}
+    name = part.prefix + part.offload_input
+    return InputSpec(name, part.section, (list(host.registry.names()), options), is_device=True)
 
 
 def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:

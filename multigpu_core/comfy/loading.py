@@ -15,6 +15,7 @@ import torch
 from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, Strategy, request_from_widgets
 from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
+from .following import FollowedModels, on_one_device
 from .host import Host
 from .ours import OurModel, OurModels
 from .patcher import distribute
@@ -41,6 +42,7 @@ class LoadContext:
     host: Host
     models: OurModels
     plan: PlanAllocation
+    followed: FollowedModels = field(default_factory=FollowedModels)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class LoadJob:
     variant: NodeVariant
     output_types: tuple[str, ...]
     requests: tuple[AllocationRequest, ...]
+    offload_devices: tuple[str | None, ...] = ()
+    """Where each part waits while it is not used, by name; None leaves it to ComfyUI."""
     eject_models: bool = False
     keep_loaded: bool = False
     high_precision_loras: bool = True
@@ -72,6 +76,7 @@ class LoadJob:
             variant,
             output_types,
             tuple(_request(part, inputs, context.host) for part in variant.parts),
+            tuple(_offload_device(part, inputs, context.host) for part in variant.parts),
             eject_models=bool(inputs.get("eject_models", False)),
             keep_loaded=bool(inputs.get("keep_loaded", False)),
             high_precision_loras=bool(inputs.get("high_precision_loras", True)),
@@ -91,9 +96,9 @@ class LoadJob:
         if self.eject_models:
             context.models.eject(set(devices.values()))
         splits = any(request.splits for request in self.requests)
-        home = torch.device("cpu") if splits else None
+        home = torch.device("cpu") if splits else self._offload(0, context)
         patchers = _plain_patchers() if alone and splits and len(self.output_types) == 1 else nullcontext()
-        with device_scope(DeviceScope(offload=home, initial=home, **devices)), patchers:
+        with device_scope(DeviceScope(offload=home, initial=home if splits else None, **devices)), patchers:
             yield
 
     def finish(self, result: Any, context: LoadContext) -> Any:
@@ -112,6 +117,8 @@ class LoadJob:
             value = retarget(value, device)
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
+            offload = self._offload(self.variant.parts.index(part), context)
+            context.followed.remember(value, on_one_device(device, offload))
             return value
         return self._split(value, request, device, context)
 
@@ -142,6 +149,10 @@ class LoadJob:
         reference = weakref.ref(placement) if placement is not None else None
         context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference))
 
+    def _offload(self, part: int, context: LoadContext) -> torch.device | None:
+        name = self.offload_devices[part] if self.offload_devices else None
+        return context.host.registry.torch_device(name) if name else None
+
     def _by_kind(self) -> dict[str, AllocationRequest]:
         """The request for each kind of device that ComfyUI selects: diffusion models, text encoders, VAEs."""
         first = self.requests[0]
@@ -168,6 +179,11 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> Allocat
         strategy=Strategy(inputs.get("strategy") or host.default_strategy),
     )
     return request_from_widgets(widgets, host.registry.resolve)
+
+
+def _offload_device(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> str | None:
+    chosen = inputs.get(part.prefix + part.offload_input) if part.offload_input else None
+    return host.registry.resolve(str(chosen)) if chosen else None
 
 
 def _other_cards(host: Host, device: str) -> tuple[str, ...]:

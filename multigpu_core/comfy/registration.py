@@ -9,6 +9,7 @@ import structlog
 
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, WrappedLoader
 
+from .following import FollowingNodes, nodes_of_the_same_pack
 from .loading import LoadContext
 from .variants import make_own_node, make_variant
 
@@ -22,6 +23,7 @@ class NodeRegistration:
         self._plugins = plugins
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
+        self._following = FollowingNodes(context.followed)
         self.classes: dict[str, type] = {}
         self.titles: dict[str, str] = {}
 
@@ -64,6 +66,12 @@ class NodeRegistration:
             node = make_variant(wrapped, variant, self._context)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
             self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
+        if loader.pack_follows:
+            self._following.install(nodes_of_the_same_pack(wrapped, comfy_nodes.NODE_CLASS_MAPPINGS.values()))
+
+    def restore(self) -> None:
+        """Give the nodes of other packs their own methods back."""
+        self._following.restore()
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
         if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.classes:

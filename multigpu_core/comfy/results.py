@@ -80,7 +80,7 @@ def retarget(value: Any, device: torch.device) -> Any:
 
 def set_devices(value: Any, device: torch.device) -> None:
     """Keep an output's own device fields in step with its patcher's."""
-    if value is None or isinstance(value, comfy.model_patcher.ModelPatcher):
+    if isinstance(value, (comfy.model_patcher.ModelPatcher, torch.nn.Module)):  # these know by themselves
         return
     for attribute in DEVICE_ATTRIBUTES:
         if isinstance(getattr(value, attribute, None), torch.device):

@@ -20,6 +20,8 @@ class DevicePart:
     """The section, ``required`` or ``optional``, that the added inputs go to, as saved workflows have them."""
     splits: bool = False
     default_virtual_vram_gb: float = 4.0
+    offload_input: str = ""
+    """The name of an added choice of the device where the model waits, for packs that move models by themselves."""
     donors_by_switch: bool = False
     """A switch `use_other_vram` stands for the choice of donors: off is the cpu, on every other card and then cpu."""
 
@@ -52,6 +54,8 @@ class WrappedLoader:
 
     target: str
     variants: tuple[NodeVariant, ...]
+    pack_follows: bool = False
+    """The pack's own nodes ask for the device again: let them run on the device of what our variants returned."""
 
 
 @dataclass(frozen=True)
