@@ -7,6 +7,7 @@ import typer
 from .bench import bench
 from .demo import demo
 from .devices import devices
+from .new_integration import new_integration
 from .plugins import plugins
 
 app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
@@ -14,6 +15,7 @@ app.command()(devices)
 app.command()(demo)
 app.command()(bench)
 app.command()(plugins)
+app.command()(new_integration)
 
 
 def main() -> None:
