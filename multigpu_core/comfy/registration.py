@@ -56,7 +56,7 @@ class NodeRegistration:
                 self._wrap(plugin, loader)
             else:
                 self._waiting.append((plugin, loader))
-        except Exception as error:  # a plugin's or a pack's class can fail in any way
+        except (Exception, SystemExit) as error:  # a plugin's or a pack's class can fail in any way
             self._plugins.fail(plugin, error)
 
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:

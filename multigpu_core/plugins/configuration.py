@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .toml import lines_of_keys, read_toml
+from .toml import read_toml_with_lines
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
 DEFAULT = "default"
@@ -84,8 +84,8 @@ class Configuration:
 def user_files(user_directory: Path | None, environ: Mapping[str, str] = os.environ) -> list[Path]:
     """The files that override the shipped one, weakest first, as far as they exist; one that was named must."""
     own = [user_directory / "multigpu" / "plugins.toml"] if user_directory is not None else []
-    named = [Path(environ[ENVIRONMENT_VARIABLE])] if environ.get(ENVIRONMENT_VARIABLE) else []
-    return [file for file in own if file.is_file()] + named
+    named = [Path(environ[ENVIRONMENT_VARIABLE]).expanduser()] if environ.get(ENVIRONMENT_VARIABLE) else []
+    return [file for file in own if os.path.isfile(file)] + named  # unlike Path.is_file it never raises
 
 
 def read_configuration(files: Iterable[Path]) -> Configuration:
@@ -96,8 +96,7 @@ def read_configuration(files: Iterable[Path]) -> Configuration:
     problems: list[ConfigurationProblem] = []
     for file in files:
         try:
-            lines = lines_of_keys(file.read_text(encoding="utf-8"))
-            contents = read_toml(file)
+            contents, lines = read_toml_with_lines(file)
         except (OSError, ValueError) as error:
             problems.append(ConfigurationProblem(file, 1, "the whole file", f"It cannot be read: {error}."))
             continue
@@ -115,9 +114,9 @@ def read_configuration(files: Iterable[Path]) -> Configuration:
 
 
 def validated_options(
-    model: type[BaseModel], entries: Mapping[str, Entry], plugin: str
-) -> tuple[BaseModel, tuple[ConfigurationProblem, ...]]:
-    """A plugin's options by the model that it declares; an entry that does not fit falls back to its default.
+    model: type[BaseModel] | None, entries: Mapping[str, Entry], plugin: str
+) -> tuple[BaseModel | None, tuple[ConfigurationProblem, ...]]:
+    """A plugin's options by the model that it declares, if any; an entry that does not fit falls back to its default.
 
     Raises:
         ValidationError: the model cannot even be made of its defaults; that is the plugin's fault.
@@ -125,19 +124,24 @@ def validated_options(
     kept: dict[str, Any] = {}
     problems = []
     for key, entry in entries.items():
-        reason = ""
-        if key not in model.model_fields:
-            reason = f"There is no such option{_nearest(key, model.model_fields)}."
-        else:
-            try:
-                model.model_validate({**kept, key: entry.value}, strict=True)
-            except ValidationError as error:
-                reason = "; ".join(f"{detail['msg']}" for detail in error.errors()) + "."
-        if reason:
+        if reason := _fault_of_option(model, key, entry.value, kept):
             problems.append(ConfigurationProblem(entry.file, entry.line, f"integrations.{plugin}.{key}", reason))
         else:
             kept[key] = entry.value
-    return model.model_validate(kept), tuple(problems)
+    return (model.model_validate(kept) if model is not None else None), tuple(problems)
+
+
+def _fault_of_option(model: type[BaseModel] | None, key: str, value: Any, others: Mapping[str, Any]) -> str:
+    """What is wrong with one option, given the `others` that are right, or nothing."""
+    if model is None:
+        return "This plugin has no options."
+    if key not in model.model_fields:
+        return f"There is no such option{_nearest(key, model.model_fields)}."
+    try:
+        model.model_validate({**others, key: value}, strict=True)
+    except ValidationError as error:
+        return "; ".join(detail["msg"] for detail in error.errors()) + "."
+    return ""
 
 
 def _entries(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -40,26 +41,52 @@ def built_in() -> Iterator[Candidate]:
 
 def installed() -> Iterator[Candidate]:
     """Plugins of installed distributions, by entry point."""
-    for entry in importlib_metadata.entry_points(group=GROUP):
-        distribution = entry.dist
-        yield Candidate(
-            entry.name,
-            distribution.name if distribution is not None else entry.value,
-            distribution.version if distribution is not None else "",
-            entry.load,
-        )
+    try:
+        entries = list(importlib_metadata.entry_points(group=GROUP))
+    except Exception as error:  # the metadata of a distribution that has nothing to do with us can be broken
+        yield Candidate(GROUP, "installed distributions", "", _raising(error))
+        return
+    for entry in entries:
+        name, version = _distribution(entry)
+        yield Candidate(entry.name, name or entry.value, version, entry.load)
 
 
 def carried_by_packs(custom_nodes: Iterable[Path]) -> Iterator[Candidate]:
     """Plugins in the packs under ComfyUI's custom node folders; disabled packs are passed over."""
     for folder in custom_nodes:
-        for pack in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if pack.is_dir() and not pack.name.endswith(".disabled") and (file := _plugin_file(pack)):
-                yield Candidate(pack.name, str(file), _version(pack), _file(file))
+        try:
+            packs = sorted(folder.iterdir()) if folder.is_dir() else []
+        except OSError as error:
+            yield Candidate(str(folder), str(folder), "", _raising(error))
+            continue
+        for pack in packs:
+            if os.path.isdir(pack) and not pack.name.endswith(".disabled") and (file := _plugin_file(pack)):
+                yield Candidate(pack.name, str(file), version_of_pack(pack), _file(file))
+
+
+def version_of_pack(pack: Path) -> str:
+    """The version that a node pack's pyproject.toml states, or nothing."""
+    version = _pyproject(pack, "project", "version")
+    return version if isinstance(version, str) else ""
 
 
 def _module(name: str) -> Callable[[], object]:
     return lambda: importlib.import_module(name)
+
+
+def _raising(error: BaseException) -> Callable[[], object]:
+    def load() -> object:
+        raise error
+
+    return load
+
+
+def _distribution(entry: importlib_metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of an entry point's distribution, as far as its metadata tell."""
+    try:
+        return (entry.dist.name or "", entry.dist.version or "") if entry.dist is not None else ("", "")
+    except Exception:  # broken metadata keep no plugin from loading
+        return "", ""
 
 
 def _file(path: Path) -> Callable[[], object]:
@@ -69,7 +96,11 @@ def _file(path: Path) -> Callable[[], object]:
             raise ImportError(f"{path} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
         return module
 
     return load
@@ -77,20 +108,16 @@ def _file(path: Path) -> Callable[[], object]:
 
 def _plugin_file(pack: Path) -> Path | None:
     named = _pyproject(pack, "tool", "multigpu", "plugin")
-    file = pack / (named if isinstance(named, str) else PACK_FILE)
-    return file if file.is_file() else None
-
-
-def _version(pack: Path) -> str:
-    version = _pyproject(pack, "project", "version")
-    return version if isinstance(version, str) else ""
+    if isinstance(named, str):
+        return pack / named  # also where it is missing: loading it then says so
+    return pack / PACK_FILE if os.path.isfile(pack / PACK_FILE) else None
 
 
 def _pyproject(pack: Path, *keys: str) -> object:
     """A value from a pack's pyproject.toml; None where there is none. Other people's files are not ours to judge."""
     file = pack / "pyproject.toml"
     try:
-        value: object = read_toml(file) if file.is_file() else None
+        value: object = read_toml(file) if os.path.isfile(file) else None
     except (ValueError, OSError):
         return None
     for key in keys:

@@ -17,7 +17,7 @@ from .discovery import Candidate
 from .loaders import OwnNode, WrappedLoader
 from .record import PluginRecord
 from .unloading import LoadedModelInfo, UnloadReason
-from .validation import PluginError, check_plugin
+from .validation import PluginError, check_answer, check_plugin
 
 log = structlog.get_logger("multigpu")
 
@@ -40,8 +40,7 @@ class PluginManager:
         """Import, check and register plugins; one that is switched off is not even imported."""
         for candidate in candidates:
             if candidate.name in self.records:
-                other = self.records[candidate.name].source
-                log.warning(f"The plugin {candidate.name} of {candidate.source} is left out: {other} has that name")
+                self._refuse_second(candidate)
             elif not self._configuration.is_enabled(candidate.name):
                 self.records[candidate.name] = PluginRecord(
                     candidate.name, candidate.source, candidate.version, enabled=False, why_not="Switched off."
@@ -55,9 +54,7 @@ class PluginManager:
 
     def loaders(self) -> Iterator[tuple[str, WrappedLoader | OwnNode]]:
         """What every plugin wraps, with the plugin's name; a plugin that raises is reported and left out."""
-        for name, answer in self._ask_each("multigpu_wrap_loader"):
-            for loader in answer:
-                yield name, loader
+        yield from self._ask_each("multigpu_wrap_loader", (WrappedLoader, OwnNode))
 
     def plan_allocation(self, **arguments: Any) -> Any:
         """The first plan that a plugin makes. Planning fails loudly: what a plugin raises goes to the user."""
@@ -65,8 +62,10 @@ class PluginManager:
 
     def kept_models(self, models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> set[int]:
         """Keys of the models that any plugin keeps."""
-        answers = self._ask_each("multigpu_unload_policy", models=models, reason=reason, bytes_wanted=bytes_wanted)
-        return {key for _, keys in answers for key in keys}
+        answers = self._ask_each(
+            "multigpu_unload_policy", (int,), models=models, reason=reason, bytes_wanted=bytes_wanted
+        )
+        return {key for _, key in answers}
 
     def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
         """Enter nodes that a plugin registered, or could not because somebody else has their ids, into its record."""
@@ -81,7 +80,8 @@ class PluginManager:
         """Take a plugin out and say so, with its traceback in the log."""
         if self._manager.has_plugin(plugin):
             self._manager.unregister(name=plugin)
-        reason = error.reason if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        last_line = traceback.format_exception_only(error)[-1].strip()  # unlike str(), it never raises
+        reason = error.reason if isinstance(error, PluginError) else last_line
         lines = "".join(traceback.format_exception(error))
         self.records[plugin] = replace(self.records[plugin], why_not=reason, traceback=lines)
         log.error(f"The plugin {plugin} failed and is left out; everything else works on.\n{lines}")
@@ -100,26 +100,36 @@ class PluginManager:
         seconds = time.perf_counter() - begin
         self.records[candidate.name] = replace(self.records[candidate.name], seconds=seconds)
 
+    def _refuse_second(self, candidate: Candidate) -> None:
+        reason = f"{self.records[candidate.name].source} has a plugin of that name already."
+        record = PluginRecord(candidate.name, candidate.source, candidate.version, why_not=reason)
+        self.records[f"{candidate.name} of {candidate.source}"] = record
+        log.warning(f"The plugin {candidate.name} of {candidate.source} is left out: {reason}")
+
     def _start(self, plugin: object, name: str) -> None:
         """Hand a plugin its options, checked by the model that it declares as `Options`."""
-        model = getattr(plugin, "Options", None)
-        options = None
-        if model is not None:
-            options, problems = validated_options(model, self._configuration.options.get(name, {}), name)
-            self.problems += problems
+        options, problems = validated_options(
+            getattr(plugin, "Options", None), self._configuration.options.get(name, {}), name
+        )
+        self.problems += problems
         others = [other for other in self._manager.get_plugins() if other is not plugin]
         self._manager.subset_hook_caller("multigpu_startup", others)(options=options)
 
-    def _ask_each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, list[Any]]]:
-        """Call a hook plugin by plugin, because within one call an exception silences all later ones."""
+    def _ask_each(self, hook: str, kinds: tuple[type, ...], **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """Call a hook plugin by plugin, because within one call an exception silences all later ones.
+
+        Each answer is an iterable of things of one of `kinds`; they come one by one, with the plugin's name.
+        """
         for name, plugin in self._manager.list_name_plugin():
             if plugin is None:
                 continue
             others = [other for other in self._manager.get_plugins() if other is not plugin]
             try:
                 answers = [list(answer) for answer in self._manager.subset_hook_caller(hook, others)(**arguments)]
-            except Exception as error:
+                said = [thing for answer in answers for thing in answer]
+                check_answer(said, kinds, name, hook)
+            except (Exception, SystemExit) as error:
                 self.fail(name, error)
                 continue
-            for answer in answers:
-                yield name, answer
+            for thing in said:
+                yield name, thing

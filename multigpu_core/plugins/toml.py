@@ -12,8 +12,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TABLE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]")
-_KEY = re.compile(r"\s*([A-Za-z0-9_.\-\"']+)\s*=")
+_PART = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_DOTTED = rf"{_PART}(?:\s*\.\s*{_PART})*"
+_TABLE = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]")
+_KEY = re.compile(rf"\s*({_DOTTED})\s*=")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -22,7 +24,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         OSError, UnicodeDecodeError: it cannot be read. tomllib.TOMLDecodeError (a ValueError): it is no TOML.
     """
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return tomllib.loads(_text(path))
+
+
+def read_toml_with_lines(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A file's contents, and the line on which each key stands. Raises what `read_toml` does."""
+    return read_toml(path), lines_of_keys(_text(path))
 
 
 def lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
@@ -39,4 +46,8 @@ def lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
 
 
 def _path(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+    return tuple(part.strip("\"'") for part in re.findall(_PART, dotted))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")  # some editors on Windows begin a file with a byte-order mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -32,16 +32,40 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
         newer = isinstance(wanted, int) and wanted > PLUGIN_API
         way_out = "update MultiGPU" if newer else "update the plugin"
         raise PluginError(name, f"It is written for plugin API {wanted!r}, it is {PLUGIN_API} here: {way_out}.")
+    if isinstance(plugin, type):
+        raise PluginError(name, f"It is the class {plugin.__name__}: offer a module, or an instance of the class.")
     specs = _hooks(hookspecs, f"{hookspecs.PROJECT}_spec")
     found = 0
     for hook, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
         found += 1
         if hook in specs:
+            _check_kind(name, hook, implementation, options, is_asked_once=_is_first_result(specs[hook], hookspecs))
             _check_parameters(name, hook, implementation, specs[hook])
         elif not options.get("optionalhook"):
             raise PluginError(name, f"There is no hook {hook}{_did_you_mean(hook, specs)}.")
     if not found:
         raise PluginError(name, "It implements no hook: mark its functions with @hookimpl from multigpu.")
+
+
+def check_answer(said: Iterable[object], kinds: tuple[type, ...], name: str, hook: str) -> None:
+    """Refuse what a hook cannot be answered with.
+
+    Raises:
+        PluginError: the first thing that is of none of `kinds`.
+    """
+    for thing in said:
+        if not isinstance(thing, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise PluginError(name, f"{hook} answered with a {type(thing).__name__}; it takes {expected}.")
+
+
+def _check_kind(
+    name: str, hook: str, implementation: Callable[..., Any], options: dict[str, Any], is_asked_once: bool
+) -> None:
+    if inspect.iscoroutinefunction(implementation) or inspect.isasyncgenfunction(implementation):
+        raise PluginError(name, f"{hook} is async, and nobody would await it. Make it a plain function.")
+    if (options.get("wrapper") or options.get("hookwrapper")) and not is_asked_once:
+        raise PluginError(name, f"{hook} is asked plugin by plugin, so a wrapper has nothing to wrap there.")
 
 
 def _check_parameters(name: str, hook: str, implementation: Callable[..., Any], spec: Callable[..., Any]) -> None:
@@ -72,6 +96,10 @@ def _implementations(plugin: object, marker: str) -> Iterator[tuple[str, Callabl
 
 def _hooks(module: ModuleType, marker: str) -> dict[str, Callable[..., Any]]:
     return {name: value for name, value in vars(module).items() if hasattr(value, marker)}
+
+
+def _is_first_result(spec: Callable[..., Any], hookspecs: ModuleType) -> bool:
+    return bool(getattr(spec, f"{hookspecs.PROJECT}_spec").get("firstresult"))
 
 
 def _did_you_mean(word: str, words: Any) -> str:

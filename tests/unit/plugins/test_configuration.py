@@ -59,6 +59,8 @@ def test_the_user_s_own_file_and_the_one_that_the_environment_names_are_found(tm
         ("[integrations.gguf]\nenabled = 1\n", 2, "integrations.gguf.enabled", "true or false"),
         ("planner = 3\n", 1, "planner", "section"),
         ("[logging]\nlevel = 7\n", 2, "logging.level", "debug"),
+        ('[integrations]\n"my pack.v2" = 1\n', 2, "integrations.my pack.v2", "true or false"),
+        ("\n[[planner]]\nstrategy = 1\n", 2, "planner", "section"),
     ],
 )
 def test_a_wrong_entry_names_file_line_key_and_what_would_be_right(
@@ -71,6 +73,13 @@ def test_a_wrong_entry_names_file_line_key_and_what_would_be_right(
     assert hint in problem.reason
     assert "Restart" in str(problem)
     assert configuration.setting("planner", "strategy") == "interleave"
+
+
+def test_a_file_that_an_editor_on_windows_wrote_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "plugins.toml"
+    file.write_text("[integrations]\r\na = false\r\n", encoding="utf-8-sig")
+    configuration = read_configuration([file])
+    assert not configuration.problems and not configuration.is_enabled("a")
 
 
 def test_a_file_that_is_no_toml_costs_that_file_alone(tmp_path: Path) -> None:
@@ -93,7 +102,7 @@ LINES = st.one_of(
 
 
 @given(lines=st.lists(LINES, max_size=8))
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_keeps_the_framework_from_starting(tmp_path: Path, lines: list[str]) -> None:
     configuration = read_configuration([SHIPPED, written(tmp_path, "\n".join(lines))])
     for section, settings_of_section in CORE_SETTINGS.items():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from multigpu import hookimpl, hookspecs
 from multigpu.hookspecs import LoadedModelInfo, OwnNode, UnloadReason, WrappedLoader, split_and_device
@@ -89,6 +89,57 @@ class FailsAtStart(Good):
         raise RuntimeError("no licence")
 
 
+class ExitsWhenAsked:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        raise SystemExit("goodbye")
+
+
+class WrapsNothing:
+    @hookimpl(wrapper=True)
+    def multigpu_wrap_loader(self) -> Any:
+        return (yield)
+
+
+class IsAsync:
+    @hookimpl
+    async def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        return []
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class FailsUnspeakably:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        raise UnspeakableError
+
+
+class WrongOptions(Good):
+    Options = "a model"
+
+
+def answering(answer: object) -> Callable[[], object]:
+    class Answering:
+        @hookimpl
+        def multigpu_wrap_loader(self) -> Any:
+            return answer
+
+    return Answering
+
+
+def keeping(answer: object) -> Callable[[], object]:
+    class Keeping:
+        @hookimpl
+        def multigpu_unload_policy(self) -> Any:
+            return answer
+
+    return Keeping
+
+
 def _exiting() -> object:
     raise SystemExit("bye")
 
@@ -110,6 +161,15 @@ MISBEHAVIOURS: dict[str, tuple[Callable[[], object], str]] = {
     "fails at start": (FailsAtStart, "no licence"),
     "exits": (_exiting, "bye"),
     "misses a module": (_missing, "flash_attn"),
+    "exits when asked": (ExitsWhenAsked, "goodbye"),
+    "wraps nothing": (WrapsNothing, "nothing to wrap"),
+    "is async": (IsAsync, "Make it a plain function"),
+    "fails unspeakably": (FailsUnspeakably, "UnspeakableError"),
+    "wrong options": (WrongOptions, "AttributeError"),
+    "is a class": (lambda: Good, "an instance of the class"),
+    "answers with a text": (answering("MyLoader"), "it takes WrappedLoader or OwnNode"),
+    "answers with a number": (answering(3), "not iterable"),
+    "keeps what cannot be a key": (keeping([[1]]), "answered with a list"),
 }
 INFO = LoadedModelInfo(7, "Flux", "cuda:0", 100, is_ours=True, keep_loaded=False)
 
@@ -132,8 +192,8 @@ def test_a_broken_plugin_is_reported_with_its_reason_and_the_others_work(kind: s
     assert manager.records["before"].works and manager.records["after"].works
 
 
-@given(kinds=st.lists(st.sampled_from([*MISBEHAVIOURS, "good"]), max_size=12))
-@settings(max_examples=300, deadline=None)
+@given(kinds=st.lists(st.sampled_from([*MISBEHAVIOURS, "good"]), min_size=6, max_size=12))
+@settings(max_examples=700, deadline=None)
 def test_whatever_plugins_there_are_every_good_one_works_and_every_failure_is_in_the_report(kinds: list[str]) -> None:
     makers = {f"{i} {kind}": Good if kind == "good" else MISBEHAVIOURS[kind][0] for i, kind in enumerate(kinds)}
     manager = manager_of(makers)
@@ -157,10 +217,12 @@ def test_the_default_switch_speaks_for_plugins_without_an_entry_of_their_own(tmp
     assert manager.records["wanted"].works and not manager.records["unknown"].enabled
 
 
-def test_the_second_plugin_of_a_name_is_left_out() -> None:
+def test_the_second_plugin_of_a_name_is_left_out_and_both_are_in_the_report() -> None:
     manager = PluginManager(hookspecs)
     manager.register_all([Candidate("twin", "first", "1", Good), Candidate("twin", "second", "2", Good)])
-    assert manager.records["twin"].source == "first"
+    first, second = manager.records.values()
+    assert (first.source, first.works) == ("first", True)
+    assert (second.source, second.works) == ("second", False) and "first" in second.why_not
 
 
 def test_a_plugin_gets_its_options_checked_and_with_defaults(tmp_path: Any) -> None:
@@ -190,6 +252,34 @@ def test_a_plugin_gets_its_options_checked_and_with_defaults(tmp_path: Any) -> N
         (4, "integrations.configured.color"),
     ]
     assert "did you mean colour" in manager.problems[1].reason
+
+
+def test_an_option_that_needs_another_is_judged_with_it_and_options_of_a_plugin_without_any_are_told(
+    tmp_path: Any,
+) -> None:
+    class Options(BaseModel):
+        first: int = 0
+        second: int = 0
+
+        @model_validator(mode="after")
+        def in_order(self) -> Options:
+            if self.second > self.first:
+                raise ValueError("second is above first")
+            return self
+
+    def entries(**values: int) -> dict[str, Entry]:
+        return {key: Entry(value, tmp_path, line) for line, (key, value) in enumerate(values.items())}
+
+    class Configured(Good):
+        pass
+
+    Configured.Options = Options  # type: ignore[attr-defined]
+    options = {"right": entries(first=3, second=2), "wrong": entries(second=2), "plain": entries(second=2)}
+    manager = manager_of({"right": Configured, "wrong": Configured, "plain": Good}, Configuration(options=options))
+    wrong, plain = manager.problems
+    assert wrong.key == "integrations.wrong.second" and "above first" in wrong.reason
+    assert plain.key == "integrations.plain.second" and "no options" in plain.reason
+    assert all(record.works for record in manager.records.values())
 
 
 def test_hooks_are_read_without_torch() -> None:
