@@ -139,7 +139,8 @@ def test_a_pack_s_nodes_get_their_own_methods_back(packs: ComfyUI, comfyui: Comf
     node = comfyui.nodes.NODE_CLASS_MAPPINGS["Florence2Run"]
     before = node.__dict__["encode"]
     nodes = following.FollowingNodes(following.FollowedModels())
-    nodes.install([node])
+    broken = type("NodeWithoutAFunction", (), {"FUNCTION": "nowhere"})
+    nodes.install([broken, node])
     assert node.__dict__["encode"] is not before
     nodes.restore()
     assert node.__dict__["encode"] is before
