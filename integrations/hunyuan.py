@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
 
 TARGETS = ("HyVideoModelLoader", "HyVideoVAELoader", "DownloadAndLoadHyVideoTextEncoder")
 
@@ -12,5 +12,4 @@ TARGETS = ("HyVideoModelLoader", "HyVideoVAELoader", "DownloadAndLoadHyVideoText
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
     for target in TARGETS:
-        variant = NodeVariant(f"{target}MultiGPU", "MultiGPU", (DevicePart((0,)),))
-        yield WrappedLoader(target, (variant,), pack_follows=True)
+        yield WrappedLoader(target, (device_only(target),), pack_follows=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl, split_and_device
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl, split_and_device
 
 WHOLE = ("LTXVLoader", "LowVRAMAudioVAELoader", "LTXVGemmaCLIPModelLoader", "LTXVPromptEnhancerLoader")
 SPLIT = ("LowVRAMCheckpointLoader", "LowVRAMLatentUpscaleModelLoader")
@@ -14,7 +14,6 @@ SPLIT = ("LowVRAMCheckpointLoader", "LowVRAMLatentUpscaleModelLoader")
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
     for target in WHOLE:
-        variant = NodeVariant(f"{target}MultiGPU", "MultiGPU", (DevicePart((0, 1, 2)),))
-        yield WrappedLoader(target, (variant,), pack_follows=True)
+        yield WrappedLoader(target, (device_only(target),), pack_follows=True)
     for target in SPLIT:
         yield WrappedLoader(target, split_and_device(target), pack_follows=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
 
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
-    variant = NodeVariant("LoadFluxControlNetMultiGPU", "MultiGPU", (DevicePart((0,)),))
-    yield WrappedLoader("LoadFluxControlNet", (variant,), pack_follows=True)
+    yield WrappedLoader("LoadFluxControlNet", (device_only("LoadFluxControlNet"),), pack_follows=True)
