@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, split_and_device
+from multigpu.multigpu_core.plugins.loaders import (
+    DevicePart,
+    NodeVariant,
+    OwnNode,
+    WrappedLoader,
+    device_only,
+    split_and_device,
+)
 from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ __all__ = [
     "OwnNode",
     "UnloadReason",
     "WrappedLoader",
+    "device_only",
     "hookimpl",
     "multigpu_plan_allocation",
     "multigpu_startup",

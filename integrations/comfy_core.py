@@ -54,9 +54,9 @@ LOW_PRECISION_LORAS = NodeVariant(
 
 
 class DeviceSelector:
-    """Hands one device's name to nodes that take a device as an input."""
+    """Hands one device's name to nodes that have a socket for it."""
 
-    DESCRIPTION = "Choose a device once and hand it to every node that takes one."
+    DESCRIPTION = "Hands a device to nodes that have a MULTIGPUDEVICE socket. Most nodes choose theirs in a widget."
     RETURN_TYPES = ("MULTIGPUDEVICE",)
     RETURN_NAMES = ("device",)
     FUNCTION = "select_device"

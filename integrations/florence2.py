@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
 
 TARGETS = ("Florence2ModelLoader", "DownloadAndLoadFlorence2Model")
 
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
-    part = DevicePart((0,), offload_input="offload_device")
     for target in TARGETS:
-        yield WrappedLoader(target, (NodeVariant(f"{target}MultiGPU", "MultiGPU", (part,)),), pack_follows=True)
+        variant = device_only(target, (0,), offload_input="offload_device")
+        yield WrappedLoader(target, (variant,), pack_follows=True)

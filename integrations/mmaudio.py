@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
 
 OUTPUTS = {"MMAudioModelLoader": (0,), "MMAudioFeatureUtilsLoader": (0,), "MMAudioSampler": ()}
 """The targets, and which of their outputs are models."""
@@ -13,5 +13,4 @@ OUTPUTS = {"MMAudioModelLoader": (0,), "MMAudioFeatureUtilsLoader": (0,), "MMAud
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
     for target, outputs in OUTPUTS.items():
-        variant = NodeVariant(f"{target}MultiGPU", "MultiGPU", (DevicePart(outputs),))
-        yield WrappedLoader(target, (variant,), pack_follows=True)
+        yield WrappedLoader(target, (device_only(target, outputs),), pack_follows=True)

@@ -66,8 +66,9 @@ class FollowingNodes:
 
     def install(self, nodes: Iterable[LoaderClass]) -> None:
         for node in nodes:
-            if node not in self._undo:
-                self._undo[node] = self._wrap(node, "execute" if is_v3(node) else node.FUNCTION)
+            name = "execute" if is_v3(node) else getattr(node, "FUNCTION", "")
+            if node not in self._undo and inspect.getattr_static(node, name, None) is not None:
+                self._undo[node] = self._wrap(node, name)
 
     def restore(self) -> None:
         for undo in self._undo.values():

@@ -20,6 +20,16 @@ from .loading import LoadContext, LoadJob
 from .validation import accepting_any_device
 
 CATEGORY = "multigpu"
+INHERITED = (
+    "RETURN_TYPES",
+    "RETURN_NAMES",
+    "OUTPUT_IS_LIST",
+    "OUTPUT_TOOLTIPS",
+    "OUTPUT_NODE",
+    "DEPRECATED",
+    "EXPERIMENTAL",
+)
+"""What a variant is, because the class that it wraps is."""
 
 
 class VariantNode:
@@ -71,7 +81,7 @@ def make_variant(wrapped: LoaderClass, variant: NodeVariant, context: LoadContex
         "FUNCTION": "load_async" if inspect.iscoroutinefunction(loader_function(wrapped)) else "load",
         "DESCRIPTION": variant.description or _description(wrapped, variant),
     }
-    for name in ("RETURN_TYPES", "RETURN_NAMES", "OUTPUT_IS_LIST", "OUTPUT_TOOLTIPS"):
+    for name in INHERITED:
         if (value := getattr(wrapped, name, None)) is not None:
             attributes[name] = value
     node = type(variant.node_id, (VariantNode,), attributes)

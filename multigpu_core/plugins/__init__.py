@@ -2,7 +2,7 @@
 
 from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
 from .discovery import Candidate, built_in, carried_by_packs, installed
-from .loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, split_and_device
+from .loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, device_only, split_and_device
 from .manager import PluginManager
 from .record import PluginRecord
 from .report import report_json, report_lines
@@ -25,6 +25,7 @@ __all__ = [
     "WrappedLoader",
     "built_in",
     "carried_by_packs",
+    "device_only",
     "installed",
     "read_configuration",
     "report_json",

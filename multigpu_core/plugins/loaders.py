@@ -74,6 +74,11 @@ class OwnNode:
 ALL_OUTPUTS = (0, 1, 2)
 
 
+def device_only(target: str, outputs: tuple[int, ...] = ALL_OUTPUTS, *, offload_input: str = "") -> NodeVariant:
+    """The variant of a loader whose weights cannot be split: a device choice for these outputs."""
+    return NodeVariant(f"{target}MultiGPU", "MultiGPU", (DevicePart(outputs, offload_input=offload_input),))
+
+
 def split_and_device(
     target: str, *, split_device_input: str = "compute_device", node_name: str | None = None
 ) -> tuple[NodeVariant, ...]:
@@ -83,7 +88,7 @@ def split_and_device(
     """
     name = node_name or target
     return (
-        NodeVariant(f"{name}MultiGPU", "MultiGPU", (DevicePart(ALL_OUTPUTS),)),
+        device_only(name),
         NodeVariant(
             f"{name}DisTorch2MultiGPU",
             "DisTorch2",

@@ -25,7 +25,9 @@ def _state(record: PluginRecord) -> str:
         return f"off ({record.source})"
     if record.why_not:
         return f"FAILED: {record.why_not} ({record.source})"
+    origin = f"{record.source} {record.version}".rstrip()
+    if not record.nodes and not record.taken:
+        return f"no nodes: none of its loaders is here ({origin})" if record.absent else f"works ({origin})"
     taken = f", taken by others: {', '.join(record.taken)}" if record.taken else ""
     absent = f", not here: {', '.join(record.absent)}" if record.absent else ""
-    origin = f"{record.source} {record.version}".rstrip()
     return f"{len(record.nodes)} nodes{taken}{absent} ({origin})"

@@ -16,11 +16,23 @@ from .inprocess import ComfyUI, variants_of
 from .split_models import model_management
 
 PACKS = Path(__file__).parent / "packs"
-REAL = {"florence2": "ComfyUI-Florence2", "mmaudio": "ComfyUI-MMAudio"}
+REAL = {
+    "florence2": "ComfyUI-Florence2",
+    "mmaudio": "ComfyUI-MMAudio",
+    "xflux": "x-flux-comfyui",
+    "pulid": "PuLID_ComfyUI",
+    "nf4": "ComfyUI_bitsandbytes_NF4",
+    "ltx": "ComfyUI-LTXVideo",
+}
+HUNYUAN = ("HyVideoModelLoaderMultiGPU", "HyVideoVAELoaderMultiGPU", "DownloadAndLoadHyVideoTextEncoderMultiGPU")
 EXPECTED = json.loads((Path(__file__).parent / "data" / "nodes.json").read_text())["nodes"]
 NODE_IDS = {
     "florence2": ("Florence2ModelLoaderMultiGPU", "DownloadAndLoadFlorence2ModelMultiGPU"),
     "mmaudio": ("MMAudioModelLoaderMultiGPU", "MMAudioFeatureUtilsLoaderMultiGPU", "MMAudioSamplerMultiGPU"),
+    "xflux": ("LoadFluxControlNetMultiGPU",),
+    "pulid": ("PulidModelLoaderMultiGPU", "PulidInsightFaceLoaderMultiGPU", "PulidEvaClipLoaderMultiGPU"),
+    "nf4": ("CheckpointLoaderNF4MultiGPU",),
+    "ltx": ("LTXVLoaderMultiGPU",),
 }
 FLORENCE = {"model": "a", "precision": "fp32", "attention": "sdpa"}
 PICTURE = torch.ones(1, 4)
@@ -28,7 +40,7 @@ PICTURE = torch.ones(1, 4)
 
 @pytest.fixture(scope="module")
 def packs(started_comfyui: ComfyUI) -> ComfyUI:
-    for name in NODE_IDS:
+    for name in (*NODE_IDS, "hunyuan"):
         variants_of(started_comfyui, PACKS / name, name)
     return started_comfyui
 
@@ -78,12 +90,57 @@ def test_a_device_chosen_at_the_sampler_wins(packs: ComfyUI, comfyui: ComfyUI) -
     assert audio["used"] == "npu:1"
 
 
+def test_an_x_flux_controlnet_and_its_hint_are_on_the_chosen_card(packs: ComfyUI, comfyui: ComfyUI) -> None:
+    inputs = {"model_name": "flux-dev", "controlnet_path": "a"}
+    (controlnet,) = comfyui.run("LoadFluxControlNetMultiGPU", **inputs, device="npu:1")
+    (condition,) = comfyui.run("ApplyFluxControlNet", controlnet=controlnet, image=PICTURE)
+    assert condition["hint"].device == condition["controlnet"].weight.device == torch.device("npu:1")
+
+
+def test_pulid_is_applied_where_the_model_computes_whatever_its_own_device(packs: ComfyUI, comfyui: ComfyUI) -> None:
+    flux = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
+    (model,) = comfyui.run("UNETLoaderMultiGPU", **flux, device="npu:2")
+    (pulid,) = comfyui.run("PulidModelLoaderMultiGPU", pulid_file="a", device="npu:1")
+    (eva_clip,) = comfyui.run("PulidEvaClipLoaderMultiGPU", device="npu:1")
+    _, used = comfyui.run("ApplyPulid", model=model, pulid=pulid, eva_clip=eva_clip)
+    assert used == "npu:2"
+
+
+def test_an_nf4_checkpoint_goes_whole_to_the_chosen_card(packs: ComfyUI, comfyui: ComfyUI) -> None:
+    loaded = comfyui.run("CheckpointLoaderNF4MultiGPU", ckpt_name="flux.safetensors", device="npu:1")
+    patchers = [loaded[0], loaded[1].patcher, loaded[2].patcher]
+    assert {str(patcher.load_device) for patcher in patchers} == {"npu:1"}
+    model_management().load_models_gpu(patchers)
+    held = comfyui.held_bytes()
+    assert held[1] > 0 and held[0] == held[2] == 0
+
+
+def test_hunyuan_s_loaders_sampler_and_text_encoder_agree_on_the_chosen_cards(packs: ComfyUI, comfyui: ComfyUI) -> None:
+    model, vae, encoder = (
+        comfyui.run(node, load_device="main_device", device=device)[0]
+        for node, device in zip(HUNYUAN, ("npu:1", "npu:2", "npu:2"), strict=True)
+    )
+    assert comfyui.run("HyVideoSampler", model=model) == ("npu:1",)
+    assert comfyui.run("HyVideoDecode", vae=vae) == ("npu:2",)
+    assert comfyui.run("HyVideoTextEncode", text_encoders=encoder) == ("npu:2",)
+
+
+def test_an_ltx_checkpoint_of_today_s_pack_can_be_split(packs: ComfyUI, comfyui: ComfyUI) -> None:
+    expert = "npu:1,50%;npu:2,50%"
+    node = "LowVRAMCheckpointLoaderDisTorch2MultiGPU"
+    loaded = comfyui.run(node, ckpt_name="flux.safetensors", compute_device="npu:1", expert_mode_allocations=expert)
+    model_management().load_models_gpu([loaded[0]])
+    held = comfyui.held_bytes()
+    assert held[0] == 0 and held[1] > 0 and held[2] > 0
+
+
 def test_a_pack_s_nodes_get_their_own_methods_back(packs: ComfyUI, comfyui: ComfyUI) -> None:
     following = importlib.import_module("multigpu.multigpu_core.comfy.following")
     node = comfyui.nodes.NODE_CLASS_MAPPINGS["Florence2Run"]
     before = node.__dict__["encode"]
     nodes = following.FollowingNodes(following.FollowedModels())
-    nodes.install([node])
+    broken = type("NodeWithoutAFunction", (), {"FUNCTION": "nowhere"})
+    nodes.install([broken, node])
     assert node.__dict__["encode"] is not before
     nodes.restore()
     assert node.__dict__["encode"] is before

@@ -1,0 +1,15 @@
+"""ComfyUI-HunyuanVideoWrapper's loaders: a device, which its other nodes follow. It swaps blocks by its own means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
+
+TARGETS = ("HyVideoModelLoader", "HyVideoVAELoader", "DownloadAndLoadHyVideoTextEncoder")
+
+
+@hookimpl
+def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
+    for target in TARGETS:
+        yield WrappedLoader(target, (device_only(target),), pack_follows=True)

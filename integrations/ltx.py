@@ -1,0 +1,19 @@
+"""ComfyUI-LTXVideo's loaders, those of older versions and of today's; which are there is seen when ComfyUI runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl, split_and_device
+
+WHOLE = ("LTXVLoader", "LowVRAMAudioVAELoader", "LTXVGemmaCLIPModelLoader", "LTXVPromptEnhancerLoader")
+SPLIT = ("LowVRAMCheckpointLoader", "LowVRAMLatentUpscaleModelLoader")
+"""Their models are ComfyUI's to place."""
+
+
+@hookimpl
+def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
+    for target in WHOLE:
+        yield WrappedLoader(target, (device_only(target),), pack_follows=True)
+    for target in SPLIT:
+        yield WrappedLoader(target, split_and_device(target), pack_follows=True)

@@ -1,0 +1,15 @@
+"""PuLID_ComfyUI's loaders: a device. Its Apply node computes where the model computes that it is applied to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
+
+TARGETS = ("PulidModelLoader", "PulidInsightFaceLoader", "PulidEvaClipLoader")
+
+
+@hookimpl
+def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
+    for target in TARGETS:
+        yield WrappedLoader(target, (device_only(target),), pack_follows=True)

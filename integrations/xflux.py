@@ -1,0 +1,12 @@
+"""x-flux-comfyui's ControlNet loader. Its nodes move whole models by themselves, so a device, no split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
+
+
+@hookimpl
+def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
+    yield WrappedLoader("LoadFluxControlNet", (device_only("LoadFluxControlNet"),), pack_follows=True)

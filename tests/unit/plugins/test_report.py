@@ -1,0 +1,29 @@
+"""The report, as users read it in the log."""
+
+from __future__ import annotations
+
+from multigpu.multigpu_core.plugins import PluginRecord, report_json, report_lines
+
+RECORDS = [
+    PluginRecord("planner", "built in"),
+    PluginRecord("gguf", "built in", "0.1.0", absent=("A", "B")),
+    PluginRecord("some", "their-package", "2.0", nodes=("X", "Y"), taken=("KSampler",), absent=("Z",)),
+    PluginRecord("off", "a file", enabled=False, why_not="Switched off."),
+    PluginRecord("bad", "a file", why_not="ImportError: no", traceback="Traceback …"),
+]
+
+
+def test_each_plugin_has_one_short_line() -> None:
+    assert report_lines(RECORDS) == [
+        "  planner  works (built in)",
+        "  gguf     no nodes: none of its loaders is here (built in 0.1.0)",
+        "  some     2 nodes, taken by others: KSampler, not here: Z (their-package 2.0)",
+        "  off      off (a file)",
+        "  bad      FAILED: ImportError: no (a file)",
+    ]
+
+
+def test_the_json_has_everything() -> None:
+    records = {record["name"]: record for record in report_json(RECORDS)}
+    assert records["gguf"]["absent"] == ("A", "B") and records["gguf"]["works"]
+    assert not records["bad"]["works"] and records["bad"]["traceback"]
