@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+from .comfyui_release import comfyui_folder
 from .errors import SimulationUnavailableError
 from .machine import SimulatedMachine, simulated
+
+if TYPE_CHECKING:
+    from .comfyui_in_process import ComfyUI
 
 
 @pytest.fixture
@@ -19,5 +24,19 @@ def simulated_machine() -> Iterator[SimulatedMachine]:
     try:
         with simulated() as machine:
             yield machine
+    except SimulationUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def simulated_comfyui(tmp_path_factory: pytest.TempPathFactory) -> ComfyUI:
+    """A real ComfyUI in this process with three simulated accelerators, and our framework started in it.
+
+    It is the one that ``COMFYUI_PATH`` names, or the pinned release, fetched once.
+    """
+    from .comfyui_in_process import start_comfyui
+
+    try:
+        return start_comfyui(comfyui_folder(), tmp_path_factory.mktemp("comfyui"))
     except SimulationUnavailableError as error:
         pytest.skip(str(error))
