@@ -13,6 +13,7 @@ import torch
 
 from multigpu import hookimpl
 from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, split_and_device
+from multigpu.multigpu_core.testing import tiny_models
 from multigpu.testing import ConformanceError, LoaderTrial, check_loader, check_plugin
 
 from .inprocess import ComfyUI, variants_of
@@ -27,7 +28,7 @@ CARRIED: dict[str, tuple[str, dict[str, Any]]] = {
     "florence2": ("Florence2ModelLoader", {"model": "a", "precision": "fp32", "attention": "sdpa"}),
     "mmaudio": ("MMAudioModelLoader", {"mmaudio_model": "a", "base_precision": "fp32"}),
 }
-FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
+FLUX = {"unet_name": "small.safetensors", "weight_dtype": "default"}
 
 
 class FluxLoader:
@@ -38,7 +39,7 @@ class FluxLoader:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  # ComfyUI's name
-        return {"required": {"unet_name": (["flux.safetensors"],), "weight_dtype": (["default"],)}}
+        return {"required": {"unet_name": (["small.safetensors"],), "weight_dtype": (["default"],)}}
 
     def load(self, **inputs: Any) -> Any:
         return importlib.import_module("nodes").UNETLoader().load_unet(**inputs)
@@ -57,6 +58,12 @@ class Plugin:
 
 TRIAL = LoaderTrial("FluxLoader", FluxLoader, FLUX)
 DEVICE = split_and_device("FluxLoader")[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_model(started_comfyui: ComfyUI) -> None:
+    weights = tiny_models.flux_weights(tiny_models.FluxShape(double_blocks=1, single_blocks=2))
+    tiny_models.write(started_comfyui.models / "diffusion_models" / "small.safetensors", weights)
 
 
 @pytest.mark.parametrize("target", CORE)
