@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
 
+multigpu_pack = "ComfyUI-Florence2"
+
 TARGETS = ("Florence2ModelLoader", "DownloadAndLoadFlorence2Model")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
 
+multigpu_pack = "PuLID_ComfyUI"
+
 TARGETS = ("PulidModelLoader", "PulidInsightFaceLoader", "PulidEvaClipLoader")
 
 

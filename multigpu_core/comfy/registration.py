@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import nodes as comfy_nodes
 import structlog
 
-from multigpu.multigpu_core.plugins import OwnNode, PluginManager, WrappedLoader
+from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
 from .following import FollowingNodes, nodes_of_the_same_pack
 from .loading import LoadContext
+from .packs import PacksHere, pack_of
 from .variants import make_own_node, make_variant
 
 log = structlog.get_logger("multigpu")
@@ -23,6 +22,8 @@ class NodeRegistration:
         self._plugins = plugins
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
+        self._owners: dict[str, str] = {}
+        self._packs: dict[str, dict[str, TargetPack]] = {}
         self._following = FollowingNodes(context.followed)
         self.classes: dict[str, type] = {}
         self.titles: dict[str, str] = {}
@@ -31,15 +32,16 @@ class NodeRegistration:
         """Make the nodes of every loader that is there. Ids that somebody else has are left to them."""
         for plugin, loader in list(self._plugins.loaders()):
             self._register(plugin, loader)
-        self._note_absent()
+        self._note_targets(None)
 
     def register_late(self) -> None:
         """Make the nodes of loaders that appeared since, and put them where ComfyUI serves nodes from."""
         waiting, self._waiting = self._waiting, []
         before = set(self.classes)
+        self._give_up_lost_ids()
         for plugin, loader in waiting:
             self._register(plugin, loader)
-        self._note_absent()
+        self._note_targets(PacksHere())
         late = [node_id for node_id in self.classes if node_id not in before]
         origin = next((getattr(self.classes[node_id], "RELATIVE_PYTHON_MODULE", None) for node_id in before), None)
         for node_id in late:
@@ -61,6 +63,8 @@ class NodeRegistration:
 
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
         wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
+        pack = pack_of(wrapped)
+        self._packs.setdefault(plugin, {})[pack.name] = pack
         title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
         for variant in loader.variants:
             node = make_variant(wrapped, variant, self._context)
@@ -80,15 +84,25 @@ class NodeRegistration:
             return
         self.classes[node_id] = node
         self.titles[node_id] = title
+        self._owners[node_id] = plugin
         self._plugins.note_nodes(plugin, nodes=(node_id,))
 
-    def _note_absent(self) -> None:
-        absent: dict[str, list[str]] = {plugin: [] for plugin in self._plugins.records}
+    def _give_up_lost_ids(self) -> None:
+        """A pack that ComfyUI loaded after us may have put nodes of its own in the place of ours."""
+        for node_id, plugin in self._owners.items():
+            served = comfy_nodes.NODE_CLASS_MAPPINGS.get(node_id)
+            if served is not self.classes[node_id]:
+                log.warning(f"{plugin}: its node {node_id} was replaced by {pack_of(served)}")
+                self._plugins.note_nodes(plugin, taken=(node_id,))
+
+    def _note_targets(self, here: PacksHere | None) -> None:
+        """Enter into the records what every plugin is for; `here` is None while ComfyUI still loads packs."""
+        absent: dict[str, dict[str, None]] = {plugin: {} for plugin in self._plugins.records}
         for plugin, loader in self._waiting:
-            absent[plugin].append(loader.target)
-        for plugin, targets in absent.items():
-            self._plugins.note_absent(plugin, _once(targets))
-
-
-def _once(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
+            absent[plugin][loader.target] = None
+        for plugin, loaders in absent.items():
+            packs = self._packs.get(plugin, {})
+            named = self._plugins.pack_named_by(plugin)
+            if here is not None and named and not packs:
+                packs = {named: here.named(named)}
+            self._plugins.note_targets(plugin, packs.values(), loaders)

@@ -32,6 +32,7 @@ from .devices_in_comfyui import comfyui_registry
 from .host import Host
 from .loading import LoadContext
 from .ours import OurModels
+from .packs import loadable_packs
 from .registration import NodeRegistration
 from .routes import add_routes
 
@@ -99,7 +100,7 @@ def start() -> Framework:
 def _candidates() -> Iterator[Candidate]:
     yield from built_in()
     yield from installed()
-    yield from carried_by_packs(Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes"))
+    yield from carried_by_packs(loadable_packs())
 
 
 def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:

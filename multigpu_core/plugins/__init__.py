@@ -1,10 +1,10 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
 from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
-from .discovery import Candidate, built_in, carried_by_packs, installed
+from .discovery import Candidate, built_in, carried_by_packs, installed, name_of_pack, packs_in, version_of_pack
 from .loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, device_only, split_and_device
 from .manager import PluginManager
-from .record import PluginRecord
+from .record import PackState, PluginRecord, TargetPack
 from .report import report_json, report_lines
 from .unloading import LoadedModelInfo, UnloadReason
 from .validation import PLUGIN_API, PluginError
@@ -18,18 +18,23 @@ __all__ = [
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PackState",
     "PluginError",
     "PluginManager",
     "PluginRecord",
+    "TargetPack",
     "UnloadReason",
     "WrappedLoader",
     "built_in",
     "carried_by_packs",
     "device_only",
     "installed",
+    "name_of_pack",
+    "packs_in",
     "read_configuration",
     "report_json",
     "report_lines",
     "split_and_device",
     "user_files",
+    "version_of_pack",
 ]

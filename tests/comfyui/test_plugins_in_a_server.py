@@ -65,6 +65,9 @@ def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPa
     thief.mkdir()
     (thief / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
     (thief / "multigpu_plugin.py").write_text(THIEF)
+    for pack, text in (("ComfyUI-GGUF", "import no_such_module"), ("comfyui-florence2.disabled", "")):
+        (packs / pack).mkdir()
+        (packs / pack / "__init__.py").write_text(text)
     with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "1gb"}) as running:
         yield running
 
@@ -94,6 +97,24 @@ def test_a_broken_plugin_is_reported_with_its_version_and_traceback(report: dict
     broken = report["broken pack"]
     assert not broken["works"] and broken["version"] == "3.1"
     assert "no_such_module" in broken["why_not"] and "Traceback" in broken["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "pack", "state"),
+    [
+        ("gguf", "ComfyUI-GGUF", "import failed"),
+        ("florence2", "comfyui-florence2", "disabled"),
+        ("mmaudio", "ComfyUI-MMAudio", "absent"),
+        ("a pack", "a pack", "loaded"),
+        ("comfy_core", "ComfyUI", "loaded"),
+    ],
+)
+def test_the_report_says_what_became_of_each_target_pack(
+    report: dict[str, dict[str, Any]], plugin: str, pack: str, state: str
+) -> None:
+    (target,) = report[plugin]["targets"]
+    assert (target["name"], target["state"]) == (pack, state)
+    assert bool(report[plugin]["nodes"]) == (state == "loaded")
 
 
 def test_no_plugin_replaces_a_core_node(server: ComfyUIServer, report: dict[str, dict[str, Any]]) -> None:
