@@ -1,4 +1,4 @@
-"""Fixtures for tests on simulated accelerators: `pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]`."""
+"""Fixtures for tests on simulated accelerators: `pytest_plugins = ["multigpu.testing"]`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from .comfyui_release import comfyui_folder
 from .errors import SimulationUnavailableError
-from .machine import SimulatedMachine, simulated
 
 if TYPE_CHECKING:
     from .comfyui_in_process import ComfyUI
+    from .machine import SimulatedMachine
 
 
 @pytest.fixture
@@ -21,6 +21,8 @@ def simulated_machine() -> Iterator[SimulatedMachine]:
 
     A test that wants others calls `configure` on it. Afterwards the process has the devices that it had before.
     """
+    from .machine import simulated  # torch is imported where it is needed, and not by who only checks a plugin
+
     try:
         with simulated() as machine:
             yield machine

@@ -24,7 +24,7 @@ def test_every_hook_is_in_the_guide_with_its_exact_parameters(hook: str) -> None
 
 
 def test_the_first_example_is_a_working_plugin(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[0]
     plugin = type("Plugin", (), {})()
     names: dict[str, object] = {}
     exec(code, names)
@@ -38,6 +38,17 @@ def test_the_first_example_is_a_working_plugin(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [GROUP, PACK_FILE, f"multigpu_api = {PLUGIN_API}", "[tool.multigpu]"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        GROUP,
+        PACK_FILE,
+        f"multigpu_api = {PLUGIN_API}",
+        "[tool.multigpu]",
+        "multigpu_pack",
+        "class Options",
+        "`check_loader(",
+    ],
+)
 def test_the_names_in_the_guide_are_those_in_the_code(words: str) -> None:
     assert words in GUIDE
