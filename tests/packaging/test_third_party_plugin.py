@@ -72,9 +72,7 @@ def test_an_installed_plugin_is_switched_off_and_configured_by_a_file(installed:
             assert "did you mean more_loaders" in " ".join(table.split())
 
 
-def test_the_example_passes_its_own_tests_with_the_conformance_kit_in_a_real_comfyui(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_the_example_passes_its_own_tests_in_a_real_comfyui(installed: Path, tmp_path: Path) -> None:
     for file in ("conftest.py", "test_multigpu_example.py"):
         (tmp_path / file).write_bytes((EXAMPLE / file).read_bytes())
     environment = {**os.environ, "PYTHONPATH": _python_path(installed), "COMFYUI_PATH": str(comfyui_folder())}
