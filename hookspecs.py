@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, split_and_device
+from multigpu.multigpu_core.plugins.loaders import (
+    DevicePart,
+    ExtraInput,
+    NodeVariant,
+    OwnNode,
+    PackDevices,
+    ReplacedInput,
+    WrappedLoader,
+    split_and_device,
+)
 from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
 
 if TYPE_CHECKING:
@@ -31,9 +40,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DevicePart",
+    "ExtraInput",
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PackDevices",
+    "ReplacedInput",
     "UnloadReason",
     "WrappedLoader",
     "hookimpl",
@@ -64,7 +76,8 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
 
     A `WrappedLoader` names a node id that may or may not be installed: the variants are made from the class that is
     really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An
-    `OwnNode` is a node class of yours, for what a generic wrapper cannot do.
+    `OwnNode` is a node class of yours, for what a generic wrapper cannot do. `PackDevices` says what else a pack needs
+    to compute on a model's device, when its later nodes ask for a device again.
     """
     raise NotImplementedError
 

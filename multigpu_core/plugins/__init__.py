@@ -2,7 +2,16 @@
 
 from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
 from .discovery import Candidate, built_in, carried_by_packs, installed
-from .loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, split_and_device
+from .loaders import (
+    DevicePart,
+    ExtraInput,
+    NodeVariant,
+    OwnNode,
+    PackDevices,
+    ReplacedInput,
+    WrappedLoader,
+    split_and_device,
+)
 from .manager import PluginManager
 from .record import PluginRecord
 from .report import report_json, report_lines
@@ -15,12 +24,15 @@ __all__ = [
     "Configuration",
     "ConfigurationProblem",
     "DevicePart",
+    "ExtraInput",
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PackDevices",
     "PluginError",
     "PluginManager",
     "PluginRecord",
+    "ReplacedInput",
     "UnloadReason",
     "WrappedLoader",
     "built_in",
