@@ -22,8 +22,11 @@ import pluggy
 
 from multigpu.multigpu_core.plugins.loaders import (
     DevicePart,
+    ExtraInput,
     NodeVariant,
     OwnNode,
+    PackDevices,
+    ReplacedInput,
     WrappedLoader,
     device_only,
     split_and_device,
@@ -38,9 +41,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DevicePart",
+    "ExtraInput",
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PackDevices",
+    "ReplacedInput",
     "UnloadReason",
     "WrappedLoader",
     "device_only",
@@ -72,7 +78,8 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
 
     A `WrappedLoader` names a node id that may or may not be installed: the variants are made from the class that is
     really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An
-    `OwnNode` is a node class of yours, for what a generic wrapper cannot do.
+    `OwnNode` is a node class of yours, for what a generic wrapper cannot do. `PackDevices` says what else a pack needs
+    to compute on a model's device, when its later nodes ask for a device again.
     """
     raise NotImplementedError
 

@@ -9,7 +9,6 @@ import structlog
 
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, WrappedLoader
 
-from .following import FollowingNodes, nodes_of_the_same_pack
 from .loading import LoadContext
 from .variants import make_own_node, make_variant
 
@@ -23,7 +22,7 @@ class NodeRegistration:
         self._plugins = plugins
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
-        self._following = FollowingNodes(context.followed)
+        self._found: list[WrappedLoader] = []
         self.classes: dict[str, type] = {}
         self.titles: dict[str, str] = {}
 
@@ -32,6 +31,7 @@ class NodeRegistration:
         for plugin, loader in list(self._plugins.loaders()):
             self._register(plugin, loader)
         self._note_absent()
+        self._follow()
 
     def register_late(self) -> None:
         """Make the nodes of loaders that appeared since, and put them where ComfyUI serves nodes from."""
@@ -40,6 +40,7 @@ class NodeRegistration:
         for plugin, loader in waiting:
             self._register(plugin, loader)
         self._note_absent()
+        self._follow()
         late = [node_id for node_id in self.classes if node_id not in before]
         origin = next((getattr(self.classes[node_id], "RELATIVE_PYTHON_MODULE", None) for node_id in before), None)
         for node_id in late:
@@ -59,19 +60,27 @@ class NodeRegistration:
         except (Exception, SystemExit) as error:  # a plugin's or a pack's class can fail in any way
             self._plugins.fail(plugin, error)
 
+    def _follow(self) -> None:
+        """Let a pack's own nodes follow the models of our loaders. Its loaders are asked for a device by their user."""
+        loaders = {loader.target for loader in self._found if loader.makes_models}
+        for loader in self._found:
+            if loader.pack is not None:
+                origin = _origin(comfy_nodes.NODE_CLASS_MAPPINGS[loader.target])
+                own = [
+                    node
+                    for node_id, node in comfy_nodes.NODE_CLASS_MAPPINGS.items()
+                    if node_id not in loaders and node_id not in self.classes and _origin(node) == origin
+                ]
+                self._context.packs.follow(own, loader.pack)
+
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
         wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
+        self._found.append(loader)
         title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
         for variant in loader.variants:
-            node = make_variant(wrapped, variant, self._context)
+            node = make_variant(wrapped, variant, self._context, loader.pack)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
             self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
-        if loader.pack_follows:
-            self._following.install(nodes_of_the_same_pack(wrapped, comfy_nodes.NODE_CLASS_MAPPINGS.values()))
-
-    def restore(self) -> None:
-        """Give the nodes of other packs their own methods back."""
-        self._following.restore()
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
         if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.classes:
@@ -88,6 +97,11 @@ class NodeRegistration:
             absent[plugin].append(loader.target)
         for plugin, targets in absent.items():
             self._plugins.note_absent(plugin, _once(targets))
+
+
+def _origin(node: type) -> str:
+    """The pack that a node class is from."""
+    return node.__module__.split(".")[0]
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:

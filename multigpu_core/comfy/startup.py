@@ -68,9 +68,9 @@ class Framework:
             log.warning(str(problem))
 
     def stop(self) -> None:
-        """Take every patch out of ComfyUI and of other packs again."""
+        """Take every patch out of ComfyUI and its packs again."""
         self.patches.restore()
-        self.registration.restore()
+        self.context.packs.restore()
 
 
 def start() -> Framework:
