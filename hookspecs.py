@@ -98,6 +98,8 @@ def multigpu_plan_allocation(
 def multigpu_unload_policy(models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> Iterable[int]:
     """Name models that stay loaded, by their `LoadedModelInfo.key`, while others are unloaded for `reason`.
 
-    `bytes_wanted` is how much is needed, 0 where everything shall go. A model stays where any plugin says so.
+    `bytes_wanted` is how much is needed, 0 where everything shall go. A model of our nodes stays where any plugin says
+    so, others are ComfyUI's to judge. Under memory pressure a model that stays can cost the one being loaded its place:
+    its load is then refused with the bytes that are missing.
     """
     raise NotImplementedError
