@@ -10,7 +10,8 @@ A plugin is a module or an object whose functions are marked with `hookimpl` and
         return [WrappedLoader("MyUnetLoader", split_and_device("MyUnetLoader"))]
 
 An implementation may take fewer arguments than its hook offers; it must not give them defaults, pluggy would never
-fill those in. Plugins are asked in the reverse order of their registration.
+fill those in. Plugins are asked in the reverse order of their registration, each alone: there is nothing for a wrapper
+to wrap.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ import pluggy
 
 from multigpu.multigpu_core.plugins.loaders import (
     DevicePart,
+    ExtraInput,
     NodeVariant,
     OwnNode,
+    PackDevices,
+    ReplacedInput,
     WrappedLoader,
     device_only,
     split_and_device,
@@ -38,9 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DevicePart",
+    "ExtraInput",
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PackDevices",
+    "ReplacedInput",
     "UnloadReason",
     "WrappedLoader",
     "device_only",
@@ -72,7 +79,8 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
 
     A `WrappedLoader` names a node id that may or may not be installed: the variants are made from the class that is
     really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An
-    `OwnNode` is a node class of yours, for what a generic wrapper cannot do.
+    `OwnNode` is a node class of yours, for what a generic wrapper cannot do. `PackDevices` says what else a pack needs
+    to compute on a model's device, when its later nodes ask for a device again.
     """
     raise NotImplementedError
 
@@ -88,8 +96,8 @@ def multigpu_plan_allocation(
 
     `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
     free of that for inference, by device name. The plan has to hold every block exactly once and keep heads on the
-    compute device. Raise `PlanError` where the request cannot be met: the user sees its message. MultiGPU's own planner
-    answers when no plugin does.
+    compute device. Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises
+    anything else, or whose plan lacks a block, is left out and the next is asked; MultiGPU's own planner is the last.
     """
 
 
@@ -97,6 +105,8 @@ def multigpu_plan_allocation(
 def multigpu_unload_policy(models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> Iterable[int]:
     """Name models that stay loaded, by their `LoadedModelInfo.key`, while others are unloaded for `reason`.
 
-    `bytes_wanted` is how much is needed, 0 where everything shall go. A model stays where any plugin says so.
+    `bytes_wanted` is how much is needed, 0 where everything shall go. A model of our nodes stays where any plugin says
+    so, others are ComfyUI's to judge. Under memory pressure a model that stays can cost the one being loaded its place:
+    its load is then refused with the bytes that are missing.
     """
     raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import WrappedLoader, device_only, hookimpl, split_and_device
+from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl, split_and_device
 
 multigpu_pack = "ComfyUI-LTXVideo"
 
@@ -12,10 +12,12 @@ WHOLE = ("LTXVLoader", "LowVRAMAudioVAELoader", "LTXVGemmaCLIPModelLoader", "LTX
 SPLIT = ("LowVRAMCheckpointLoader", "LowVRAMLatentUpscaleModelLoader")
 """Their models are ComfyUI's to place."""
 
+PACK = PackDevices(model_types=("MODEL", "CLIP", "VAE", "LATENT_UPSCALE_MODEL"))
+
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
     for target in WHOLE:
-        yield WrappedLoader(target, (device_only(target),), pack_follows=True)
+        yield WrappedLoader(target, (device_only(target),), pack=PACK)
     for target in SPLIT:
-        yield WrappedLoader(target, split_and_device(target), pack_follows=True)
+        yield WrappedLoader(target, split_and_device(target), pack=PACK)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import WrappedLoader, device_only, hookimpl
+from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
+
+PACK = PackDevices(model_types=("MODEL", "FluxControlNet"))
 
 multigpu_pack = "x-flux-comfyui"
 
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
-    yield WrappedLoader("LoadFluxControlNet", (device_only("LoadFluxControlNet"),), pack_follows=True)
+    yield WrappedLoader("LoadFluxControlNet", (device_only("LoadFluxControlNet"),), pack=PACK)

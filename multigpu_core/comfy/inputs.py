@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
+from multigpu.multigpu_core.plugins.loaders import DevicePart, ExtraInput, NodeVariant
 
 from .host import Host
+
+DEVICE_TYPE = "MULTIGPUDEVICE"
+"""ComfyUI's name for the type of a device that one node hands to another."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class InputSpec:
     section: str
     spec: tuple[Any, dict[str, Any]]
     is_device: bool = False
+    """It is a choice of devices."""
+    before: str = ""
+    """The wrapped class's input that follows it; the section's end where there is none."""
 
     @staticmethod
     def options(spec: Any) -> list[Any]:
@@ -32,16 +38,60 @@ class InputSpec:
 def added_inputs(variant: NodeVariant, host: Host) -> Iterator[InputSpec]:
     """All inputs of a variant, in the order of its widgets within each section."""
     for part in variant.parts:
-        yield device_input(part.prefix + part.device_input, part.section, host)
-        if part.splits:
-            yield from _donor_inputs(part, host)
-        if part.offload_input:
-            yield _offload_input(part, host)
+        for added in _part_inputs(part, host):
+            yield replace(added, before=part.before or (part.replaces.name if part.replaces else ""))
     for part in variant.parts:
         if part.splits:
             yield _expert_input(part)
     if variant.splits:
         yield from (_option(name, host) for name in variant.options)
+
+
+def with_added(
+    theirs: Mapping[str, Mapping[str, Any]], added: Iterable[InputSpec], hidden: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """A class's inputs with ours among them, each where it belongs, and without those that are `hidden`."""
+    inputs = {section: dict(specs) for section, specs in theirs.items()}
+    for each in added:
+        section = inputs.setdefault(each.section, {})
+        if each.name in section:  # ours takes the place of theirs
+            section[each.name] = each.spec
+        else:
+            inputs[each.section] = _inserted(section, each)
+    for section in inputs.values():
+        for name in hidden:
+            section.pop(name, None)
+    return inputs
+
+
+def _inserted(section: dict[str, Any], added: InputSpec) -> dict[str, Any]:
+    names = list(section)
+    at = names.index(added.before) if added.before in section else len(names)
+    items = list(section.items())
+    return dict([*items[:at], (added.name, added.spec), *items[at:]])
+
+
+def extra_input(extra: ExtraInput, host: Host) -> InputSpec:
+    """An input that the wrapped class takes without listing it."""
+    options: dict[str, Any] = {"tooltip": extra.tooltip}
+    if extra.kind != "DEVICE":
+        return InputSpec(extra.name, extra.section, (extra.kind, options), before=extra.before)
+    choice = (list(host.registry.names()), {"default": "cpu", **options})
+    return InputSpec(extra.name, extra.section, choice, is_device=True, before=extra.before)
+
+
+def _part_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
+    if part.socket:
+        tooltip = "The device to run on, from the loader of the model. Without a link it is the model's own."
+        yield InputSpec(part.device_name, part.section, (DEVICE_TYPE, {"tooltip": tooltip}))
+    else:
+        yield device_input(part.device_name, part.section, host)
+    if part.offload_input:
+        devices = list(host.registry.names())
+        tooltip = "Where the model waits while it is not needed."
+        yield InputSpec(part.offload_input, part.section, (devices, {"default": "cpu", "tooltip": tooltip}), True)
+    if part.splits:
+        yield from _donor_inputs(part, host)
 
 
 def device_input(name: str, section: str, host: Host) -> InputSpec:
@@ -50,12 +100,6 @@ def device_input(name: str, section: str, host: Host) -> InputSpec:
     default = next((device for device in devices if device != "cpu"), "cpu")
     tooltip = "The device that this model computes on."
     return InputSpec(name, section, (devices, {"default": default, "tooltip": tooltip}), is_device=True)
-
-
-def _offload_input(part: DevicePart, host: Host) -> InputSpec:
-    options = {"default": "cpu", "tooltip": "The device where this model waits while it is not used."}
-    name = part.prefix + part.offload_input
-    return InputSpec(name, part.section, (list(host.registry.names()), options), is_device=True)
 
 
 def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,13 @@ def loader_function(node: LoaderClass) -> Callable[..., Any]:
     """What loads: a V3 node's `execute`, or a V1 node's method by the name in FUNCTION."""
     function: Callable[..., Any] = node.execute if is_v3(node) else getattr(node(), node.FUNCTION)
     return function
+
+
+def takes(node: LoaderClass, name: str) -> bool:
+    """Whether what loads can be given an input of this name, listed or not."""
+    function = node.execute if is_v3(node) else getattr(node, node.FUNCTION)
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
 def own_validation(node: LoaderClass) -> Callable[..., Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch
 from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, Strategy, request_from_widgets
 from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
-from .following import FollowedModels, on_one_device
 from .host import Host
+from .loader_class import LoaderClass
+from .model_devices import Devices, ModelDevices
 from .ours import OurModel, OurModels
+from .packs import Pack, Packs, input_types
 from .patcher import distribute
 from .placement import ModelPlacement, PlacementOptions, PlanAllocation
-from .results import map_outputs, patcher_of, retarget, set_devices, with_plain_patcher
+from .results import map_outputs, patcher_of, retarget, set_devices, with_output, with_plain_patcher
 from .scope import DeviceScope, device_scope
 
 log = structlog.get_logger("multigpu")
@@ -42,99 +44,126 @@ class LoadContext:
     host: Host
     models: OurModels
     plan: PlanAllocation
-    followed: FollowedModels = field(default_factory=FollowedModels)
+    devices: ModelDevices = field(default_factory=ModelDevices)
+    packs: Packs = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "packs", Packs(self.host.registry, self.devices))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one of our nodes is made of: a variant, the class that it wraps, and that class's pack if it has ways."""
+
+    variant: NodeVariant
+    node: LoaderClass
+    pack: Pack | None = None
 
 
 @dataclass(frozen=True)
 class LoadJob:
-    """A variant's inputs, understood: one request for each part of the wrapped loader's outputs."""
+    """A variant's inputs, understood: one request for each part of the wrapped class's outputs."""
 
-    variant: NodeVariant
-    output_types: tuple[str, ...]
+    target: Target
+    inputs: Mapping[str, Any]
     requests: tuple[AllocationRequest, ...]
-    offload_devices: tuple[str | None, ...] = ()
-    """Where each part waits while it is not used, by name; None leaves it to ComfyUI."""
+    offload: torch.device | None = None
+    """Where models wait that are not needed; None for ComfyUI's own choice."""
     eject_models: bool = False
     keep_loaded: bool = False
     high_precision_loras: bool = True
     _requests_by_output: dict[int, AllocationRequest] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        by_output = {i: r for part, r in zip(self.variant.parts, self.requests, strict=True) for i in part.outputs}
+        by_output = {
+            i: r for part, r in zip(self.target.variant.parts, self.requests, strict=True) for i in part.outputs
+        }
         object.__setattr__(self, "_requests_by_output", by_output)
 
     @classmethod
-    def of(
-        cls, variant: NodeVariant, output_types: tuple[str, ...], inputs: Mapping[str, Any], context: LoadContext
-    ) -> LoadJob:
+    def of(cls, target: Target, inputs: Mapping[str, Any], context: LoadContext) -> LoadJob:
         """Read a variant's inputs.
 
         Raises:
             AllocationError, DeviceError: what is wrong in them, and what would be right.
         """
+        followed = None
+        if target.pack is not None:
+            followed = context.packs.devices_for(target.pack, input_types(target.node), inputs)
+        default = context.host.registry.name_of(followed.compute) if followed else context.host.default_device()
         return cls(
-            variant,
-            output_types,
-            tuple(_request(part, inputs, context.host) for part in variant.parts),
-            tuple(_offload_device(part, inputs, context.host) for part in variant.parts),
+            target,
+            inputs,
+            tuple(_request(part, inputs, context.host, default) for part in target.variant.parts),
+            offload=_offload(target.variant, inputs, context.host) or (followed.offload if followed else None),
             eject_models=bool(inputs.get("eject_models", False)),
             keep_loaded=bool(inputs.get("keep_loaded", False)),
             high_precision_loras=bool(inputs.get("high_precision_loras", True)),
         )
 
-    @contextmanager
-    def scope(self, context: LoadContext, alone: bool = True) -> Iterator[None]:
-        """While the wrapped loader runs, ComfyUI's device selection answers with this job's devices.
+    @property
+    def splits(self) -> bool:
+        return any(request.splits for request in self.requests)
 
-        `alone` says that nothing else runs meanwhile, as something may while an async loader waits.
-        """
+    def eject(self, context: LoadContext) -> None:
+        """Make room on this job's devices, if its user wants that."""
+        if self.eject_models:
+            context.models.eject(set(self._devices_by_kind(context).values()))
+
+    @contextmanager
+    def scope(self, context: LoadContext) -> Iterator[None]:
+        """While the wrapped class runs, all that chooses a device there chooses this job's."""
         if not self.requests:
             yield
             return
-        registry = context.host.registry
-        devices = {kind: registry.torch_device(request.compute_device) for kind, request in self._by_kind().items()}
-        if self.eject_models:
-            context.models.eject(set(devices.values()))
-        splits = any(request.splits for request in self.requests)
-        home = torch.device("cpu") if splits else self._offload(0, context)
-        patchers = _plain_patchers() if alone and splits and len(self.output_types) == 1 else nullcontext()
-        with device_scope(DeviceScope(offload=home, initial=home if splits else None, **devices)), patchers:
+        home = torch.device("cpu") if self.splits else None
+        devices = DeviceScope(offload=home or self.offload, initial=home, **self._devices_by_kind(context))
+        with ExitStack() as stack:
+            if self.splits and len(self.target.node.RETURN_TYPES) == 1:
+                stack.enter_context(_plain_patchers())
+            if self.target.pack is not None:
+                stack.enter_context(context.packs.on(self.target.pack, devices, self.inputs))
+            else:
+                stack.enter_context(device_scope(devices))
             yield
 
     def finish(self, result: Any, context: LoadContext) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
         if not self.requests:
             return result
-        return map_outputs(result, lambda index, value: self._placed(index, value, context))
+        placed = map_outputs(result, lambda index, value: self._placed(index, value, context))
+        if self.target.variant.device_output:
+            return with_output(placed, self.requests[0].compute_device)
+        return placed
 
     def _placed(self, index: int, value: Any, context: LoadContext) -> Any:
         request = self._requests_by_output.get(index)
         if request is None or value is None:
             return value
         device = context.host.registry.torch_device(request.compute_device)
-        part = next(part for part in self.variant.parts if index in part.outputs)
-        if not (request.splits and part.splits and index == part.split_output):
+        part = next(part for part in self.target.variant.parts if index in part.outputs)
+        if request.splits and part.splits and index == part.split_output:
+            value = self._split(value, request, device, context)
+        else:
             value = retarget(value, device)
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
-            offload = self._offload(self.variant.parts.index(part), context)
-            context.followed.remember(value, on_one_device(device, offload))
-            return value
-        return self._split(value, request, device, context)
+        context.devices.remember(value, Devices(device, self.offload))
+        return value
 
     def _split(self, value: Any, request: AllocationRequest, device: torch.device, context: LoadContext) -> Any:
         try:
             value = with_plain_patcher(value)
         except RuntimeError as error:
             raise NotSplittableError(
-                self.variant.node_id,
+                self.target.variant.node_id,
                 f"DynamicVRAM holds it and its loader cannot load it again ({error}). Start ComfyUI with "
                 "--disable-dynamic-vram, or use the node's MultiGPU variant, which places the model whole.",
             ) from error
         patcher = patcher_of(value)
         if patcher is None:
             raise NotSplittableError(
-                self.variant.node_id,
+                self.target.variant.node_id,
                 f"a {type(value).__name__} has no weights that ComfyUI manages. Use the node's MultiGPU variant.",
             )
         options = PlacementOptions(request, self.high_precision_loras)
@@ -149,26 +178,27 @@ class LoadJob:
         reference = weakref.ref(placement) if placement is not None else None
         context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference))
 
-    def _offload(self, part: int, context: LoadContext) -> torch.device | None:
-        name = self.offload_devices[part] if self.offload_devices else None
-        return context.host.registry.torch_device(name) if name else None
-
-    def _by_kind(self) -> dict[str, AllocationRequest]:
-        """The request for each kind of device that ComfyUI selects: diffusion models, text encoders, VAEs."""
+    def _devices_by_kind(self, context: LoadContext) -> dict[str, torch.device]:
+        """The device for each kind of model that ComfyUI selects one for: diffusion models, text encoders, VAEs."""
         first = self.requests[0]
         kinds = {"model": first, "text_encoder": first, "vae": first}
-        for index, output_type in enumerate(self.output_types):
+        for index, output_type in enumerate(self.target.node.RETURN_TYPES):
             kind = {"CLIP": "text_encoder", "CLIP_VISION": "text_encoder", "VAE": "vae"}.get(output_type, "model")
             kinds[kind] = self._requests_by_output.get(index, kinds[kind])
-        return kinds
+        return {kind: context.host.registry.torch_device(request.compute_device) for kind, request in kinds.items()}
 
 
-def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> AllocationRequest:
+def _offload(variant: NodeVariant, inputs: Mapping[str, Any], host: Host) -> torch.device | None:
+    chosen = [inputs.get(part.offload_input) for part in variant.parts if part.offload_input]
+    return next((host.registry.torch_device(str(device)) for device in chosen if device), None)
+
+
+def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host, default: str) -> AllocationRequest:
     def given(name: str, default: Any) -> Any:
         value = inputs.get(part.prefix + name)
         return default if value is None else value
 
-    device = str(given(part.device_input, "") or host.default_device())
+    device = str(given(part.device_input, "") or default)
     if not part.splits:
         return AllocationRequest(host.registry.resolve(device))
     widgets = AllocationWidgets(
@@ -179,11 +209,6 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> Allocat
         strategy=Strategy(inputs.get("strategy") or host.default_strategy),
     )
     return request_from_widgets(widgets, host.registry.resolve)
-
-
-def _offload_device(part: DevicePart, inputs: Mapping[str, Any], host: Host) -> str | None:
-    chosen = inputs.get(part.prefix + part.offload_input) if part.offload_input else None
-    return host.registry.resolve(str(chosen)) if chosen else None
 
 
 def _other_cards(host: Host, device: str) -> tuple[str, ...]:

@@ -62,15 +62,18 @@ class OurModels:
         """Unload models from a donor until `size_bytes` are free there, or none is left but `for_model`.
 
         ComfyUI frees what computes there; it does not know of split models that only store weights there, so these
-        are unloaded here, the longest unused first.
+        are unloaded here, the longest unused first. What the policy keeps stays.
         """
         if device == "cpu" or size_bytes <= self._registry.free_bytes(device):
             return
-        mm.free_memory(size_bytes, self._registry.torch_device(device))
+        kept = self._kept(UnloadReason.MEMORY_PRESSURE, size_bytes)
+        mm.free_memory(size_bytes, self._registry.torch_device(device), keep_loaded=kept)
         for loaded in reversed(list(mm.current_loaded_models)):
             if size_bytes <= self._registry.free_bytes(device):
                 return
-            if loaded.model is not None and loaded.model.model is not for_model and self._stores_on(loaded, device):
+            if loaded.model is None or loaded.model.model is for_model or loaded in kept:
+                continue
+            if self._stores_on(loaded, device):
                 others = [other for other in mm.current_loaded_models if other is not loaded]
                 mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
 
@@ -87,12 +90,12 @@ class OurModels:
         """Empty devices of every model that the policy does not keep."""
         self._unload_others(self._kept(UnloadReason.EJECT), devices)
 
-    def _kept(self, reason: UnloadReason) -> list[Any]:
+    def _kept(self, reason: UnloadReason, bytes_wanted: int = 0) -> list[Any]:
         models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]
         infos = [self._info(key, loaded) for key, loaded in enumerate(models)]
         if not any(info.is_ours for info in infos):
             return []
-        stay = self._policy(infos, reason, 0)
+        stay = self._policy(infos, reason, bytes_wanted)
         return [models[info.key] for info in infos if info.is_ours and info.key in stay]
 
     def _info(self, key: int, loaded: Any) -> LoadedModelInfo:

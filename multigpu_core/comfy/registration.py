@@ -7,9 +7,8 @@ import structlog
 
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
-from .following import FollowingNodes, nodes_of_the_same_pack
 from .loading import LoadContext
-from .packs import PacksHere, pack_of
+from .target_packs import PacksHere, target_of
 from .variants import make_own_node, make_variant
 
 log = structlog.get_logger("multigpu")
@@ -22,9 +21,9 @@ class NodeRegistration:
         self._plugins = plugins
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
+        self._found: list[WrappedLoader] = []
         self._owners: dict[str, str] = {}
-        self._packs: dict[str, dict[str, TargetPack]] = {}
-        self._following = FollowingNodes(context.followed)
+        self._targets: dict[str, dict[str, TargetPack]] = {}
         self.classes: dict[str, type] = {}
         self.titles: dict[str, str] = {}
 
@@ -33,6 +32,7 @@ class NodeRegistration:
         for plugin, loader in list(self._plugins.loaders()):
             self._register(plugin, loader)
         self._note_targets(None)
+        self._follow()
 
     def register_late(self) -> None:
         """Make the nodes of loaders that appeared since, and put them where ComfyUI serves nodes from."""
@@ -42,6 +42,7 @@ class NodeRegistration:
         for plugin, loader in waiting:
             self._register(plugin, loader)
         self._note_targets(PacksHere())
+        self._follow()
         late = [node_id for node_id in self.classes if node_id not in before]
         origin = next((getattr(self.classes[node_id], "RELATIVE_PYTHON_MODULE", None) for node_id in before), None)
         for node_id in late:
@@ -61,21 +62,29 @@ class NodeRegistration:
         except (Exception, SystemExit) as error:  # a plugin's or a pack's class can fail in any way
             self._plugins.fail(plugin, error)
 
+    def _follow(self) -> None:
+        """Let a pack's own nodes follow the models of our loaders. Its loaders are asked for a device by their user."""
+        loaders = {loader.target for loader in self._found if loader.makes_models}
+        for loader in self._found:
+            if loader.pack is not None:
+                origin = _origin(comfy_nodes.NODE_CLASS_MAPPINGS[loader.target])
+                own = [
+                    node
+                    for node_id, node in comfy_nodes.NODE_CLASS_MAPPINGS.items()
+                    if node_id not in loaders and node_id not in self.classes and _origin(node) == origin
+                ]
+                self._context.packs.follow(own, loader.pack)
+
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
         wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
-        pack = pack_of(wrapped)
-        self._packs.setdefault(plugin, {})[pack.name] = pack
+        self._found.append(loader)
+        target = target_of(wrapped)
+        self._targets.setdefault(plugin, {})[target.name] = target
         title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
         for variant in loader.variants:
-            node = make_variant(wrapped, variant, self._context)
+            node = make_variant(wrapped, variant, self._context, loader.pack)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
             self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
-        if loader.pack_follows:
-            self._following.install(nodes_of_the_same_pack(wrapped, comfy_nodes.NODE_CLASS_MAPPINGS.values()))
-
-    def restore(self) -> None:
-        """Give the nodes of other packs their own methods back."""
-        self._following.restore()
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
         if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.classes:
@@ -92,7 +101,7 @@ class NodeRegistration:
         for node_id, plugin in self._owners.items():
             served = comfy_nodes.NODE_CLASS_MAPPINGS.get(node_id)
             if served is not self.classes[node_id]:
-                log.warning(f"{plugin}: its node {node_id} was replaced by {pack_of(served)}")
+                log.warning(f"{plugin}: its node {node_id} was replaced by {target_of(served)}")
                 self._plugins.note_nodes(plugin, taken=(node_id,))
 
     def _note_targets(self, here: PacksHere | None) -> None:
@@ -101,8 +110,13 @@ class NodeRegistration:
         for plugin, loader in self._waiting:
             absent[plugin][loader.target] = None
         for plugin, loaders in absent.items():
-            packs = self._packs.get(plugin, {})
+            targets = self._targets.get(plugin, {})
             named = self._plugins.pack_named_by(plugin)
-            if here is not None and named and not packs:
-                packs = {named: here.named(named)}
-            self._plugins.note_targets(plugin, packs.values(), loaders)
+            if here is not None and named and not targets:
+                targets = {named: here.named(named)}
+            self._plugins.note_targets(plugin, targets.values(), loaders)
+
+
+def _origin(node: type) -> str:
+    """The pack that a node class is from."""
+    return node.__module__.split(".")[0]

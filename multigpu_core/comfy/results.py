@@ -31,6 +31,17 @@ def map_outputs(result: Any, place: Callable[[int, Any], Any]) -> Any:
     return placed
 
 
+def with_output(result: Any, value: Any) -> Any:
+    """A loader's result with one output more."""
+    if isinstance(result, dict):
+        return {**result, "result": with_output(result["result"], value)}
+    if isinstance(result, (tuple, list)):
+        return (*result, value)
+    longer = copy.copy(result)
+    longer.args = with_output(result.args, value)
+    return longer
+
+
 def patcher_of(value: Any) -> Any | None:
     """The patcher that a loader's output is or holds; None for what has none (a ControlLora, a missing CLIP)."""
     if isinstance(value, comfy.model_patcher.ModelPatcher):
@@ -82,6 +93,7 @@ def set_devices(value: Any, device: torch.device) -> None:
     """Keep an output's own device fields in step with its patcher's."""
     if isinstance(value, (comfy.model_patcher.ModelPatcher, torch.nn.Module)):  # these know by themselves
         return
+    fields = vars(value) if hasattr(value, "__dict__") else {}  # a property answers for itself
     for attribute in DEVICE_ATTRIBUTES:
-        if isinstance(getattr(value, attribute, None), torch.device):
+        if isinstance(fields.get(attribute), torch.device):
             setattr(value, attribute, device)

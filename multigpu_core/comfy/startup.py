@@ -32,9 +32,9 @@ from .devices_in_comfyui import comfyui_registry
 from .host import Host
 from .loading import LoadContext
 from .ours import OurModels
-from .packs import loadable_packs
 from .registration import NodeRegistration
 from .routes import add_routes
+from .target_packs import loadable_packs
 
 log = structlog.get_logger("multigpu")
 
@@ -69,9 +69,9 @@ class Framework:
             log.warning(str(problem))
 
     def stop(self) -> None:
-        """Take every patch out of ComfyUI and of other packs again."""
+        """Take every patch out of ComfyUI and its packs again."""
         self.patches.restore()
-        self.registration.restore()
+        self.context.packs.restore()
 
 
 def start() -> Framework:

@@ -12,84 +12,117 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode
+from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
 
-from .inputs import InputSpec, added_inputs, device_input
-from .loader_class import LoaderClass, loader_function, own_fingerprint, own_validation
-from .loading import LoadContext, LoadJob
+from .inputs import DEVICE_TYPE, InputSpec, added_inputs, device_input, extra_input, with_added
+from .loader_class import LoaderClass, loader_function, own_fingerprint, own_validation, takes
+from .loading import LoadContext, LoadJob, Target
+from .packs import Pack
+from .stepwise import Stepwise
 from .validation import accepting_any_device
 
 CATEGORY = "multigpu"
-INHERITED = (
-    "RETURN_TYPES",
-    "RETURN_NAMES",
-    "OUTPUT_IS_LIST",
-    "OUTPUT_TOOLTIPS",
-    "OUTPUT_NODE",
-    "DEPRECATED",
-    "EXPERIMENTAL",
-)
-"""What a variant is, because the class that it wraps is."""
 
 
 class VariantNode:
-    """Base of the nodes made here; each subclass is one variant of one loader."""
+    """Base of the nodes made here; each subclass is one variant of one class."""
 
     VARIANT: NodeVariant
     WRAPPED: LoaderClass
+    PACK: Pack | None
     CONTEXT: LoadContext
     CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:  # noqa: N802  # ComfyUI's name
-        inputs = {section: dict(specs) for section, specs in cls.WRAPPED.INPUT_TYPES().items()}
-        for name, _ in cls.VARIANT.fixed_inputs:
-            inputs["required"].pop(name)
-        for added in added_inputs(cls.VARIANT, cls.CONTEXT.host):
-            inputs.setdefault(added.section, {})[added.name] = added.spec
-        return inputs
+        hidden = [name for name, _ in cls.VARIANT.fixed_inputs]
+        hidden += [part.replaces.name for part in cls.VARIANT.parts if part.replaces is not None]
+        return with_added(cls.WRAPPED.INPUT_TYPES(), [*cls._ours(), *cls._extra()], hidden)
 
     def load(self, **inputs: Any) -> Any:
         job = self._job(inputs)
+        job.eject(self.CONTEXT)
         with job.scope(self.CONTEXT):
-            result = loader_function(self.WRAPPED)(**self.their_inputs(inputs))
-            return job.finish(result, self.CONTEXT)
+            return job.finish(loader_function(self.WRAPPED)(**self.their_inputs(inputs)), self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
-        with job.scope(self.CONTEXT, alone=False):
-            result = await loader_function(self.WRAPPED)(**self.their_inputs(inputs))
-            return job.finish(result, self.CONTEXT)
+        job.eject(self.CONTEXT)
+        return await Stepwise(self._load_async(job, inputs), lambda: job.scope(self.CONTEXT))
+
+    async def _load_async(self, job: LoadJob, inputs: Mapping[str, Any]) -> Any:
+        return job.finish(await loader_function(self.WRAPPED)(**self.their_inputs(inputs)), self.CONTEXT)
 
     @classmethod
     def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What of a node's inputs the wrapped class is given."""
-        ours = {added.name for added in added_inputs(cls.VARIANT, cls.CONTEXT.host)}
+        ours = {added.name for added in cls._ours()}
         theirs = {name: value for name, value in inputs.items() if name not in ours}
-        return {**theirs, **dict(cls.VARIANT.fixed_inputs), **_replaced_inputs(cls.WRAPPED, ours)}
+        return {**theirs, **dict(cls.VARIANT.fixed_inputs), **cls._replaced(inputs, ours)}
+
+    @classmethod
+    def _replaced(cls, inputs: Mapping[str, Any], ours: set[str]) -> dict[str, object]:
+        """What the wrapped class gets for inputs of its own that ours replace; "default" where that is a choice."""
+        listed = cls.WRAPPED.INPUT_TYPES()
+        own = {name: spec for section in ("required", "optional") for name, spec in listed.get(section, {}).items()}
+        values: dict[str, object] = {
+            name: "default" for name, spec in own.items() if name in ours and "default" in InputSpec.options(spec)
+        }
+        for part in cls.VARIANT.parts:
+            if part.replaces is not None and part.replaces.name in own:
+                values[part.replaces.name] = part.replaces.value_for(str(inputs.get(part.device_name)))
+        return values
+
+    @classmethod
+    def _ours(cls) -> list[InputSpec]:
+        return list(added_inputs(cls.VARIANT, cls.CONTEXT.host))
+
+    @classmethod
+    def _extra(cls) -> list[InputSpec]:
+        return [extra_input(e, cls.CONTEXT.host) for e in cls.VARIANT.extra_inputs if takes(cls.WRAPPED, e.name)]
 
     def _job(self, inputs: dict[str, Any]) -> LoadJob:
-        return LoadJob.of(self.VARIANT, tuple(self.WRAPPED.RETURN_TYPES), inputs, self.CONTEXT)
+        return LoadJob.of(Target(self.VARIANT, self.WRAPPED, self.PACK), inputs, self.CONTEXT)
 
 
-def make_variant(wrapped: LoaderClass, variant: NodeVariant, context: LoadContext) -> type[VariantNode]:
-    """The node class of one variant of a loader class, V1 or V3."""
+def make_variant(
+    wrapped: LoaderClass, variant: NodeVariant, context: LoadContext, pack: PackDevices | None = None
+) -> type[VariantNode]:
+    """The node class of one variant of a class, V1 or V3, whose pack has the ways that `pack` says."""
     attributes: dict[str, Any] = {
         "VARIANT": variant,
         "WRAPPED": wrapped,
+        "PACK": context.packs.pack_of(wrapped, pack) if pack is not None else None,
         "CONTEXT": context,
         "FUNCTION": "load_async" if inspect.iscoroutinefunction(loader_function(wrapped)) else "load",
         "DESCRIPTION": variant.description or _description(wrapped, variant),
+        **_outputs(wrapped, variant.device_output),
     }
-    for name in INHERITED:
+    for name in ("OUTPUT_NODE", "DEPRECATED", "EXPERIMENTAL"):
         if (value := getattr(wrapped, name, None)) is not None:
             attributes[name] = value
-    node = type(variant.node_id, (VariantNode,), attributes)
-    devices = [added.name for added in added_inputs(variant, context.host) if added.is_device]
+    node: type[VariantNode] = type(variant.node_id, (VariantNode,), attributes)
+    devices = [added.name for added in (*node._ours(), *node._extra()) if added.is_device]
     node.VALIDATE_INPUTS = accepting_any_device(own_validation(wrapped), devices, node.their_inputs)  # type: ignore[attr-defined]
     if (fingerprint := own_fingerprint(wrapped)) is not None:
         node.IS_CHANGED = staticmethod(partial(_fingerprint, fingerprint, node))  # type: ignore[attr-defined]
     return node
+
+
+def _outputs(wrapped: LoaderClass, device_output: str) -> dict[str, Any]:
+    """The wrapped class's outputs in ComfyUI's words, with one more for the device where that is wanted."""
+    names = ("RETURN_TYPES", "RETURN_NAMES", "OUTPUT_IS_LIST", "OUTPUT_TOOLTIPS")
+    outputs = {name: value for name in names if (value := getattr(wrapped, name, None)) is not None}
+    if device_output:
+        outputs.setdefault("RETURN_NAMES", outputs["RETURN_TYPES"])
+        more = {
+            "RETURN_TYPES": DEVICE_TYPE,
+            "RETURN_NAMES": device_output,
+            "OUTPUT_IS_LIST": False,
+            "OUTPUT_TOOLTIPS": "The device, for the nodes that use this model.",
+        }
+        outputs = {name: (*value, more[name]) for name, value in outputs.items()}
+    return outputs
 
 
 def make_own_node(node: OwnNode, context: LoadContext) -> type:
@@ -115,13 +148,6 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
 def _fingerprint(own: Any, node: type[VariantNode], **inputs: Any) -> Any:
     """The wrapped class's fingerprint of its own inputs; a change of ours is seen by ComfyUI itself."""
     return own(**node.their_inputs(inputs))
-
-
-def _replaced_inputs(wrapped: LoaderClass, ours: set[str]) -> dict[str, str]:
-    """What the wrapped loader gets for inputs of its own that ours replace: its default choice of device."""
-    inputs = wrapped.INPUT_TYPES()
-    own = {name: spec for section in ("required", "optional") for name, spec in inputs.get(section, {}).items()}
-    return {name: "default" for name, spec in own.items() if name in ours and "default" in InputSpec.options(spec)}
 
 
 def _description(wrapped: LoaderClass, variant: NodeVariant) -> str:

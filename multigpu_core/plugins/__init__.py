@@ -2,7 +2,17 @@
 
 from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
 from .discovery import Candidate, built_in, carried_by_packs, installed, name_of_pack, packs_in, version_of_pack
-from .loaders import DevicePart, NodeVariant, OwnNode, WrappedLoader, device_only, split_and_device
+from .loaders import (
+    DevicePart,
+    ExtraInput,
+    NodeVariant,
+    OwnNode,
+    PackDevices,
+    ReplacedInput,
+    WrappedLoader,
+    device_only,
+    split_and_device,
+)
 from .manager import PluginManager
 from .record import PackState, PluginRecord, TargetPack
 from .report import report_json, report_lines
@@ -15,13 +25,16 @@ __all__ = [
     "Configuration",
     "ConfigurationProblem",
     "DevicePart",
+    "ExtraInput",
     "LoadedModelInfo",
     "NodeVariant",
     "OwnNode",
+    "PackDevices",
     "PackState",
     "PluginError",
     "PluginManager",
     "PluginRecord",
+    "ReplacedInput",
     "TargetPack",
     "UnloadReason",
     "WrappedLoader",

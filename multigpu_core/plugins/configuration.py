@@ -123,7 +123,8 @@ def validated_options(
     """
     kept: dict[str, Any] = {}
     problems = []
-    for key, entry in entries.items():
+    # What the model cannot be made without comes first: until it is there, nothing else can be judged.
+    for key, entry in sorted(entries.items(), key=lambda item: not _is_required(model, item[0])):
         if reason := _fault_of_option(model, key, entry.value, kept):
             problems.append(ConfigurationProblem(entry.file, entry.line, f"integrations.{plugin}.{key}", reason))
         else:
@@ -140,8 +141,13 @@ def _fault_of_option(model: type[BaseModel] | None, key: str, value: Any, others
     try:
         model.model_validate({**others, key: value}, strict=True)
     except ValidationError as error:
-        return "; ".join(detail["msg"] for detail in error.errors()) + "."
+        faults = [detail["msg"] for detail in error.errors() if not detail["loc"] or detail["loc"][0] == key]
+        return f"{'; '.join(faults)}." if faults else ""  # another option that is still missing is not its fault
     return ""
+
+
+def _is_required(model: type[BaseModel] | None, key: str) -> bool:
+    return model is not None and key in model.model_fields and model.model_fields[key].is_required()
 
 
 def _entries(

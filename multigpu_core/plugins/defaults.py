@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from multigpu.hookspecs import LoadedModelInfo, hookimpl
+from multigpu.hookspecs import LoadedModelInfo, UnloadReason, hookimpl
 from multigpu.multigpu_core import allocation
 from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
 from multigpu.multigpu_core.devices import DeviceInfo
@@ -25,8 +25,10 @@ class DefaultPlanner:
 
 
 class KeepWhatNodesKeep:
-    """Models whose node says `keep_loaded` stay; nothing else is ever kept."""
+    """Models whose node says `keep_loaded` stay, unless their memory is needed; nothing else is ever kept."""
 
     @hookimpl
-    def multigpu_unload_policy(self, models: Sequence[LoadedModelInfo]) -> Iterable[int]:
+    def multigpu_unload_policy(self, models: Sequence[LoadedModelInfo], reason: UnloadReason) -> Iterable[int]:
+        if reason is UnloadReason.MEMORY_PRESSURE:
+            return []
         return [model.key for model in models if model.is_ours and model.keep_loaded]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import importlib_metadata
 
@@ -44,15 +45,21 @@ def built_in() -> Iterator[Candidate]:
 
 
 def installed() -> Iterator[Candidate]:
-    """Plugins of installed distributions, by entry point."""
-    try:
-        entries = list(importlib_metadata.entry_points(group=GROUP))
-    except Exception as error:  # the metadata of a distribution that has nothing to do with us can be broken
-        yield Candidate(GROUP, "installed distributions", "", _raising(error))
-        return
-    for entry in entries:
-        name, version = _distribution(entry)
-        yield Candidate(entry.name, name or entry.value, version, entry.load)
+    """Plugins of installed distributions, by entry point. A distribution that cannot be read hides no other."""
+    seen: set[str] = set()
+    for distribution in importlib_metadata.distributions():
+        try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            entries = list(distribution.entry_points.select(group=GROUP))
+        except Exception as error:
+            broken = f"a distribution in {distribution.locate_file('')}"
+            yield Candidate(broken, broken, "", _raising(error))
+            continue
+        name, version = _name_and_version(distribution)
+        if name not in seen:  # copies further along the import path are not what Python would import
+            yield from (Candidate(entry.name, name or entry.value, version, entry.load) for entry in entries)
+        seen.update({name} - {""})
 
 
 def carried_by_packs(packs: Iterable[Path]) -> Iterator[Candidate]:
@@ -93,10 +100,10 @@ def _raising(error: BaseException) -> Callable[[], object]:
     return load
 
 
-def _distribution(entry: importlib_metadata.EntryPoint) -> tuple[str, str]:
-    """Name and version of an entry point's distribution, as far as its metadata tell."""
+def _name_and_version(distribution: Any) -> tuple[str, str]:
+    """Name and version of a distribution, as far as its metadata tell."""
     try:
-        return (entry.dist.name or "", entry.dist.version or "") if entry.dist is not None else ("", "")
+        return distribution.name or "", distribution.version or ""
     except Exception:  # broken metadata keep no plugin from loading
         return "", ""
 

@@ -17,7 +17,7 @@ from .discovery import Candidate
 from .loaders import OwnNode, WrappedLoader
 from .record import PluginRecord, TargetPack
 from .unloading import LoadedModelInfo, UnloadReason
-from .validation import PluginError, check_answer, check_plugin
+from .validation import PluginError, check_answer, check_plan, check_plugin
 
 log = structlog.get_logger("multigpu")
 
@@ -58,8 +58,27 @@ class PluginManager:
         yield from self._ask_each("multigpu_wrap_loader", (WrappedLoader, OwnNode))
 
     def plan_allocation(self, **arguments: Any) -> Any:
-        """The first plan that a plugin makes. Planning fails loudly: what a plugin raises goes to the user."""
-        return self._manager.hook.multigpu_plan_allocation(**arguments)
+        """The first plan that a plugin makes, those registered last asked first.
+
+        Raises:
+            AllocationError, PlanError, DeviceError: a plugin's refusal, for the user to read. One that fails in any
+                other way is reported and left out and the next is asked; only what the last one raises is raised.
+        """
+        refusals = _refusals()
+        hook = self._manager.hook.multigpu_plan_allocation
+        *others, last_resort = reversed(hook.get_hookimpls())
+        for implementation in others:
+            name = implementation.plugin_name
+            try:
+                plan = self._alone(hook.name, implementation.plugin)(**arguments)
+                if plan is not None:
+                    check_plan(plan, arguments["inventory"], name)
+                    return plan
+            except refusals:
+                raise
+            except (Exception, SystemExit) as error:
+                self.fail(name, error)
+        return self._alone(hook.name, last_resort.plugin)(**arguments)
 
     def kept_models(self, models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> set[int]:
         """Keys of the models that any plugin keeps."""
@@ -120,8 +139,12 @@ class PluginManager:
             getattr(plugin, "Options", None), self._configuration.options.get(name, {}), name
         )
         self.problems += problems
+        self._alone("multigpu_startup", plugin)(options=options)
+
+    def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
+        """A hook as one plugin alone implements it."""
         others = [other for other in self._manager.get_plugins() if other is not plugin]
-        self._manager.subset_hook_caller("multigpu_startup", others)(options=options)
+        return self._manager.subset_hook_caller(hook, others)
 
     def _ask_each(self, hook: str, kinds: tuple[type, ...], **arguments: Any) -> Iterator[tuple[str, Any]]:
         """Call a hook plugin by plugin, because within one call an exception silences all later ones.
@@ -131,9 +154,8 @@ class PluginManager:
         for name, plugin in self._manager.list_name_plugin():
             if plugin is None:
                 continue
-            others = [other for other in self._manager.get_plugins() if other is not plugin]
             try:
-                answers = [list(answer) for answer in self._manager.subset_hook_caller(hook, others)(**arguments)]
+                answers = [list(answer) for answer in self._alone(hook, plugin)(**arguments)]
                 said = [thing for answer in answers for thing in answer]
                 check_answer(said, kinds, name, hook)
             except (Exception, SystemExit) as error:
@@ -141,3 +163,11 @@ class PluginManager:
                 continue
             for thing in said:
                 yield name, thing
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a planner raises on purpose. Imported here: these rooms need torch, and a list of plugins does not."""
+    from multigpu.multigpu_core.allocation import AllocationError, PlanError
+    from multigpu.multigpu_core.devices import DeviceError
+
+    return AllocationError, PlanError, DeviceError

@@ -11,6 +11,8 @@ class UnloadReason(str, Enum):
     """Someone asked ComfyUI to unload all models: a button, a route, a node."""
     EJECT = "eject"
     """A node asked for an empty compute device before its own load."""
+    MEMORY_PRESSURE = "memory_pressure"
+    """A split model is about to be stored on a donor device that has no room for it."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import Inventory
 
 PLUGIN_API = 1
 """The version of the hooks in hookspecs.py. It grows when a plugin that was written for the last one may break."""
@@ -39,7 +42,7 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
     for hook, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
         found += 1
         if hook in specs:
-            _check_kind(name, hook, implementation, options, is_asked_once=_is_first_result(specs[hook], hookspecs))
+            _check_kind(name, hook, implementation, options)
             _check_parameters(name, hook, implementation, specs[hook])
         elif not options.get("optionalhook"):
             raise PluginError(name, f"There is no hook {hook}{_did_you_mean(hook, specs)}.")
@@ -59,12 +62,23 @@ def check_answer(said: Iterable[object], kinds: tuple[type, ...], name: str, hoo
             raise PluginError(name, f"{hook} answered with a {type(thing).__name__}; it takes {expected}.")
 
 
-def _check_kind(
-    name: str, hook: str, implementation: Callable[..., Any], options: dict[str, Any], is_asked_once: bool
-) -> None:
+def check_plan(plan: Any, inventory: Inventory, name: str) -> None:
+    """Refuse a plan that is none, or that does not have every block exactly once.
+
+    Raises:
+        PluginError: what is wrong with it.
+    """
+    placements = getattr(plan, "placements", None)
+    if placements is None:
+        raise PluginError(name, f"multigpu_plan_allocation answered with a {type(plan).__name__}, which is no plan.")
+    if sorted(placement.block.name for placement in placements) != sorted(block.name for block in inventory.blocks):
+        raise PluginError(name, "multigpu_plan_allocation has to place every block of the inventory exactly once.")
+
+
+def _check_kind(name: str, hook: str, implementation: Callable[..., Any], options: dict[str, Any]) -> None:
     if inspect.iscoroutinefunction(implementation) or inspect.isasyncgenfunction(implementation):
         raise PluginError(name, f"{hook} is async, and nobody would await it. Make it a plain function.")
-    if (options.get("wrapper") or options.get("hookwrapper")) and not is_asked_once:
+    if options.get("wrapper") or options.get("hookwrapper"):
         raise PluginError(name, f"{hook} is asked plugin by plugin, so a wrapper has nothing to wrap there.")
 
 
@@ -96,10 +110,6 @@ def _implementations(plugin: object, marker: str) -> Iterator[tuple[str, Callabl
 
 def _hooks(module: ModuleType, marker: str) -> dict[str, Callable[..., Any]]:
     return {name: value for name, value in vars(module).items() if hasattr(value, marker)}
-
-
-def _is_first_result(spec: Callable[..., Any], hookspecs: ModuleType) -> bool:
-    return bool(getattr(spec, f"{hookspecs.PROJECT}_spec").get("firstresult"))
 
 
 def _did_you_mean(word: str, words: Any) -> str:

@@ -109,7 +109,7 @@ def _problems_of_description(variant: NodeVariant, loader: WrappedLoader) -> Ite
     outputs = Counter(index for part in variant.parts for index in part.outputs)
     if shared := [index for index, count in outputs.items() if count > 1]:
         yield f"outputs {shared} belong to two parts."
-    names = Counter(part.prefix + part.device_input for part in variant.parts)
+    names = Counter(part.device_name for part in variant.parts)
     if double := [name for name, count in names.items() if count > 1]:
         yield f"inputs {double} are added twice: give the parts a prefix."
     for part in variant.parts:

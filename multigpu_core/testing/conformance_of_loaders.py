@@ -7,7 +7,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -30,6 +29,7 @@ class VariantTrial:
     """One variant, made from the loader class as the framework makes it."""
 
     variant: NodeVariant
+    wraps: WrappedLoader
     trial: LoaderTrial
     comfyui: ComfyUI
 
@@ -44,7 +44,7 @@ class VariantTrial:
         """The variant's node class; `observe` is called whenever the wrapped loader is."""
         variants = importlib.import_module("multigpu.multigpu_core.comfy.variants")
         made: type[Any] = variants.make_variant(
-            watched(self.trial.loader, observe), self.variant, self.comfyui.framework.context
+            watched(self.trial.loader, observe), self.variant, self.comfyui.framework.context, self.wraps.pack
         )
         return made
 
@@ -53,7 +53,7 @@ class VariantTrial:
         other = next((name for name in self.devices if name != device), "cpu")
         inputs: dict[str, Any] = {}
         for part in self.variant.parts:
-            inputs[part.prefix + part.device_input] = device
+            inputs[part.device_name] = device
             if part.offload_input:
                 inputs[part.prefix + part.offload_input] = "cpu"
             if part.splits:
@@ -80,8 +80,8 @@ def problems_of_variant(
     variant: NodeVariant, loader: WrappedLoader, trial: LoaderTrial, comfyui: ComfyUI
 ) -> Iterator[str]:
     """What one variant of a loader does not keep, one sentence each."""
-    one = VariantTrial(variant, trial, comfyui)
-    with torch.inference_mode(), _following(loader, trial, comfyui):
+    one = VariantTrial(variant, loader, trial, comfyui)
+    with torch.inference_mode():
         one.load_plain()  # what the pack itself changes with its first load is its own affair
         before = _state(trial.loader)
         for check in (_inputs, _device, _exceptions, _parity, _unloading):
@@ -132,9 +132,10 @@ def weights_of(outputs: Sequence[Any]) -> list[Tensor]:
 def _inputs(one: VariantTrial) -> Iterator[str]:
     own = one.trial.loader.INPUT_TYPES()
     inputs = one.node().INPUT_TYPES()
-    fixed = {name for name, _ in one.variant.fixed_inputs}
+    gone = {name for name, _ in one.variant.fixed_inputs}
+    gone |= {part.replaces.name for part in one.variant.parts if part.replaces is not None}
     for section, specs in own.items():
-        theirs = [name for name in specs if name not in fixed]
+        theirs = [name for name in specs if name not in gone]
         kept = [name for name in inputs.get(section, {}) if name in theirs]
         if kept != theirs:
             yield f"the loader's own {section} inputs are {theirs}, here they are {kept}."
@@ -143,9 +144,9 @@ def _inputs(one: VariantTrial) -> Iterator[str]:
         if name not in every:
             yield f"the input {name} is missing."
     for part in one.variant.parts:
-        offered = every.get(part.prefix + part.device_input, ((),))[0]
-        if absent := set(one.devices) - set(offered):
-            yield f"{part.prefix}{part.device_input} does not offer {', '.join(sorted(absent))}."
+        offered = every.get(part.device_name, ((),))[0]
+        if not part.socket and (absent := set(one.devices) - set(offered)):
+            yield f"{part.device_name} does not offer {', '.join(sorted(absent))}."
 
 
 def _device(one: VariantTrial) -> Iterator[str]:
@@ -249,18 +250,3 @@ def _bare_module(output: Any) -> nn.Module | None:
     if isinstance(output, dict):
         return next((value for value in output.values() if isinstance(value, nn.Module)), None)
     return None
-
-
-@contextmanager
-def _following(loader: WrappedLoader, trial: LoaderTrial, comfyui: ComfyUI) -> Iterator[None]:
-    """Let the pack's own nodes follow its models, as they do in a running ComfyUI where the plugin asks for it."""
-    if not loader.pack_follows:
-        yield
-        return
-    following = importlib.import_module("multigpu.multigpu_core.comfy.following")
-    nodes = following.FollowingNodes(comfyui.framework.context.followed)
-    nodes.install(following.nodes_of_the_same_pack(trial.loader, comfyui.nodes.NODE_CLASS_MAPPINGS.values()))
-    try:
-        yield
-    finally:
-        nodes.restore()

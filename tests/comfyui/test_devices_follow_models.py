@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 from pathlib import Path
@@ -132,18 +131,6 @@ def test_an_ltx_checkpoint_of_today_s_pack_can_be_split(packs: ComfyUI, comfyui:
     model_management().load_models_gpu([loaded[0]])
     held = comfyui.held_bytes()
     assert held[0] == 0 and held[1] > 0 and held[2] > 0
-
-
-def test_a_pack_s_nodes_get_their_own_methods_back(packs: ComfyUI, comfyui: ComfyUI) -> None:
-    following = importlib.import_module("multigpu.multigpu_core.comfy.following")
-    node = comfyui.nodes.NODE_CLASS_MAPPINGS["Florence2Run"]
-    before = node.__dict__["encode"]
-    nodes = following.FollowingNodes(following.FollowedModels())
-    broken = type("NodeWithoutAFunction", (), {"FUNCTION": "nowhere"})
-    nodes.install([broken, node])
-    assert node.__dict__["encode"] is not before
-    nodes.restore()
-    assert node.__dict__["encode"] is before
 
 
 @pytest.mark.parametrize("pack", NODE_IDS)

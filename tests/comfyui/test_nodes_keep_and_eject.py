@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+from multigpu import hookimpl, hookspecs
+from multigpu.hookspecs import LoadedModelInfo, UnloadReason
+from multigpu.multigpu_core.plugins import PluginManager
 
 from .inprocess import ComfyUI
 
@@ -70,6 +75,36 @@ def test_a_kept_model_still_makes_way_for_one_that_needs_its_memory(comfyui: Com
     kept = _loaded(comfyui, **SPLIT, keep_loaded=True)
     mm.free_memory(1e30, torch.device("npu:1"))
     assert not _is_loaded(mm, kept)
+
+
+class NeverUnload:
+    """A plugin that keeps every model, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[UnloadReason, int]] = []
+
+    @hookimpl
+    def multigpu_unload_policy(
+        self, models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int
+    ) -> Iterable[int]:
+        self.asked.append((reason, bytes_wanted))
+        return [model.key for model in models]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_plugin_decides_what_makes_room_on_a_donor(
+    comfyui: ComfyUI, mm: ModuleType, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    plugin = NeverUnload()
+    if is_kept:
+        plugins = PluginManager(hookspecs)
+        plugins.register(plugin, "never unload")
+        monkeypatch.setattr(comfyui.framework.context.models, "_policy", plugins.kept_models)
+    model = _loaded(comfyui, **SPLIT, keep_loaded=True)
+    free = comfyui.framework.context.host.registry.free_bytes("npu:2")
+    comfyui.framework.context.models.make_room(free + 1, "npu:2", torch.nn.Module())
+    assert _is_loaded(mm, model) is is_kept
+    assert plugin.asked == ([(UnloadReason.MEMORY_PRESSURE, free + 1)] if is_kept else [])
 
 
 def test_unkept_models_are_not_ejected_unless_the_node_asks(comfyui: ComfyUI, mm: ModuleType) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import importlib_metadata
 import pytest
 
 from multigpu import hookspecs
@@ -101,10 +100,27 @@ def test_a_distribution_without_a_name_keeps_no_plugin_from_loading(
     assert registered(list(installed()))["mine"].works
 
 
-def test_metadata_that_cannot_be_read_are_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreadable(**_: str) -> None:
-        raise OSError("the disk is gone")
+def test_a_distribution_that_cannot_be_read_is_in_the_report_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    an_installed_distribution(tmp_path, "mine = outsiders_third_plugin")
+    (tmp_path / "outsiders_third_plugin.py").write_text(PLUGIN)
+    unreadable = tmp_path / "broken" / "outsider-4.2.dist-info"
+    unreadable.parent.mkdir()
+    an_installed_distribution(unreadable.parent, "")
+    (unreadable / "entry_points.txt").write_bytes(b"[multigpu.integrations]\nx = \xff\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(unreadable.parent)
+    records = registered(list(installed()))
+    assert records["mine"].works
+    (broken,) = (record for name, record in records.items() if str(unreadable.parent) in name)
+    assert "UnicodeDecodeError" in broken.why_not
 
-    monkeypatch.setattr(importlib_metadata, "entry_points", unreadable)
-    (record,) = registered(list(installed())).values()
-    assert not record.works and "the disk is gone" in record.why_not
+
+def test_the_first_of_two_copies_of_a_distribution_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("later", "earlier"):
+        (tmp_path / folder).mkdir()
+        an_installed_distribution(tmp_path / folder, "mine = outsiders_fourth_plugin")
+        (tmp_path / folder / "outsiders_fourth_plugin.py").write_text(PLUGIN)
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    assert [name for name in registered(list(installed())) if "mine" in name] == ["mine"]

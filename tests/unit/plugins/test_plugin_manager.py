@@ -13,7 +13,7 @@ from pydantic import BaseModel, model_validator
 from multigpu import hookimpl, hookspecs
 from multigpu.hookspecs import LoadedModelInfo, OwnNode, UnloadReason, WrappedLoader, split_and_device
 from multigpu.multigpu_core.plugins import PLUGIN_API, Candidate, Configuration, PluginManager
-from multigpu.multigpu_core.plugins.configuration import Entry
+from multigpu.multigpu_core.plugins.configuration import Entry, validated_options
 
 
 class Good:
@@ -280,6 +280,17 @@ def test_an_option_that_needs_another_is_judged_with_it_and_options_of_a_plugin_
     assert wrong.key == "integrations.wrong.second" and "above first" in wrong.reason
     assert plain.key == "integrations.plain.second" and "no options" in plain.reason
     assert all(record.works for record in manager.records.values())
+
+
+def test_an_option_that_a_plugin_needs_is_given_in_any_order(tmp_path: Any) -> None:
+    class Options(BaseModel):
+        depth: int = 2
+        name: str
+
+    entries = {"depth": Entry("deep", tmp_path, 1), "name": Entry("a", tmp_path, 2)}
+    options, (problem,) = validated_options(Options, entries, "needy")
+    assert options == Options(name="a")
+    assert problem.key == "integrations.needy.depth"
 
 
 def test_hooks_are_read_without_torch() -> None:
