@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,9 +70,11 @@ class Framework:
             log.warning(str(problem))
 
     def stop(self) -> None:
-        """Take every patch out of ComfyUI and its packs again."""
+        """Take every patch out of ComfyUI and its packs again, and tell the plugins."""
         self.patches.restore()
         self.context.packs.restore()
+        atexit.unregister(self.plugins.shut_down)
+        self.plugins.shut_down()
 
 
 def start() -> Framework:
@@ -92,6 +95,7 @@ def start() -> Framework:
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
     framework.registration.register()
     add_routes(models, plugins)
+    atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
         framework.report()
     return framework

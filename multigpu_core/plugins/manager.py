@@ -87,6 +87,10 @@ class PluginManager:
         )
         return {key for _, key in answers}
 
+    def shut_down(self) -> None:
+        """Tell every plugin that this is the end, each one whatever the others do."""
+        list(self._ask_each("multigpu_shutdown", (object,)))
+
     def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
         """Enter nodes that a plugin registered, or lost because somebody else has their ids, into its record."""
         record = self.records[plugin]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,21 @@ from multigpu.hookspecs import WrappedLoader, split_and_device
 @hookimpl
 def multigpu_wrap_loader():
     return [WrappedLoader(name, split_and_device(name)) for name in {names}]
+"""
+
+TIDY = """
+from pathlib import Path
+from multigpu import hookimpl
+
+file = Path({file!r})
+
+@hookimpl
+def multigpu_startup():
+    file.write_text("started")
+
+@hookimpl
+def multigpu_shutdown():
+    file.write_text(file.read_text() + ", ended")
 """
 
 THIEF = """
@@ -121,6 +139,19 @@ def test_no_plugin_replaces_a_core_node(server: ComfyUIServer, report: dict[str,
     assert report["thief"]["taken"] == ["KSampler"]
     assert report["thief"]["nodes"] == ["Own"]
     assert "model" in server.client.object_info()["KSampler"]["input"]["required"]
+
+
+def test_a_plugin_is_told_when_comfyui_ends(comfyui_path: Path, repository: Path, tmp_path: Path) -> None:
+    install_custom_node(tmp_path, repository, "multigpu")
+    pack = tmp_path / "custom_nodes" / "tidy"
+    pack.mkdir()
+    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    (pack / "multigpu_plugin.py").write_text(TIDY.format(file=str(tmp_path / "told")))
+    command = [sys.executable, "main.py", "--base-directory", str(tmp_path), "--quick-test-for-ci"]
+    environment = {**os.environ, "MULTIGPU_SIMULATE": "1gb"}
+    options = ("--database-url", "sqlite:///:memory:", "--disable-api-nodes")
+    subprocess.run([*command, *options], cwd=comfyui_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "told").read_text() == "started, ended"
 
 
 def test_the_log_has_a_line_for_each_plugin(server: ComfyUIServer) -> None:
