@@ -53,6 +53,7 @@ __all__ = [
     "device_only",
     "hookimpl",
     "multigpu_plan_allocation",
+    "multigpu_shutdown",
     "multigpu_startup",
     "multigpu_unload_policy",
     "multigpu_wrap_loader",
@@ -70,6 +71,14 @@ def multigpu_startup(options: BaseModel | None) -> None:
 
     A plugin that declares a pydantic model as `Options` gets its entries from [integrations.NAME] of plugins.toml,
     validated; one that declares none gets None. A plugin that raises here is left out.
+    """
+
+
+@hookspec
+def multigpu_shutdown() -> None:
+    """Called once, when ComfyUI ends or MultiGPU is stopped: give back what `multigpu_startup` took.
+
+    A process that is killed, or ended by a signal other than Ctrl-C, ends without it. What is raised here is logged.
     """
 
 

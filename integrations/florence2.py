@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
 
+multigpu_pack = "ComfyUI-Florence2"
+
 TARGETS = ("Florence2ModelLoader", "DownloadAndLoadFlorence2Model")
 
 PACK = PackDevices(model_types=("FL2MODEL",))

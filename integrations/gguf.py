@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl, split_and_device
 
+multigpu_pack = "ComfyUI-GGUF"
+
 MODELS = ("UnetLoaderGGUF", "UnetLoaderGGUFAdvanced")
 TEXT_ENCODERS = ("CLIPLoaderGGUF", "DualCLIPLoaderGGUF", "TripleCLIPLoaderGGUF", "QuadrupleCLIPLoaderGGUF")
 

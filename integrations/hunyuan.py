@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
 
+multigpu_pack = "ComfyUI-HunyuanVideoWrapper"
+
 TARGETS = ("HyVideoModelLoader", "HyVideoVAELoader", "DownloadAndLoadHyVideoTextEncoder")
 
 PACK = PackDevices(model_types=("HYVIDEOMODEL", "HYVIDTEXTENCODER", "VAE"))

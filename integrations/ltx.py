@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl, split_and_device
 
+multigpu_pack = "ComfyUI-LTXVideo"
+
 WHOLE = ("LTXVLoader", "LowVRAMAudioVAELoader", "LTXVGemmaCLIPModelLoader", "LTXVPromptEnhancerLoader")
 SPLIT = ("LowVRAMCheckpointLoader", "LowVRAMLatentUpscaleModelLoader")
 """Their models are ComfyUI's to place."""

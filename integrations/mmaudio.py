@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
 
+multigpu_pack = "ComfyUI-MMAudio"
+
 OUTPUTS = {"MMAudioModelLoader": (0,), "MMAudioFeatureUtilsLoader": (0,), "MMAudioSampler": ()}
 """The targets, and which of their outputs are models."""
 

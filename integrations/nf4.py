@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
 
+multigpu_pack = "ComfyUI_bitsandbytes_NF4"
+
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
 
+multigpu_pack = "PuLID_ComfyUI"
+
 TARGETS = ("PulidModelLoader", "PulidInsightFaceLoader", "PulidEvaClipLoader")
 
 PACK = PackDevices(model_types=("MODEL", "PULID", "EVA_CLIP"))

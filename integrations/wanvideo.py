@@ -23,6 +23,8 @@ from multigpu.hookspecs import (
 if TYPE_CHECKING:
     import torch
 
+multigpu_pack = "ComfyUI-WanVideoWrapper"
+
 SWAP = "To keep a part of a model on another device, give its loader block_swap_args with a swap device."
 
 

@@ -8,6 +8,8 @@ from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
 
 PACK = PackDevices(model_types=("MODEL", "FluxControlNet"))
 
+multigpu_pack = "x-flux-comfyui"
+
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:

@@ -9,6 +9,7 @@ from multigpu.hookspecs import OwnNode, WrappedLoader, split_and_device
 from pydantic import BaseModel
 
 multigpu_api = 1  # the version of the hooks that this plugin is written for
+# multigpu_pack = "ComfyUI-MyPack"  # the pack whose loaders these are: the report then says what became of it
 
 # The ids of loader nodes as ComfyUI knows them. One that is not installed gets no variants, and the report says so.
 LOADERS = ["MyModelLoader"]

@@ -1,21 +1,37 @@
-"""The plugin says what it wraps, and MultiGPU accepts it."""
+"""The plugin keeps what MultiGPU's users count on."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import multigpu_example
-from multigpu import hookspecs
-from multigpu.multigpu_core.plugins import PluginManager
+from multigpu.testing import ComfyUI, LoaderTrial, check_loader, check_plugin
+
+
+class MyModelLoader:
+    """A stand-in for the pack's own loader: the same inputs, and a result of the same kind, only small."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"name": (["small"],)}}
+
+    def load(self, name: str) -> tuple[Any]:
+        import comfy.model_management as mm
+        import torch
+        from comfy.model_patcher import ModelPatcher
+
+        model = torch.nn.Module()
+        model.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        return (ModelPatcher(model, mm.get_torch_device(), mm.unet_offload_device()),)
 
 
 def test_multigpu_accepts_the_plugin() -> None:
-    plugins = PluginManager(hookspecs)
-    plugins.register(multigpu_example, "example")
-    assert plugins.records["example"].works, plugins.records["example"].why_not
+    check_plugin(multigpu_example)
 
 
-def test_every_loader_gets_a_device_and_a_split() -> None:
-    for loader in multigpu_example.multigpu_wrap_loader():
-        assert [variant.node_id for variant in loader.variants] == [
-            f"{loader.target}MultiGPU",
-            f"{loader.target}DisTorch2MultiGPU",
-        ]
+def test_every_variant_keeps_its_promises(simulated_comfyui: ComfyUI) -> None:
+    trial = LoaderTrial("MyModelLoader", MyModelLoader, {"name": "small"})
+    check_loader(multigpu_example, trial, simulated_comfyui)

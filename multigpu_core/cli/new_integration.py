@@ -39,6 +39,7 @@ from multigpu.hookspecs import OwnNode, WrappedLoader, split_and_device
 from pydantic import BaseModel
 
 multigpu_api = {api}  # the version of the hooks that this plugin is written for
+# multigpu_pack = "ComfyUI-MyPack"  # the pack whose loaders these are: the report then says what became of it
 
 # The ids of loader nodes as ComfyUI knows them. One that is not installed gets no variants, and the report says so.
 LOADERS = ["MyModelLoader"]
@@ -66,28 +67,49 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
     for target in [*LOADERS, *Chosen.options.more_loaders]:
         yield WrappedLoader(target, split_and_device(target))
 '''
+CONFTEST = '''\
+"""Brings the fixtures simulated_comfyui and simulated_machine."""
+
+pytest_plugins = ["multigpu.testing"]
+'''
 TEST = '''\
-"""The plugin says what it wraps, and MultiGPU accepts it."""
+"""The plugin keeps what MultiGPU's users count on."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import multigpu_{name}
-from multigpu import hookspecs
-from multigpu.multigpu_core.plugins import PluginManager
+from multigpu.testing import ComfyUI, LoaderTrial, check_loader, check_plugin
+
+
+class MyModelLoader:
+    """A stand-in for the pack's own loader: the same inputs, and a result of the same kind, only small."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {{"required": {{"name": (["small"],)}}}}
+
+    def load(self, name: str) -> tuple[Any]:
+        import comfy.model_management as mm
+        import torch
+        from comfy.model_patcher import ModelPatcher
+
+        model = torch.nn.Module()
+        model.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        return (ModelPatcher(model, mm.get_torch_device(), mm.unet_offload_device()),)
 
 
 def test_multigpu_accepts_the_plugin() -> None:
-    plugins = PluginManager(hookspecs)
-    plugins.register(multigpu_{name}, "{name}")
-    assert plugins.records["{name}"].works, plugins.records["{name}"].why_not
+    check_plugin(multigpu_{name})
 
 
-def test_every_loader_gets_a_device_and_a_split() -> None:
-    for loader in multigpu_{name}.multigpu_wrap_loader():
-        assert [variant.node_id for variant in loader.variants] == [
-            f"{{loader.target}}MultiGPU",
-            f"{{loader.target}}DisTorch2MultiGPU",
-        ]
+def test_every_variant_keeps_its_promises(simulated_comfyui: ComfyUI) -> None:
+    trial = LoaderTrial("MyModelLoader", MyModelLoader, {{"name": "small"}})
+    check_loader(multigpu_{name}, trial, simulated_comfyui)
 '''
 
 
@@ -114,5 +136,6 @@ def package_files(name: str) -> dict[str, str]:
     return {
         "pyproject.toml": PYPROJECT.format(name=name, dashed=name.replace("_", "-")),
         f"multigpu_{name}.py": PLUGIN.format(name=name, api=PLUGIN_API),
+        "conftest.py": CONFTEST,
         f"test_multigpu_{name}.py": TEST.format(name=name),
     }

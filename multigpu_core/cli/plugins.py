@@ -19,6 +19,7 @@ from multigpu.multigpu_core.plugins import (
     built_in,
     carried_by_packs,
     installed,
+    packs_in,
     read_configuration,
     report_json,
     user_files,
@@ -41,7 +42,7 @@ def plugins(
     configure_logging("error")
     configuration = read_configuration([SHIPPED, *user_files(user_directory)])
     manager = PluginManager(hookspecs, configuration)
-    for found in (built_in(), installed(), carried_by_packs(custom_nodes or ())):
+    for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes or ()))):
         manager.register_all(found)
     manager.problems += configuration.unknown_plugins(manager.records)
     records = list(manager.records.values())

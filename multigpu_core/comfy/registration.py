@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import nodes as comfy_nodes
 import structlog
 
-from multigpu.multigpu_core.plugins import OwnNode, PluginManager, WrappedLoader
+from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
 from .loading import LoadContext
+from .target_packs import PacksHere, target_of
 from .variants import make_own_node, make_variant
 
 log = structlog.get_logger("multigpu")
@@ -23,6 +22,8 @@ class NodeRegistration:
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
         self._found: list[WrappedLoader] = []
+        self._owners: dict[str, str] = {}
+        self._targets: dict[str, dict[str, TargetPack]] = {}
         self.classes: dict[str, type] = {}
         self.titles: dict[str, str] = {}
 
@@ -30,16 +31,17 @@ class NodeRegistration:
         """Make the nodes of every loader that is there. Ids that somebody else has are left to them."""
         for plugin, loader in list(self._plugins.loaders()):
             self._register(plugin, loader)
-        self._note_absent()
+        self._note_targets(None)
         self._follow()
 
     def register_late(self) -> None:
         """Make the nodes of loaders that appeared since, and put them where ComfyUI serves nodes from."""
         waiting, self._waiting = self._waiting, []
         before = set(self.classes)
+        self._give_up_lost_ids()
         for plugin, loader in waiting:
             self._register(plugin, loader)
-        self._note_absent()
+        self._note_targets(PacksHere())
         self._follow()
         late = [node_id for node_id in self.classes if node_id not in before]
         origin = next((getattr(self.classes[node_id], "RELATIVE_PYTHON_MODULE", None) for node_id in before), None)
@@ -76,6 +78,8 @@ class NodeRegistration:
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
         wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
         self._found.append(loader)
+        target = target_of(wrapped)
+        self._targets.setdefault(plugin, {})[target.name] = target
         title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
         for variant in loader.variants:
             node = make_variant(wrapped, variant, self._context, loader.pack)
@@ -89,20 +93,30 @@ class NodeRegistration:
             return
         self.classes[node_id] = node
         self.titles[node_id] = title
+        self._owners[node_id] = plugin
         self._plugins.note_nodes(plugin, nodes=(node_id,))
 
-    def _note_absent(self) -> None:
-        absent: dict[str, list[str]] = {plugin: [] for plugin in self._plugins.records}
+    def _give_up_lost_ids(self) -> None:
+        """A pack that ComfyUI loaded after us may have put nodes of its own in the place of ours."""
+        for node_id, plugin in self._owners.items():
+            served = comfy_nodes.NODE_CLASS_MAPPINGS.get(node_id)
+            if served is not self.classes[node_id]:
+                log.warning(f"{plugin}: its node {node_id} was replaced by {target_of(served)}")
+                self._plugins.note_nodes(plugin, taken=(node_id,))
+
+    def _note_targets(self, here: PacksHere | None) -> None:
+        """Enter into the records what every plugin is for; `here` is None while ComfyUI still loads packs."""
+        absent: dict[str, dict[str, None]] = {plugin: {} for plugin in self._plugins.records}
         for plugin, loader in self._waiting:
-            absent[plugin].append(loader.target)
-        for plugin, targets in absent.items():
-            self._plugins.note_absent(plugin, _once(targets))
+            absent[plugin][loader.target] = None
+        for plugin, loaders in absent.items():
+            targets = self._targets.get(plugin, {})
+            named = self._plugins.pack_named_by(plugin)
+            if here is not None and named and not targets:
+                targets = {named: here.named(named)}
+            self._plugins.note_targets(plugin, targets.values(), loaders)
 
 
 def _origin(node: type) -> str:
     """The pack that a node class is from."""
     return node.__module__.split(".")[0]
-
-
-def _once(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from .loading import LoadContext
 from .ours import OurModels
 from .registration import NodeRegistration
 from .routes import add_routes
+from .target_packs import loadable_packs
 
 log = structlog.get_logger("multigpu")
 
@@ -68,9 +70,11 @@ class Framework:
             log.warning(str(problem))
 
     def stop(self) -> None:
-        """Take every patch out of ComfyUI and its packs again."""
+        """Take every patch out of ComfyUI and its packs again, and tell the plugins."""
         self.patches.restore()
         self.context.packs.restore()
+        atexit.unregister(self.plugins.shut_down)
+        self.plugins.shut_down()
 
 
 def start() -> Framework:
@@ -91,6 +95,7 @@ def start() -> Framework:
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
     framework.registration.register()
     add_routes(models, plugins)
+    atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
         framework.report()
     return framework
@@ -99,7 +104,7 @@ def start() -> Framework:
 def _candidates() -> Iterator[Candidate]:
     yield from built_in()
     yield from installed()
-    yield from carried_by_packs(Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes"))
+    yield from carried_by_packs(loadable_packs())
 
 
 def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:

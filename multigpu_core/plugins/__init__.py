@@ -1,7 +1,7 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
 from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
-from .discovery import Candidate, built_in, carried_by_packs, installed
+from .discovery import Candidate, built_in, carried_by_packs, installed, name_of_pack, packs_in, version_of_pack
 from .loaders import (
     DevicePart,
     ExtraInput,
@@ -14,7 +14,7 @@ from .loaders import (
     split_and_device,
 )
 from .manager import PluginManager
-from .record import PluginRecord
+from .record import PackState, PluginRecord, TargetPack
 from .report import report_json, report_lines
 from .unloading import LoadedModelInfo, UnloadReason
 from .validation import PLUGIN_API, PluginError
@@ -30,19 +30,24 @@ __all__ = [
     "NodeVariant",
     "OwnNode",
     "PackDevices",
+    "PackState",
     "PluginError",
     "PluginManager",
     "PluginRecord",
     "ReplacedInput",
+    "TargetPack",
     "UnloadReason",
     "WrappedLoader",
     "built_in",
     "carried_by_packs",
     "device_only",
     "installed",
+    "name_of_pack",
+    "packs_in",
     "read_configuration",
     "report_json",
     "report_lines",
     "split_and_device",
     "user_files",
+    "version_of_pack",
 ]

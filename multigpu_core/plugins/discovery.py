@@ -27,12 +27,16 @@ BUILT_IN = ("comfy_core", "gguf", "florence2", "hunyuan", "ltx", "nf4", "pulid",
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plugin that is there but not imported: `load` imports it and returns the plugin object."""
+    """A plugin that is there but not imported: `load` imports it and returns the plugin object.
+
+    `pack` is the node pack that carries it, if one does.
+    """
 
     name: str
     source: str
     version: str
     load: Callable[[], object]
+    pack: str = ""
 
 
 def built_in() -> Iterator[Candidate]:
@@ -58,17 +62,25 @@ def installed() -> Iterator[Candidate]:
         seen.update({name} - {""})
 
 
-def carried_by_packs(custom_nodes: Iterable[Path]) -> Iterator[Candidate]:
-    """Plugins in the packs under ComfyUI's custom node folders; disabled packs are passed over."""
+def carried_by_packs(packs: Iterable[Path]) -> Iterator[Candidate]:
+    """Plugins in the folders of node packs."""
+    for pack in packs:
+        if file := _plugin_file(pack):
+            yield Candidate(pack.name, str(file), version_of_pack(pack), _file(file), pack.name)
+
+
+def packs_in(custom_nodes: Iterable[Path]) -> Iterator[Path]:
+    """The folders of node packs under ComfyUI's custom node folders, without the disabled ones."""
     for folder in custom_nodes:
-        try:
-            packs = sorted(folder.iterdir()) if folder.is_dir() else []
-        except OSError as error:
-            yield Candidate(str(folder), str(folder), "", _raising(error))
-            continue
-        for pack in packs:
-            if os.path.isdir(pack) and not pack.name.endswith(".disabled") and (file := _plugin_file(pack)):
-                yield Candidate(pack.name, str(file), version_of_pack(pack), _file(file))
+        for pack in sorted(folder.iterdir()) if os.path.isdir(folder) else ():
+            if os.path.isdir(pack) and not pack.name.startswith((".", "__")) and not pack.name.endswith(".disabled"):
+                yield pack
+
+
+def name_of_pack(pack: Path) -> str:
+    """The name that a node pack's pyproject.toml states, or nothing."""
+    name = _pyproject(pack, "project", "name")
+    return name if isinstance(name, str) else ""
 
 
 def version_of_pack(pack: Path) -> str:

@@ -15,7 +15,7 @@ import structlog
 from .configuration import Configuration, ConfigurationProblem, validated_options
 from .discovery import Candidate
 from .loaders import OwnNode, WrappedLoader
-from .record import PluginRecord
+from .record import PluginRecord, TargetPack
 from .unloading import LoadedModelInfo, UnloadReason
 from .validation import PluginError, check_answer, check_plan, check_plugin
 
@@ -33,6 +33,7 @@ class PluginManager:
         self._configuration = configuration or Configuration()
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        self._packs: dict[str, str] = {}
         self.records: dict[str, PluginRecord] = {}
         self.problems: list[ConfigurationProblem] = list(self._configuration.problems)
 
@@ -86,14 +87,24 @@ class PluginManager:
         )
         return {key for _, key in answers}
 
-    def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
-        """Enter nodes that a plugin registered, or could not because somebody else has their ids, into its record."""
-        record = self.records[plugin]
-        self.records[plugin] = replace(record, nodes=(*record.nodes, *nodes), taken=(*record.taken, *taken))
+    def shut_down(self) -> None:
+        """Tell every plugin that this is the end, each one whatever the others do."""
+        list(self._ask_each("multigpu_shutdown", (object,)))
 
-    def note_absent(self, plugin: str, targets: Iterable[str]) -> None:
-        """Enter the loaders that a plugin knows and this ComfyUI lacks into its record."""
-        self.records[plugin] = replace(self.records[plugin], absent=tuple(targets))
+    def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
+        """Enter nodes that a plugin registered, or lost because somebody else has their ids, into its record."""
+        record = self.records[plugin]
+        lost = (*record.taken, *taken)
+        kept = tuple(node for node in (*record.nodes, *nodes) if node not in lost)
+        self.records[plugin] = replace(record, nodes=kept, taken=lost)
+
+    def note_targets(self, plugin: str, packs: Iterable[TargetPack], absent: Iterable[str]) -> None:
+        """Enter the packs that a plugin is for, and the loaders it knows that are `absent`, into its record."""
+        self.records[plugin] = replace(self.records[plugin], targets=tuple(packs), absent=tuple(absent))
+
+    def pack_named_by(self, plugin: str) -> str:
+        """The pack that a plugin says it is for, as `multigpu_pack`, or that carries it; empty where neither."""
+        return self._packs.get(plugin, "")
 
     def fail(self, plugin: str, error: BaseException) -> None:
         """Take a plugin out and say so, with its traceback in the log."""
@@ -113,6 +124,7 @@ class PluginManager:
             check_plugin(plugin, candidate.name, self._hookspecs)
             # pluggy leaves a plugin that it refuses half registered; `fail` takes it out again.
             self._manager.register(plugin, candidate.name)
+            self._packs[candidate.name] = str(getattr(plugin, "multigpu_pack", candidate.pack))
             self._start(plugin, candidate.name)
         except (Exception, SystemExit) as error:  # an import may do anything
             self.fail(candidate.name, error)

@@ -3,6 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class PackState(str, Enum):
+    """What became of a node pack when ComfyUI started."""
+
+    LOADED = "loaded"
+    ABSENT = "absent"
+    DISABLED = "disabled"
+    FAILED = "import failed"
+
+
+@dataclass(frozen=True)
+class TargetPack:
+    """A node pack that a plugin is written for; the version is that of its pyproject.toml, where it has one."""
+
+    name: str
+    version: str = ""
+    state: PackState = PackState.LOADED
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -11,8 +33,8 @@ class PluginRecord:
 
     `source` says where it came from: ``built in``, a distribution's name, or a file. `why_not` is empty for a plugin
     that works, else one sentence; `traceback` is there where an exception was the reason. `nodes` are the ids that it
-    registered, `taken` those that somebody else had already, `absent` the loaders it knows that this ComfyUI does not
-    have; `seconds` is what finding and registering it took.
+    registered, `taken` those that somebody else has, `absent` the loaders it knows that this ComfyUI does not have,
+    `targets` the packs whose loaders it wraps, or would; `seconds` is what finding and registering it took.
     """
 
     name: str
@@ -24,6 +46,7 @@ class PluginRecord:
     nodes: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    targets: tuple[TargetPack, ...] = ()
     seconds: float = 0.0
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from .record import PluginRecord
+from .record import PackState, PluginRecord, TargetPack
 
 
 def report_lines(records: Iterable[PluginRecord]) -> list[str]:
@@ -27,7 +27,19 @@ def _state(record: PluginRecord) -> str:
         return f"FAILED: {record.why_not} ({record.source})"
     origin = f"{record.source} {record.version}".rstrip()
     if not record.nodes and not record.taken:
-        return f"no nodes: none of its loaders is here ({origin})" if record.absent else f"works ({origin})"
+        return f"no nodes: {_why_none(record.targets)} ({origin})" if record.absent else f"works ({origin})"
     taken = f", taken by others: {', '.join(record.taken)}" if record.taken else ""
     absent = f", not here: {', '.join(record.absent)}" if record.absent else ""
-    return f"{len(record.nodes)} nodes{taken}{absent} ({origin})"
+    loaded = [str(pack) for pack in record.targets if pack.state is PackState.LOADED]
+    of = f" for {', '.join(loaded)}" if loaded else ""
+    return f"{len(record.nodes)} nodes{of}{taken}{absent} ({origin})"
+
+
+def _why_none(targets: Iterable[TargetPack]) -> str:
+    words = {
+        PackState.LOADED: "has none of its loaders",
+        PackState.ABSENT: "is absent",
+        PackState.DISABLED: "is disabled",
+        PackState.FAILED: "could not be imported",
+    }
+    return ", ".join(f"{pack} {words[pack.state]}" for pack in targets) or "none of its loaders is here"

@@ -1,4 +1,4 @@
-"""Tools for testing on simulated accelerators and inside a real ComfyUI.
+"""Tools for testing plugins, on simulated accelerators and inside a real ComfyUI; public as `multigpu.testing`.
 
 The names load when they are first used, because fetching a ComfyUI needs neither torch nor a simulation.
 """
@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comfyui_in_process import ComfyUI, start_comfyui
     from .comfyui_view import appear_to_comfyui
+    from .conformance import ConformanceError, LoaderTrial, check_loader, check_plugin
     from .environment import ENVIRONMENT_VARIABLE, parse_sizes, simulate_from_environment
     from .errors import SimulationSpecError, SimulationUnavailableError
     from .host_memory import HostMemoryMeter
@@ -17,7 +19,13 @@ if TYPE_CHECKING:
     from .machine import GB, SimulatedMachine, simulate, simulated
 
 _HOMES = {
+    "ComfyUI": "comfyui_in_process",
+    "start_comfyui": "comfyui_in_process",
     "appear_to_comfyui": "comfyui_view",
+    "ConformanceError": "conformance",
+    "LoaderTrial": "conformance",
+    "check_loader": "conformance",
+    "check_plugin": "conformance",
     "ENVIRONMENT_VARIABLE": "environment",
     "parse_sizes": "environment",
     "simulate_from_environment": "environment",
@@ -36,18 +44,24 @@ _HOMES = {
 __all__ = [
     "ENVIRONMENT_VARIABLE",
     "GB",
+    "ComfyUI",
+    "ConformanceError",
     "CopyLog",
     "CopyRecord",
     "HostMemoryMeter",
+    "LoaderTrial",
     "SimulatedDevice",
     "SimulatedMachine",
     "SimulationSpecError",
     "SimulationUnavailableError",
     "appear_to_comfyui",
+    "check_loader",
+    "check_plugin",
     "parse_sizes",
     "simulate",
     "simulate_from_environment",
     "simulated",
+    "start_comfyui",
 ]
 
 

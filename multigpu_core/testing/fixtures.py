@@ -1,13 +1,18 @@
-"""Fixtures for tests on simulated accelerators: `pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]`."""
+"""Fixtures for tests on simulated accelerators: `pytest_plugins = ["multigpu.testing"]`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+from .comfyui_release import comfyui_folder
 from .errors import SimulationUnavailableError
-from .machine import SimulatedMachine, simulated
+
+if TYPE_CHECKING:
+    from .comfyui_in_process import ComfyUI
+    from .machine import SimulatedMachine
 
 
 @pytest.fixture
@@ -16,8 +21,24 @@ def simulated_machine() -> Iterator[SimulatedMachine]:
 
     A test that wants others calls `configure` on it. Afterwards the process has the devices that it had before.
     """
+    from .machine import simulated  # torch is imported where it is needed, and not by who only checks a plugin
+
     try:
         with simulated() as machine:
             yield machine
+    except SimulationUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def simulated_comfyui(tmp_path_factory: pytest.TempPathFactory) -> ComfyUI:
+    """A real ComfyUI in this process with three simulated accelerators, and our framework started in it.
+
+    It is the one that ``COMFYUI_PATH`` names, or the pinned release, fetched once.
+    """
+    from .comfyui_in_process import start_comfyui
+
+    try:
+        return start_comfyui(comfyui_folder(), tmp_path_factory.mktemp("comfyui"))
     except SimulationUnavailableError as error:
         pytest.skip(str(error))

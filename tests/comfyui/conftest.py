@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.errors import SimulationUnavailableError
 
-from .inprocess import ComfyUI, start_comfyui
+from .inprocess import ComfyUI
 from .tiny_files import shrink_encoders, write_tiny_files
 
 
@@ -23,18 +22,13 @@ def comfyui_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def started_comfyui(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ComfyUI:
-    """The ComfyUI of this process; tests take `comfyui`, which leaves no models behind."""
-    base = tmp_path_factory.mktemp("comfyui")
-    try:
-        started = start_comfyui(comfyui_path, base)
-    except SimulationUnavailableError as error:
-        pytest.skip(str(error))
-    shrink_encoders(base / "smaller encoders")
-    write_tiny_files(started.models)
+def started_comfyui(simulated_comfyui: ComfyUI) -> ComfyUI:
+    """The ComfyUI of this process with model files; tests take `comfyui`, which leaves no models behind."""
+    shrink_encoders(simulated_comfyui.models.parent / "smaller encoders")
+    write_tiny_files(simulated_comfyui.models)
     gc.collect()
     gc.freeze()  # the collections after each test need not go through all of ComfyUI again
-    return started
+    return simulated_comfyui
 
 
 @pytest.fixture

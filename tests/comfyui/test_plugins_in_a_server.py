@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,21 @@ from multigpu.hookspecs import WrappedLoader, split_and_device
 @hookimpl
 def multigpu_wrap_loader():
     return [WrappedLoader(name, split_and_device(name)) for name in {names}]
+"""
+
+TIDY = """
+from pathlib import Path
+from multigpu import hookimpl
+
+file = Path({file!r})
+
+@hookimpl
+def multigpu_startup():
+    file.write_text("started")
+
+@hookimpl
+def multigpu_shutdown():
+    file.write_text(file.read_text() + ", ended")
 """
 
 THIEF = """
@@ -65,6 +83,9 @@ def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPa
     thief.mkdir()
     (thief / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
     (thief / "multigpu_plugin.py").write_text(THIEF)
+    for pack, text in (("ComfyUI-GGUF", "import no_such_module"), ("comfyui-florence2.disabled", "")):
+        (packs / pack).mkdir()
+        (packs / pack / "__init__.py").write_text(text)
     with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "1gb"}) as running:
         yield running
 
@@ -96,10 +117,41 @@ def test_a_broken_plugin_is_reported_with_its_version_and_traceback(report: dict
     assert "no_such_module" in broken["why_not"] and "Traceback" in broken["traceback"]
 
 
+@pytest.mark.parametrize(
+    ("plugin", "pack", "state"),
+    [
+        ("gguf", "ComfyUI-GGUF", "import failed"),
+        ("florence2", "comfyui-florence2", "disabled"),
+        ("mmaudio", "ComfyUI-MMAudio", "absent"),
+        ("a pack", "a pack", "loaded"),
+        ("comfy_core", "ComfyUI", "loaded"),
+    ],
+)
+def test_the_report_says_what_became_of_each_target_pack(
+    report: dict[str, dict[str, Any]], plugin: str, pack: str, state: str
+) -> None:
+    (target,) = report[plugin]["targets"]
+    assert (target["name"], target["state"]) == (pack, state)
+    assert bool(report[plugin]["nodes"]) == (state == "loaded")
+
+
 def test_no_plugin_replaces_a_core_node(server: ComfyUIServer, report: dict[str, dict[str, Any]]) -> None:
     assert report["thief"]["taken"] == ["KSampler"]
     assert report["thief"]["nodes"] == ["Own"]
     assert "model" in server.client.object_info()["KSampler"]["input"]["required"]
+
+
+def test_a_plugin_is_told_when_comfyui_ends(comfyui_path: Path, repository: Path, tmp_path: Path) -> None:
+    install_custom_node(tmp_path, repository, "multigpu")
+    pack = tmp_path / "custom_nodes" / "tidy"
+    pack.mkdir()
+    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    (pack / "multigpu_plugin.py").write_text(TIDY.format(file=str(tmp_path / "told")))
+    command = [sys.executable, "main.py", "--base-directory", str(tmp_path), "--quick-test-for-ci"]
+    environment = {**os.environ, "MULTIGPU_SIMULATE": "1gb"}
+    options = ("--database-url", "sqlite:///:memory:", "--disable-api-nodes")
+    subprocess.run([*command, *options], cwd=comfyui_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "told").read_text() == "started, ended"
 
 
 def test_the_log_has_a_line_for_each_plugin(server: ComfyUIServer) -> None:

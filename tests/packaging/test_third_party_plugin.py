@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.cli.new_integration import package_files
+from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "third_party_plugin"
 
@@ -30,13 +31,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _python_path(installed: Path) -> str:
+    """The installed plugin, and where this process found MultiGPU."""
+    return os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def test_the_example_is_what_the_command_writes() -> None:
     for name, text in package_files("example").items():
         assert (EXAMPLE / name).read_text(encoding="utf-8") == text
 
 
 def test_an_installed_plugin_is_found_with_its_distribution_and_version(installed: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment = {**os.environ, "PYTHONPATH": _python_path(installed)}
     command = [sys.executable, "-m", "multigpu", "plugins", "--json"]
     run = subprocess.run(
         command,
@@ -52,7 +58,11 @@ def test_an_installed_plugin_is_found_with_its_distribution_and_version(installe
 def test_an_installed_plugin_is_switched_off_and_configured_by_a_file(installed: Path, tmp_path: Path) -> None:
     for text, works in (("[integrations]\nexample = false", False), ("[integrations.example]\nmore_loader = []", True)):
         (tmp_path / "plugins.toml").write_text(text)
-        environment = {**os.environ, "PYTHONPATH": str(installed), "MULTIGPU_PLUGINS": str(tmp_path / "plugins.toml")}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": _python_path(installed),
+            "MULTIGPU_PLUGINS": str(tmp_path / "plugins.toml"),
+        }
         command = [sys.executable, "-m", "multigpu", "plugins"]
         as_json = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=True)
         record = {record["name"]: record for record in json.loads(as_json.stdout)}["example"]
@@ -62,9 +72,10 @@ def test_an_installed_plugin_is_switched_off_and_configured_by_a_file(installed:
             assert "did you mean more_loaders" in " ".join(table.split())
 
 
-def test_the_example_s_own_test_passes(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "test_multigpu_example.py").write_bytes((EXAMPLE / "test_multigpu_example.py").read_bytes())
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+def test_the_example_passes_its_own_tests_in_a_real_comfyui(installed: Path, tmp_path: Path) -> None:
+    for file in ("conftest.py", "test_multigpu_example.py"):
+        (tmp_path / file).write_bytes((EXAMPLE / file).read_bytes())
+    environment = {**os.environ, "PYTHONPATH": _python_path(installed), "COMFYUI_PATH": str(comfyui_folder())}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_multigpu_example.py"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert run.returncode == 0, run.stdout

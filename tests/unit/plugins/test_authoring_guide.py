@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multigpu import hookspecs
+from multigpu import hookspecs, testing
 from multigpu.multigpu_core.plugins import PLUGIN_API, PluginManager
 from multigpu.multigpu_core.plugins.discovery import GROUP, PACK_FILE
 
@@ -24,7 +24,7 @@ def test_every_hook_is_in_the_guide_with_its_exact_parameters(hook: str) -> None
 
 
 def test_the_first_example_is_a_working_plugin(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[0]
     plugin = type("Plugin", (), {})()
     names: dict[str, object] = {}
     exec(code, names)
@@ -38,6 +38,24 @@ def test_the_first_example_is_a_working_plugin(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [GROUP, PACK_FILE, f"multigpu_api = {PLUGIN_API}", "[tool.multigpu]"])
+def test_every_class_that_the_guide_names_is_there() -> None:
+    ours = {*dir(hookspecs), *testing.__all__}
+    the_author_s = {"ModelPatcher", "Options"}
+    named = {name for name in re.findall(r"[`(=]([A-Z][a-z]\w+)", GUIDE) if not name.startswith("My")}
+    assert named - ours - the_author_s == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        GROUP,
+        PACK_FILE,
+        f"multigpu_api = {PLUGIN_API}",
+        "[tool.multigpu]",
+        "multigpu_pack",
+        "class Options",
+        "`check_loader(",
+    ],
+)
 def test_the_names_in_the_guide_are_those_in_the_code(words: str) -> None:
     assert words in GUIDE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multigpu import hookspecs
-from multigpu.multigpu_core.plugins import PluginManager, PluginRecord, built_in, carried_by_packs, installed
+from multigpu.multigpu_core.plugins import PluginManager, PluginRecord, built_in, carried_by_packs, installed, packs_in
 from multigpu.multigpu_core.plugins.discovery import Candidate
 
 PLUGIN = """
@@ -53,7 +53,7 @@ def test_packs_carry_a_plugin_in_the_usual_file_or_in_the_one_they_name(tmp_path
     a_pack(tmp_path, "usual", multigpu_plugin=PLUGIN)
     a_pack(tmp_path, "naming", named, ours=PLUGIN, multigpu_plugin="1 / 0")
     a_pack(tmp_path, "without")
-    records = registered(list(carried_by_packs([tmp_path])))
+    records = registered(list(carried_by_packs(packs_in([tmp_path]))))
     assert {name: (record.works, record.version) for name, record in records.items()} == {
         "naming": (True, "1.5"),
         "usual": (True, ""),
@@ -62,24 +62,24 @@ def test_packs_carry_a_plugin_in_the_usual_file_or_in_the_one_they_name(tmp_path
 
 def test_a_disabled_pack_is_passed_over(tmp_path: Path) -> None:
     a_pack(tmp_path, "old.disabled", multigpu_plugin=PLUGIN)
-    assert not list(carried_by_packs([tmp_path, tmp_path / "no such folder"]))
+    assert not list(carried_by_packs(packs_in([tmp_path, tmp_path / "no such folder"])))
 
 
 def test_a_pack_that_names_a_file_which_is_missing_is_in_the_report(tmp_path: Path) -> None:
     a_pack(tmp_path, "forgetful", '[tool.multigpu]\nplugin = "gone.py"\n')
-    record = registered(list(carried_by_packs([tmp_path])))["forgetful"]
+    record = registered(list(carried_by_packs(packs_in([tmp_path]))))["forgetful"]
     assert not record.works and "gone.py" in record.why_not
 
 
 def test_a_pack_whose_pyproject_is_broken_still_has_its_plugin(tmp_path: Path) -> None:
     a_pack(tmp_path, "careless", "[project\n", multigpu_plugin=PLUGIN)
-    assert registered(list(carried_by_packs([tmp_path])))["careless"].works
+    assert registered(list(carried_by_packs(packs_in([tmp_path]))))["careless"].works
 
 
 def test_a_plugin_that_fails_to_import_leaves_no_module_behind(tmp_path: Path) -> None:
     a_pack(tmp_path, "halfway", multigpu_plugin="import no_such_module")
     before = set(sys.modules)
-    assert not registered(list(carried_by_packs([tmp_path])))["halfway"].works
+    assert not registered(list(carried_by_packs(packs_in([tmp_path]))))["halfway"].works
     assert not [name for name in set(sys.modules) - before if "halfway" in name]
 
 

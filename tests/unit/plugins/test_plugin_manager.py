@@ -293,6 +293,25 @@ def test_an_option_that_a_plugin_needs_is_given_in_any_order(tmp_path: Any) -> N
     assert problem.key == "integrations.needy.depth"
 
 
+def test_every_plugin_is_told_of_the_end_though_one_raises() -> None:
+    told: list[str] = []
+
+    class Tidy(Good):
+        @hookimpl
+        def multigpu_shutdown(self) -> None:
+            told.append("tidy")
+
+    class Untidy(Good):
+        @hookimpl
+        def multigpu_shutdown(self) -> None:
+            raise OSError("the file is open")
+
+    manager = manager_of({"first": Tidy, "untidy": Untidy, "last": Tidy})
+    manager.shut_down()
+    assert told == ["tidy", "tidy"]
+    assert "the file is open" in manager.records["untidy"].why_not
+
+
 def test_hooks_are_read_without_torch() -> None:
     import subprocess
     import sys

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from multigpu.multigpu_core.plugins import PluginRecord, report_json, report_lines
+from multigpu.multigpu_core.plugins import PackState, PluginRecord, TargetPack, report_json, report_lines
 
 RECORDS = [
     PluginRecord("planner", "built in"),
     PluginRecord("gguf", "built in", "0.1.0", absent=("A", "B")),
     PluginRecord("some", "their-package", "2.0", nodes=("X", "Y"), taken=("KSampler",), absent=("Z",)),
+    PluginRecord("here", "built in", "0.1.0", nodes=("X",), targets=(TargetPack("ComfyUI-GGUF", "2.0"),)),
+    *(
+        PluginRecord(state.value, "built in", absent=("A",), targets=(TargetPack("ComfyUI-GGUF", "2.0", state),))
+        for state in PackState
+    ),
     PluginRecord("off", "a file", enabled=False, why_not="Switched off."),
     PluginRecord("bad", "a file", why_not="ImportError: no", traceback="Traceback …"),
 ]
@@ -15,11 +20,16 @@ RECORDS = [
 
 def test_each_plugin_has_one_short_line() -> None:
     assert report_lines(RECORDS) == [
-        "  planner  works (built in)",
-        "  gguf     no nodes: none of its loaders is here (built in 0.1.0)",
-        "  some     2 nodes, taken by others: KSampler, not here: Z (their-package 2.0)",
-        "  off      off (a file)",
-        "  bad      FAILED: ImportError: no (a file)",
+        "  planner        works (built in)",
+        "  gguf           no nodes: none of its loaders is here (built in 0.1.0)",
+        "  some           2 nodes, taken by others: KSampler, not here: Z (their-package 2.0)",
+        "  here           1 nodes for ComfyUI-GGUF 2.0 (built in 0.1.0)",
+        "  loaded         no nodes: ComfyUI-GGUF 2.0 has none of its loaders (built in)",
+        "  absent         no nodes: ComfyUI-GGUF 2.0 is absent (built in)",
+        "  disabled       no nodes: ComfyUI-GGUF 2.0 is disabled (built in)",
+        "  import failed  no nodes: ComfyUI-GGUF 2.0 could not be imported (built in)",
+        "  off            off (a file)",
+        "  bad            FAILED: ImportError: no (a file)",
     ]
 
 

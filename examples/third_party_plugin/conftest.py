@@ -1,0 +1,3 @@
+"""Brings the fixtures simulated_comfyui and simulated_machine."""
+
+pytest_plugins = ["multigpu.testing"]

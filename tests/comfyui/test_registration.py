@@ -1,0 +1,79 @@
+"""Registering nodes among packs that want the same ids, or come late."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from multigpu import hookimpl, hookspecs
+from multigpu.hookspecs import WrappedLoader, split_and_device
+from multigpu.multigpu_core.plugins import PluginManager, PluginRecord
+
+from .inprocess import ComfyUI
+
+
+class TheirLoader:
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load"
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+
+    def load(self) -> Any:
+        return (None,)
+
+
+class Plugin:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterator[WrappedLoader]:
+        for target in ("TheirLoader", "LateLoader", "BrokenLoader"):
+            yield WrappedLoader(target, split_and_device(target))
+
+
+class Started:
+    """A framework's registration with one plugin, and the nodes that ComfyUI serves."""
+
+    def __init__(self, comfyui: ComfyUI, nodes: dict[str, type]) -> None:
+        registration = importlib.import_module("multigpu.multigpu_core.comfy.registration")
+        self._plugins = PluginManager(hookspecs)
+        self._plugins.register(Plugin(), "plugin")
+        self.nodes = nodes
+        self.registration = registration.NodeRegistration(self._plugins, comfyui.framework.context)
+        self.registration.register()
+        self.nodes.update(self.registration.classes)
+
+    @property
+    def record(self) -> PluginRecord:
+        return self._plugins.records["plugin"]
+
+
+@pytest.fixture
+def started(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> Started:
+    nodes = {**comfyui.nodes.NODE_CLASS_MAPPINGS, "TheirLoader": TheirLoader}
+    monkeypatch.setattr(comfyui.nodes, "NODE_CLASS_MAPPINGS", nodes)
+    return Started(comfyui, nodes)
+
+
+def test_a_node_that_a_later_pack_replaced_is_reported_as_taken(started: Started) -> None:
+    started.nodes["TheirLoaderMultiGPU"] = TheirLoader
+    started.registration.register_late()
+    assert started.record.taken == ("TheirLoaderMultiGPU",)
+    assert started.record.nodes == ("TheirLoaderDisTorch2MultiGPU",)
+    assert started.nodes["TheirLoaderMultiGPU"] is TheirLoader
+
+
+def test_variants_of_a_loader_that_comes_late_are_served(started: Started) -> None:
+    started.nodes["LateLoader"] = TheirLoader
+    started.registration.register_late()
+    assert started.record.absent == ("BrokenLoader",)
+    late = started.nodes["LateLoaderMultiGPU"]
+    assert getattr(late, "RELATIVE_PYTHON_MODULE").startswith("custom_nodes.")  # noqa: B009
+
+
+def test_a_loader_that_cannot_say_its_inputs_costs_its_own_variants_alone(started: Started) -> None:
+    started.nodes["BrokenLoader"] = type("Broken", (TheirLoader,), {"INPUT_TYPES": classmethod(lambda cls: 1 / 0)})
+    started.nodes["LateLoader"] = TheirLoader
+    started.registration.register_late()
+    assert "ZeroDivisionError" in started.record.why_not
+    assert "LateLoaderMultiGPU" in started.nodes and "TheirLoaderMultiGPU" in started.nodes
