@@ -29,6 +29,10 @@ class ModelDevices:
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], Devices]] = {}
 
+    def __len__(self) -> int:
+        """How many models are remembered: those that still live."""
+        return len(self._known)
+
     def remember(self, value: Any, devices: Devices) -> None:
         """Remember the models that a loader's output is or holds."""
         for model in _models_in(value):

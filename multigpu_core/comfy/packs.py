@@ -15,7 +15,7 @@ from multigpu.multigpu_core.plugins.loaders import PackDevices
 from .loader_class import LoaderClass, is_v3
 from .model_devices import Devices, ModelDevices, decisive_model
 from .pack_globals import PackGlobals
-from .scope import DeviceScope, device_scope
+from .scope import DeviceScope, current_scope, device_scope
 from .stepwise import Stepwise
 
 
@@ -81,6 +81,8 @@ class Packs:
         signature = inspect.signature(function)
 
         def surroundings(*args: Any, **kwargs: Any) -> Callable[[], AbstractContextManager[Any]] | None:
+            if current_scope() is not None:  # called by a node whose device is decided, perhaps by its user
+                return None
             inputs = _arguments(signature, args, kwargs)
             found = self.devices_for(pack, types, inputs)
             return functools.partial(self.on, pack, _scope(found), inputs) if found is not None else None
