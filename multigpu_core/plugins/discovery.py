@@ -19,7 +19,18 @@ GROUP = "multigpu.integrations"
 """The entry-point group of installed plugins."""
 PACK_FILE = "multigpu_plugin.py"
 """The file by which a node pack carries a plugin; its pyproject.toml can name another in [tool.multigpu] plugin."""
-BUILT_IN = ("comfy_core", "gguf", "wanvideo")
+BUILT_IN = (
+    "comfy_core",
+    "gguf",
+    "wanvideo",
+    "florence2",
+    "hunyuan",
+    "mmaudio",
+    "xflux",
+    "pulid",
+    "nf4",
+    "ltx",
+)
 """Our own integrations, registered through the same door as everybody's; modules of `multigpu.integrations`."""
 
 
