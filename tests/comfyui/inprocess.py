@@ -20,6 +20,22 @@ from typing import Any
 from multigpu.multigpu_core.testing import GB, SimulatedMachine, appear_to_comfyui, simulate
 
 SIZES = (4 * GB, 2 * GB, 2 * GB)
+EXTRAS = (
+    "nodes_sd3",
+    "nodes_hidream",
+    "nodes_flux",
+    "nodes_lotus",
+    "nodes_video_model",
+    "nodes_model_patch",
+    "nodes_upscale_model",
+    "nodes_hunyuan",
+    "nodes_audio_encoder",
+    "nodes_lt_audio",
+    "nodes_photomaker",
+    "nodes_frame_interpolation",
+    "nodes_bg_removal",
+)
+"""Modules of core nodes that hold loaders or that tests use, where this ComfyUI has them."""
 MODEL_FOLDERS = (
     "checkpoints",
     "clip_vision",
@@ -28,6 +44,7 @@ MODEL_FOLDERS = (
     "diffusion_models",
     "loras",
     "text_encoders",
+    "upscale_models",
     "vae",
 )
 
@@ -85,7 +102,7 @@ def start_comfyui(folder: Path, base: Path, sizes: Sequence[int] = SIZES) -> Com
     with _imports_from(folder):
         importlib.import_module("utils.extra_config")  # as main.py does, before a `utils` of comfy's own hides it
         nodes = importlib.import_module("nodes")
-        for extra in ("nodes_sd3", "nodes_hidream", "nodes_flux", "nodes_lotus"):
+        for extra in (each for each in EXTRAS if (folder / "comfy_extras" / f"{each}.py").exists()):
             asyncio.run(
                 nodes.load_custom_node(str(folder / "comfy_extras" / f"{extra}.py"), module_parent="comfy_extras")
             )
