@@ -41,7 +41,7 @@ def test_the_sampler_computes_on_the_device_of_the_flux_model(comfyui: ComfyUI) 
 
 def test_a_split_model_is_refused_with_the_way_out_and_stays_split(comfyui: ComfyUI) -> None:
     (model,) = comfyui.run("UNETLoaderDisTorch2MultiGPU", compute_device="npu:0", **THIRDS, **FLUX)
-    for node, inputs in (("LoadFluxLora", {"lora_name": "made up", "strength_model": 1.0}), ("XlabsSampler", {})):
+    for node, inputs in (("FluxLoraLoader", {"lora_name": "made up", "strength_model": 1.0}), ("XlabsSampler", {})):
         with pytest.raises(RuntimeError, match=r"would undo its split\. Load the model with UNETLoaderMultiGPU"):
             comfyui.run(node, model=model, **inputs)
     assert comfyui.held_bytes() == [0, 0, 0], "nothing has moved"

@@ -184,10 +184,12 @@ class HyVideoTextImageEncode(HyVideoTextEncode):
             },
             "optional": {
                 "force_offload": ("BOOLEAN", {"default": True}),
+                "prompt_template": (["video"], {"default": "video"}),
+                "custom_prompt_template": ("PROMPT_TEMPLATE", {}),
+                "clip_l": ("CLIP", {}),
                 "image1": ("IMAGE", {"default": None}),
                 "image2": ("IMAGE", {"default": None}),
                 "clip_text_override": ("STRING", {"default": ""}),
-                "clip_l": ("CLIP", {}),
                 "hyvid_cfg": ("HYVID_CFG",),
                 "model_to_offload": ("HYVIDEOMODEL", {}),
             },

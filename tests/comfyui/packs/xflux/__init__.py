@@ -102,5 +102,8 @@ class XlabsSampler:
 
 
 NODE_CLASS_MAPPINGS = {
-    each.__name__: each for each in (LoadFluxControlNet, ApplyFluxControlNet, LoadFluxLora, XlabsSampler)
+    "FluxLoraLoader": LoadFluxLora,
+    "LoadFluxControlNet": LoadFluxControlNet,
+    "ApplyFluxControlNet": ApplyFluxControlNet,
+    "XlabsSampler": XlabsSampler,
 }
