@@ -1,4 +1,4 @@
-"""The real packs, where MULTIGPU_PACKS names a folder that holds them: exactly our nodes, and models on their devices."""
+"""The real packs, where MULTIGPU_PACKS names a folder that holds them: exactly our nodes, models on their devices."""
 
 from __future__ import annotations
 
