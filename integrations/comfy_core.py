@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, OwnNode, WrappedLoader, hookimpl, split_and_device
+from multigpu.hookspecs import (
+    DevicePart,
+    NodeVariant,
+    OwnNode,
+    PackDevices,
+    WrappedLoader,
+    hookimpl,
+    split_and_device,
+)
 
 # Loaders of text encoders call their compute device just "device", also where they split.
 TEXT_ENCODERS = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader", "CLIPVisionLoader")
@@ -15,7 +23,24 @@ MODELS = (
     "ControlNetLoader",
     "DiffControlNetLoader",
     "DiffusersLoader",
+    "unCLIPCheckpointLoader",
+    "ImageOnlyCheckpointLoader",
+    "LTXAVTextEncoderLoader",
+    "LTXVAudioVAELoader",
 )
+# Small models, or such as ComfyUI loads with a patcher of its own: a device is all that they need.
+WHOLE = (
+    "GLIGENLoader",
+    "ModelPatchLoader",
+    "LatentUpscaleModelLoader",
+    "AudioEncoderLoader",
+    "PhotoMakerLoader",
+    "FrameInterpolationModelLoader",
+    "LoadBackgroundRemovalModel",
+)
+
+# Before ComfyUI gave upscale models a patcher, the node that used one chose its device.
+UPSCALING = PackDevices(model_types=("UPSCALE_MODEL",))
 
 CHECKPOINT_PARTS = NodeVariant(
     "CheckpointLoaderAdvancedMultiGPU",
@@ -72,6 +97,9 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
         yield WrappedLoader(target, split_and_device(target, split_device_input="device"))
     for target in MODELS:
         yield WrappedLoader(target, split_and_device(target))
+    for target in WHOLE:
+        yield WrappedLoader(target, split_and_device(target)[:1])
+    yield WrappedLoader("UpscaleModelLoader", split_and_device("UpscaleModelLoader")[:1], UPSCALING)
     yield WrappedLoader("CheckpointLoaderSimple", (CHECKPOINT_PARTS, CHECKPOINT_PARTS_SPLIT))
     yield WrappedLoader("UNETLoader", (LOW_PRECISION_LORAS,))
     yield OwnNode("DeviceSelectorMultiGPU", "Device Selector (MultiGPU)", DeviceSelector, ("device",))

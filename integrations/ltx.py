@@ -1,23 +1,31 @@
-"""ComfyUI-LTXVideo's loaders, those of older versions and of today's; which are there is seen when ComfyUI runs."""
+"""ComfyUI-LTXVideo: the loaders of its older and its newer versions. ComfyUI's own LTXV loaders are in comfy_core.
+
+The checkpoint and the upscaler can be split. The others compute as one piece that ComfyUI moves whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl, split_and_device
+from multigpu.hookspecs import DevicePart, NodeVariant, PackDevices, WrappedLoader, hookimpl, split_and_device
 
 multigpu_pack = "ComfyUI-LTXVideo"
 
-WHOLE = ("LTXVLoader", "LowVRAMAudioVAELoader", "LTXVGemmaCLIPModelLoader", "LTXVPromptEnhancerLoader")
 SPLIT = ("LowVRAMCheckpointLoader", "LowVRAMLatentUpscaleModelLoader")
-"""Their models are ComfyUI's to place."""
-
-PACK = PackDevices(model_types=("MODEL", "CLIP", "VAE", "LATENT_UPSCALE_MODEL"))
+WHOLE = (
+    "LTXVLoader",
+    "LowVRAMAudioVAELoader",
+    "LTXVGemmaCLIPModelLoader",
+    "LTXVPromptEnhancerLoader",
+)
+# The LoRA of a quantised model is prepared on "cuda", the current device: the model's.
+PACK = PackDevices(model_types=("LTXV_PROMPT_ENHANCER", "MODEL", "VAE"))
 
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
-    for target in WHOLE:
-        yield WrappedLoader(target, (device_only(target),), pack=PACK)
     for target in SPLIT:
-        yield WrappedLoader(target, split_and_device(target), pack=PACK)
+        yield WrappedLoader(target, split_and_device(target), PACK)
+    for target in WHOLE:
+        part = DevicePart((0, 1))
+        yield WrappedLoader(target, (NodeVariant(f"{target}MultiGPU", "MultiGPU", (part,)),), PACK)

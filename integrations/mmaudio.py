@@ -1,20 +1,29 @@
-"""ComfyUI-MMAudio's loaders and sampler. The sampler moves the models by itself, so a device, no split."""
+"""ComfyUI-MMAudio: its model and feature loaders with a device, and its sampler, which moves both to its own.
+
+Weights are not split: the sampler moves the whole models.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import PackDevices, WrappedLoader, device_only, hookimpl
+from multigpu.hookspecs import DevicePart, NodeVariant, PackDevices, WrappedLoader, hookimpl
 
 multigpu_pack = "ComfyUI-MMAudio"
 
-OUTPUTS = {"MMAudioModelLoader": (0,), "MMAudioFeatureUtilsLoader": (0,), "MMAudioSampler": ()}
-"""The targets, and which of their outputs are models."""
-
+LOADERS = ("MMAudioModelLoader", "MMAudioFeatureUtilsLoader")
 PACK = PackDevices(model_types=("MMAUDIO_MODEL", "MMAUDIO_FEATUREUTILS"))
+SAMPLER = NodeVariant(
+    "MMAudioSamplerMultiGPU",
+    "MultiGPU",
+    (DevicePart(()),),
+    description="Samples on the device that you choose, to which the model and the feature utils are moved whole.",
+)
 
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
-    for target, outputs in OUTPUTS.items():
-        yield WrappedLoader(target, (device_only(target, outputs),), pack=PACK)
+    for target in LOADERS:
+        variant = NodeVariant(f"{target}MultiGPU", "MultiGPU", (DevicePart((0,)),))
+        yield WrappedLoader(target, (variant,), PACK)
+    yield WrappedLoader("MMAudioSampler", (SAMPLER,), PACK)

@@ -1,4 +1,8 @@
-"""ComfyUI_bitsandbytes_NF4's checkpoint loader: a device, no split, as 4-bit weights change in place when moved."""
+"""ComfyUI_bitsandbytes_NF4: its checkpoint loader with a device.
+
+Weights are not split: a 4-bit parameter of bitsandbytes keeps its scales beside its data, and changes itself when it is
+moved, so that a weight cannot be stored on one device and brought to another.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
 
 multigpu_pack = "ComfyUI_bitsandbytes_NF4"
 
+CHECKPOINT = NodeVariant(
+    "CheckpointLoaderNF4MultiGPU",
+    "MultiGPU",
+    (DevicePart((0, 1, 2)),),
+    description="A 4-bit checkpoint on the CUDA device that you choose. It cannot be split: bitsandbytes keeps the "
+    "scales of its weights beside them and changes a weight when it is moved.",
+)
+
 
 @hookimpl
 def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
-    description = (
-        "An NF4 checkpoint on the device that you choose. bitsandbytes quantises it there and computes on CUDA only. "
-        "It cannot be split: moving a 4-bit weight changes it in place."
-    )
-    parts = (DevicePart((0, 1, 2)),)
-    variant = NodeVariant("CheckpointLoaderNF4MultiGPU", "MultiGPU", parts, description=description)
-    yield WrappedLoader("CheckpointLoaderNF4", (variant,))
+    yield WrappedLoader("CheckpointLoaderNF4", (CHECKPOINT,))

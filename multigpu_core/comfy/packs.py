@@ -81,7 +81,7 @@ class Packs:
         signature = inspect.signature(function)
 
         def surroundings(*args: Any, **kwargs: Any) -> Callable[[], AbstractContextManager[Any]] | None:
-            if current_scope() is not None:  # one of our own nodes is at work: its user has said which device
+            if current_scope() is not None:  # called by a node whose device is decided, perhaps by its user
                 return None
             inputs = _arguments(signature, args, kwargs)
             found = self.devices_for(pack, types, inputs)

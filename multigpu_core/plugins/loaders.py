@@ -145,7 +145,8 @@ class OwnNode:
     device_inputs: tuple[str, ...] = ()
 
 
-ALL_OUTPUTS = (0, 1, 2)
+ALL_OUTPUTS = (0, 1, 2, 3)
+"""Outputs that a loader does not have are no matter."""
 
 
 def device_only(target: str, outputs: tuple[int, ...] = ALL_OUTPUTS, *, offload_input: str = "") -> NodeVariant:

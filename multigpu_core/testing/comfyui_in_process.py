@@ -21,8 +21,22 @@ from .comfyui_view import appear_to_comfyui
 from .machine import GB, SimulatedMachine, simulate
 
 SIZES = (4 * GB, 2 * GB, 2 * GB)
-CORE_EXTRAS = ("nodes_sd3", "nodes_hidream", "nodes_flux", "nodes_lotus")
-"""Of the node files that ComfyUI ships beside its core, those that are loaded."""
+CORE_EXTRAS = (
+    "nodes_sd3",
+    "nodes_hidream",
+    "nodes_flux",
+    "nodes_lotus",
+    "nodes_video_model",
+    "nodes_model_patch",
+    "nodes_upscale_model",
+    "nodes_hunyuan",
+    "nodes_audio_encoder",
+    "nodes_lt_audio",
+    "nodes_photomaker",
+    "nodes_frame_interpolation",
+    "nodes_bg_removal",
+)
+"""Of the node files that ComfyUI ships beside its core, those that are loaded where this ComfyUI has them."""
 
 
 @dataclass

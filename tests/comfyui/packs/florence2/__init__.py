@@ -1,36 +1,41 @@
-"""A stand-in for ComfyUI-Florence2: loaders that return a dictionary, and a run node that asks for the device again."""
+"""A stand-in for ComfyUI-Florence2: the same names, inputs and results, with a made-up model.
 
-from __future__ import annotations
+Its loader knows its models only once its inputs have been listed, waits on the offload device, and asks for both
+devices again when the model runs.
+"""
 
 import comfy.model_management as mm
 import torch
 
+ATTENTION = (["flash_attention_2", "sdpa", "eager"], {"default": "sdpa"})
 
-class Florence2ModelLoader:
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {
-                "model": (["a", "fails"],),
-                "precision": (["fp16", "bf16", "fp32"],),
-                "attention": (["flash_attention_2", "sdpa", "eager"], {"default": "sdpa"}),
-            },
-            "optional": {"lora": ("PEFTLORA",), "convert_to_safetensors": ("BOOLEAN", {"default": False})},
-        }
 
+class _Loader:
     RETURN_TYPES = ("FL2MODEL",)
     RETURN_NAMES = ("florence2_model",)
     FUNCTION = "loadmodel"
-    CATEGORY = "Florence2"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        cls.known = ["made up", "broken"]
+        return {
+            "required": {"model": (cls.known, {}), "precision": (["fp16", "bf16", "fp32"],), "attention": ATTENTION},
+            "optional": {"lora": ("PEFTLORA",), "convert_to_safetensors": ("BOOLEAN", {"default": False})},
+        }
 
     def loadmodel(self, model, precision, attention, lora=None, convert_to_safetensors=False):
-        offload_device = mm.unet_offload_device()
-        if model == "fails":
-            raise RuntimeError("no such model")
-        return ({"model": torch.nn.Linear(4, 4).to(offload_device), "processor": object(), "dtype": torch.float32},)
+        if model == "broken":
+            raise ValueError("a broken file")
+        assert model in self.known
+        module = torch.nn.Linear(8, 8).requires_grad_(False).to(mm.unet_offload_device())
+        return ({"model": module, "processor": object(), "dtype": torch.float32},)
 
 
-class DownloadAndLoadFlorence2Model(Florence2ModelLoader):
+class Florence2ModelLoader(_Loader):
+    pass
+
+
+class DownloadAndLoadFlorence2Model(_Loader):
     pass
 
 
@@ -38,24 +43,36 @@ class Florence2Run:
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {"image": ("IMAGE",), "florence2_model": ("FL2MODEL",)},
-            "optional": {"keep_model_loaded": ("BOOLEAN", {"default": False})},
+            "required": {
+                "image": ("IMAGE",),
+                "florence2_model": ("FL2MODEL",),
+                "text_input": ("STRING", {"default": "", "multiline": True}),
+                "task": (["caption"],),
+                "fill_mask": ("BOOLEAN", {"default": True}),
+            },
+            "optional": {
+                "keep_model_loaded": ("BOOLEAN", {"default": False}),
+                "max_new_tokens": ("INT", {"default": 1024}),
+                "num_beams": ("INT", {"default": 3}),
+                "do_sample": ("BOOLEAN", {"default": True}),
+                "output_mask_select": ("STRING", {"default": ""}),
+                "seed": ("INT", {"default": 1}),
+            },
         }
 
-    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_TYPES = ("IMAGE", "MASK", "STRING", "JSON")
+    RETURN_NAMES = ("image", "mask", "caption", "data")
     FUNCTION = "encode"
-    CATEGORY = "Florence2"
 
-    def encode(self, image, florence2_model, keep_model_loaded=False):
+    def encode(self, image, florence2_model, text_input, task, fill_mask, keep_model_loaded=False, **_):
         device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
         model = florence2_model["model"].to(device)
-        result = model(image.to(device)).cpu()
-        used = str(model.weight.device)
+        result = model(image.to(device))
         if not keep_model_loaded:
             model.to(offload_device)
-        return (result, used)
+        return (result.cpu(), None, str(result.device), str(next(model.parameters()).device))
 
 
 NODE_CLASS_MAPPINGS = {
-    node.__name__: node for node in (Florence2ModelLoader, DownloadAndLoadFlorence2Model, Florence2Run)
+    each.__name__: each for each in (Florence2ModelLoader, DownloadAndLoadFlorence2Model, Florence2Run)
 }

@@ -1,49 +1,64 @@
-"""A stand-in for ComfyUI-MMAudio: loaders that return bare modules, and a sampler that moves them by itself."""
+"""A stand-in for ComfyUI-MMAudio: the same names, inputs and results, with made-up modules.
 
-from __future__ import annotations
+Its models wait on the offload device and its features on the device; the sampler asks for both devices again and moves
+both models.
+"""
 
 import comfy.model_management as mm
 import torch
 
+FILES = (["made up"], {})
+PRECISION = (["fp16", "fp32", "bf16"], {"default": "fp16"})
 
-class _Model(torch.nn.Linear):
-    @property
-    def device(self):
-        return self.weight.device
+
+def _module(where):
+    return torch.nn.Linear(8, 8).requires_grad_(False).to(where)
 
 
 class MMAudioModelLoader:
     @classmethod
     def INPUT_TYPES(cls):
-        precision = (["fp16", "fp32", "bf16"], {"default": "fp16"})
-        return {"required": {"mmaudio_model": (["a"],), "base_precision": precision}}
+        return {"required": {"mmaudio_model": FILES, "base_precision": PRECISION}}
 
     RETURN_TYPES = ("MMAUDIO_MODEL",)
+    RETURN_NAMES = ("mmaudio_model",)
     FUNCTION = "loadmodel"
-    CATEGORY = "MMAudio"
 
     def loadmodel(self, mmaudio_model, base_precision):
-        return (_Model(4, 4).to(mm.unet_offload_device()),)
+        return (_module(mm.unet_offload_device()),)
+
+
+class MMAudioVoCoderLoader:
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"vocoder_model": FILES}}
+
+    RETURN_TYPES = ("VOCODER_MODEL",)
+    RETURN_NAMES = ("mmaudio_vocoder",)
+    FUNCTION = "loadmodel"
+
+    def loadmodel(self, vocoder_model):
+        return ("a path",)
 
 
 class MMAudioFeatureUtilsLoader:
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {name: (["a"],) for name in ("vae_model", "synchformer_model", "clip_model")},
+            "required": {"vae_model": FILES, "synchformer_model": FILES, "clip_model": FILES},
             "optional": {
-                "bigvgan_vocoder_model": ("VOCODER_MODEL",),
+                "bigvgan_vocoder_model": ("VOCODER_MODEL", {}),
                 "mode": (["16k", "44k"], {"default": "44k"}),
-                "precision": (["fp16", "fp32", "bf16"], {"default": "fp16"}),
+                "precision": PRECISION,
             },
         }
 
     RETURN_TYPES = ("MMAUDIO_FEATUREUTILS",)
+    RETURN_NAMES = ("mmaudio_featureutils",)
     FUNCTION = "loadmodel"
-    CATEGORY = "MMAudio"
 
     def loadmodel(self, vae_model, precision, synchformer_model, clip_model, mode, bigvgan_vocoder_model=None):
-        return (_Model(4, 4).to(mm.get_torch_device()),)
+        return (_module(mm.get_torch_device()),)
 
 
 class MMAudioSampler:
@@ -66,17 +81,19 @@ class MMAudioSampler:
         }
 
     RETURN_TYPES = ("AUDIO",)
+    RETURN_NAMES = ("audio",)
     FUNCTION = "sample"
-    CATEGORY = "MMAudio"
 
-    def sample(self, mmaudio_model, feature_utils, force_offload=True, **settings):
+    def sample(self, mmaudio_model, feature_utils, force_offload=True, **_):
         device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-        model, features = mmaudio_model.to(device), feature_utils.to(device)
-        waveform = model(features(torch.ones(1, 4, device=device))).cpu()
-        used = str(model.device)
+        audio = mmaudio_model.to(device)(feature_utils.to(device)(torch.ones(1, 8, device=device)))
         if force_offload:
-            model.to(offload_device)
-        return ({"waveform": waveform, "sample_rate": 44100, "used": used},)
+            mmaudio_model.to(offload_device)
+            feature_utils.to(offload_device)
+        return ({"waveform": audio, "sample_rate": 44100},)
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (MMAudioModelLoader, MMAudioFeatureUtilsLoader, MMAudioSampler)}
+NODE_CLASS_MAPPINGS = {
+    each.__name__: each
+    for each in (MMAudioModelLoader, MMAudioVoCoderLoader, MMAudioFeatureUtilsLoader, MMAudioSampler)
+}

@@ -1,6 +1,7 @@
-"""A stand-in for ComfyUI_bitsandbytes_NF4: core's checkpoint loader; the 4-bit operators themselves need CUDA."""
+"""A stand-in for ComfyUI_bitsandbytes_NF4: the same node, with core's own loader and no quantisation.
 
-from __future__ import annotations
+bitsandbytes computes on CUDA devices alone, so that the real operations cannot run here.
+"""
 
 import comfy.sd
 import folder_paths
@@ -13,7 +14,6 @@ class CheckpointLoaderNF4:
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "load_checkpoint"
-    CATEGORY = "loaders"
 
     def load_checkpoint(self, ckpt_name):
         path = folder_paths.get_full_path("checkpoints", ckpt_name)
