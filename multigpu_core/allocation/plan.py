@@ -11,23 +11,30 @@ from .request import Strategy
 
 @dataclass(frozen=True)
 class Placement:
-    """One block and the device (canonical name) that stores it."""
+    """One block and the device (canonical name) that stores it.
+
+    A stored block off the compute device is streamed there for its forward, or, where `relayed`, computed where it is
+    stored: then its activations travel.
+    """
 
     block: Block
     device: str
+    relayed: bool = False
 
 
 @dataclass(frozen=True)
 class AllocationPlan:
     """Where every block of a model is stored; `placements` is in execution order and complete.
 
-    `warnings` are sentences for the user: what was bent so that the request fits.
+    `warnings` are sentences for the user: what was bent so that the request fits. `staging_bytes` are kept on the
+    compute device, beside the blocks that it stores, for those that are streamed there.
     """
 
     compute_device: str
     strategy: Strategy
     placements: tuple[Placement, ...]
     warnings: tuple[str, ...] = ()
+    staging_bytes: int = 0
 
     @cached_property
     def bytes_by_device(self) -> dict[str, int]:
@@ -45,6 +52,11 @@ class AllocationPlan:
     def offloaded(self) -> tuple[Placement, ...]:
         """Placements off the compute device, in execution order."""
         return tuple(p for p in self.placements if p.device != self.compute_device)
+
+    @property
+    def streamed(self) -> tuple[Placement, ...]:
+        """Placements whose weights travel to the compute device in every step, in execution order."""
+        return tuple(p for p in self.offloaded if not p.relayed)
 
     @property
     def expert_string(self) -> str:
