@@ -11,6 +11,7 @@ from .language import format_expert, format_request, parse_expert, parse_full
 from .plan import AllocationPlan, Placement
 from .planner import plan_allocation
 from .request import AllocationMode, AllocationRequest, Share, Strategy
+from .staging_ring import StagingRing, staging_ring
 from .table import plan_table
 from .widgets import AllocationWidgets, request_from_widgets
 
@@ -29,6 +30,7 @@ __all__ = [
     "PlanError",
     "Resolver",
     "Share",
+    "StagingRing",
     "Strategy",
     "format_bytes",
     "format_expert",
@@ -41,4 +43,5 @@ __all__ = [
     "plan_table",
     "readable_bytes",
     "request_from_widgets",
+    "staging_ring",
 ]

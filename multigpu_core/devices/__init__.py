@@ -8,7 +8,10 @@ from .directml import DirectMLBackend
 from .errors import DeviceError
 from .info import DeviceInfo
 from .mps import MpsBackend
+from .page_lock import PageLockError
+from .profile import HardwareProfile, LinkSpeed
 from .registry import DeviceRegistry
+from .streams import DeviceEvent, DeviceStream, Streams
 from .survey import DeviceProblem, DeviceSurvey
 from .vendor import VendorPackage, import_vendor_package
 
@@ -18,14 +21,20 @@ __all__ = [
     "CudaBackend",
     "DeviceBackend",
     "DeviceError",
+    "DeviceEvent",
     "DeviceInfo",
     "DeviceProblem",
     "DeviceRegistry",
+    "DeviceStream",
     "DeviceSurvey",
     "DirectMLBackend",
+    "HardwareProfile",
+    "LinkSpeed",
     "MemoryReading",
     "MpsBackend",
+    "PageLockError",
     "PrivateUse1Backend",
+    "Streams",
     "VendorPackage",
     "default_backends",
     "default_registry",

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from .backend import DeviceBackend, MemoryReading
+from .page_lock import page_locked_by
+from .streams import Streams
 from .vendor import VendorPackage
 
 
@@ -41,8 +43,19 @@ class AcceleratorBackend(DeviceBackend):
         return self.has_streams
 
     @property
-    def has_streams(self) -> bool:
-        return hasattr(self.module, "Stream")
+    def streams(self) -> Streams | None:
+        module = self.module
+        return module if hasattr(module, "Stream") else None
+
+    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
+        if hasattr(self.module, "empty_page_locked"):  # a backend that brings an allocator of its own
+            locked: torch.Tensor = self.module.empty_page_locked(size_bytes)
+            return locked
+        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def has_peer_access(self, index: int, other_index: int) -> bool:
+        can_access = getattr(self.module, "can_device_access_peer", None)
+        return bool(can_access(index, other_index)) if can_access is not None else False
 
     def count(self) -> int:
         module = self.module
@@ -111,6 +124,10 @@ class CudaBackend(AcceleratorBackend):
 
     def __init__(self, module: Any = None) -> None:
         super().__init__("cuda", module=module)
+
+    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
+        # Torch's own page-locked allocator rounds up to the next power of two: up to twice the memory for an arena.
+        return page_locked_by(self.module.cudart(), size_bytes)
 
     @property
     def aliases(self) -> tuple[str, ...]:

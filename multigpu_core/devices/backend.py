@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .streams import Streams
+
 
 class MemoryReading(NamedTuple):
     """One device's memory at one moment, in bytes; cached but unused memory counts as free."""
@@ -52,9 +54,14 @@ class DeviceBackend(ABC):
         return False
 
     @property
+    def streams(self) -> Streams | None:
+        """How to make streams on these devices; None where copies cannot run on one of their own."""
+        return None
+
+    @property
     def has_streams(self) -> bool:
         """Whether copies can run on a stream of their own."""
-        return False
+        return self.streams is not None
 
     @abstractmethod
     def count(self) -> int:
@@ -87,6 +94,17 @@ class DeviceBackend(ABC):
 
     def synchronize(self, index: int) -> None:
         """Wait until the device has done all that was asked of it."""
+
+    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
+        """Fresh page-locked host memory, as bytes: copies from and to it run beside the host and at full speed.
+
+        Raises RuntimeError where the driver refuses: there is a limit to what it locks.
+        """
+        raise NotImplementedError(f"{self.type} devices gain nothing from page-locked memory")
+
+    def has_peer_access(self, index: int, other_index: int) -> bool:
+        """Whether one device reads another's memory directly, without going through the host."""
+        return False
 
     def device_scope(self, index: int) -> AbstractContextManager[object]:
         """Make the device current for the duration of a `with` block."""

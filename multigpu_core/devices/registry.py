@@ -12,6 +12,7 @@ from .backend import DeviceBackend
 from .errors import DeviceError
 from .info import DeviceInfo
 from .naming import ANY_ACCELERATOR, Spelling, nearest_name, read_spelling
+from .streams import Streams
 from .survey import DeviceProblem, DeviceSlot, DeviceSurvey, Restriction, probe_count
 
 
@@ -107,6 +108,24 @@ class DeviceRegistry:
         """Wait until the device has done all that was asked of it."""
         slot = self._slot(name)
         slot.backend.synchronize(slot.index)
+
+    def streams(self, name: str) -> Streams | None:
+        """How to make streams on the device; None where copies cannot run on one of their own."""
+        return self._slot(name).backend.streams
+
+    def empty_page_locked(self, size_bytes: int, name: str) -> torch.Tensor:
+        """Fresh host memory, as bytes, page-locked for copies from and to the device.
+
+        Raises RuntimeError where its driver refuses.
+        """
+        return self._slot(name).backend.empty_page_locked(size_bytes)
+
+    def has_peer_access(self, name: str, other: str) -> bool:
+        """Whether a device reads another's memory directly, without going through the host."""
+        slot, other_slot = self._slot(name), self._slot(other)
+        if slot.backend is not other_slot.backend:
+            return False
+        return slot.backend.has_peer_access(slot.index, other_slot.index)
 
     def device_scope(self, name: str) -> AbstractContextManager[object]:
         """Make the device current within a `with` block; cpu, mps and DirectML know no current device."""
