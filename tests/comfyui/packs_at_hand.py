@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,10 +34,32 @@ def real_pack(name: str) -> Path:
 
 def import_pack(comfyui: ComfyUI, folder: Path) -> None:
     """Load a pack as ComfyUI does; the test is skipped where the pack cannot be imported here."""
+    _have_a_server()
     for kernel in ("npu_fusion_attention", "npu_rotary_mul"):  # transformers takes them from a module that we simulate
         vars(sys.modules["torch_npu"]).setdefault(kernel, None)
-    if not asyncio.run(comfyui.nodes.load_custom_node(str(folder), module_parent="custom_nodes")):
-        pytest.skip(f"{folder.name} does not import beside this ComfyUI: its requirements are not installed")
+    said = _Said()
+    logging.getLogger().addHandler(said)
+    try:
+        if not asyncio.run(comfyui.nodes.load_custom_node(str(folder), module_parent="custom_nodes")):
+            pytest.skip(f"{folder.name} does not import here. {said.last_words}")
+    finally:
+        logging.getLogger().removeHandler(said)
+
+
+class _Said(logging.Handler):
+    """Keeps what ComfyUI logged last: why it could not import a pack."""
+
+    last_words = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last_words = record.getMessage().strip()
+
+
+def _have_a_server() -> None:
+    """Some packs ask for ComfyUI's server while they are imported; this one serves nothing."""
+    server = importlib.import_module("server").PromptServer
+    if not hasattr(server, "instance"):
+        server(asyncio.new_event_loop())
 
 
 def assert_like_old_node(comfyui: ComfyUI, node_id: str) -> None:

@@ -230,6 +230,8 @@ class WanVideoImageToVideoEncode:
                 "extra_latents": ("LATENT", {}),
                 "tiled_vae": ("BOOLEAN", {"default": False}),
                 "add_cond_latents": ("ADD_COND_LATENTS", {}),
+                "augment_empty_frames": ("FLOAT", {"default": 0.0}),
+                "empty_frame_pad_image": ("IMAGE", {}),
             },
         }
 
