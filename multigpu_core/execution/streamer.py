@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -81,8 +82,10 @@ class Streamer:
         for index, (each, slots) in enumerate(called):
             self._regions.append(Region(slots))
             self._inner.append(InnerHooks(each, slots, self.compute))
-            self._handles.append(each.register_forward_pre_hook(partial(self._enter, index), prepend=True))
-            self._handles.append(each.register_forward_hook(partial(self._leave, index), always_call=True))
+            # A compiled block computes from the tensors that it finds; how they come there is not part of it.
+            enter, leave = map(torch.compiler.disable, (partial(self._enter, index), partial(self._leave, index)))
+            self._handles.append(each.register_forward_pre_hook(enter, prepend=True))
+            self._handles.append(each.register_forward_hook(leave, always_call=True))
             if any(id(inner) in roots for inner in each.modules() if inner is not each):
                 self._around_others.add(index)
         self._order = CallOrder(range(len(self._regions)))
