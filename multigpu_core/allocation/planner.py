@@ -8,7 +8,8 @@ and the order of serving can be told from the plan, planning the plan's own byte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import compress
 
 from multigpu.multigpu_core.devices import DeviceInfo
@@ -19,7 +20,10 @@ from .plan import AllocationPlan, Placement
 from .quotas import Quotas, quotas_for
 from .request import AllocationMode, AllocationRequest, Strategy
 from .room import CPU, Room, is_movable, measure_room
-from .spread import pick_evenly, pick_first, pick_last
+from .spread import keep_evenly, pick_evenly, pick_first, pick_last
+
+Pick = Callable[[Sequence[int], int, int], list[bool]]
+"""From sizes, wanted bytes and the most there may be: which blocks."""
 
 
 def plan_allocation(
@@ -46,7 +50,7 @@ def plan_allocation(
     room.refuse_overfull(quotas, way_out)
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
     sizes = {i: inventory.blocks[i].size_bytes for i in movable}
-    device_of = _assign(sizes, quotas, room, request.strategy)
+    device_of = _assign(inventory, sizes, quotas, room, request.strategy)
     stored = dict.fromkeys(quotas, 0)
     for i, device in device_of.items():
         stored[device] += sizes[i]
@@ -55,14 +59,18 @@ def plan_allocation(
     return _plan(inventory, request, device_of, tuple(warnings))
 
 
-def _assign(sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy) -> dict[int, str]:
-    """The device of every movable block, by the block's index."""
+def _assign(
+    inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy
+) -> dict[int, str]:
+    """The device of every block in `sizes`, by the block's index."""
     compute, *donors = quotas
     if strategy is Strategy.INTERLEAVE:
         # By name, not as written: a byte string lists devices by first use, and must give the same order. cpu comes
         # last because it is the likeliest to have room for what the others leave.
         donors.sort(key=lambda name: (name == CPU, name))
-        pick_own, pick = pick_evenly, pick_evenly
+        work = [inventory.blocks[i].work or sizes[i] for i in sizes]
+        pick_own: Pick = partial(keep_evenly, work)
+        pick: Pick = pick_evenly
     else:
         pick_own, pick = pick_last, pick_first
     device_of: dict[int, str] = {}
