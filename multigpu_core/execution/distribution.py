@@ -11,6 +11,7 @@ from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, 
 from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .current_device import CurrentDevice
+from .relay import Relay
 from .staging import BlockStager, TransferCount
 from .tensor_slots import move_slots, slots_of_module, stored_bytes
 
@@ -52,6 +53,7 @@ class Distribution:
         self._plan: AllocationPlan | None = None
         self._stager: BlockStager | None = None
         self._current_device: CurrentDevice | None = None
+        self._relay: Relay | None = None
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -72,7 +74,7 @@ class Distribution:
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
-        for hooks in (self._stager, self._current_device):
+        for hooks in (self._stager, self._relay, self._current_device):
             if hooks is not None:
                 hooks.settle()
 
@@ -84,6 +86,7 @@ class Distribution:
             self._stop_serving()
             self._stager = BlockStager(compute)
             self._current_device = CurrentDevice(self._registry, plan.compute_device)
+            self._relay = Relay(self._registry, plan.compute_device)
 
     def device_of(self, block: Block) -> str:
         """The device of a block's first tensor."""
@@ -99,14 +102,14 @@ class Distribution:
         move_slots(self._slots[block.name], self._registry.torch_device(device))
 
     def serve(self, devices: Mapping[str, str]) -> None:
-        """Hook the offloaded blocks, so that each is on the compute device during its forward.
+        """Hook the offloaded blocks, so that each is on the compute device during its forward, or relayed as planned.
 
         `devices` says, by block name, where each block was placed.
 
         Raises:
             DistributionError: the tensors are not there.
         """
-        assert self._plan and self._stager and self._current_device, "serve() follows begin()"
+        assert self._plan and self._stager and self._current_device and self._relay, "serve() follows begin()"
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -115,11 +118,18 @@ class Distribution:
         if expected != actual:
             raise DistributionError(expected, actual)
         compute = self._plan.compute_device
-        move_slots(self._uncounted, self._stager.compute)  # caches of rotations and the like: small, and in no file
+        relayed = {
+            placement.block.name: placement.device
+            for placement in self._plan.placements
+            if placement.relayed and devices[placement.block.name] == placement.device
+        }
+        streamed = [name for name, device in devices.items() if device != compute and name not in relayed]
+        for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
+            block = next((name for name in relayed if slot.name.startswith(f"{name}.")), None)
+            move_slots([slot], self._registry.torch_device(relayed[block] if block else compute))
+        self._relay.attach(self.module, self._slots, relayed)
         self._current_device.attach(self.module)
-        self._stager.attach(
-            self.module, {name: self._slots[name] for name, device in devices.items() if device != compute}
-        )
+        self._stager.attach(self.module, {name: self._slots[name] for name in streamed})
 
     def demote(self, bytes_wanted: int, device: str) -> int:
         """Move resident blocks off the compute device to `device` until `bytes_wanted` are free; heads stay.
@@ -164,10 +174,10 @@ class Distribution:
         return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes)
 
     def _stop_serving(self) -> None:
-        for hooks in (self._stager, self._current_device):
+        for hooks in (self._stager, self._relay, self._current_device):
             if hooks is not None:
                 hooks.detach()
-        self._stager = self._current_device = None
+        self._stager = self._relay = self._current_device = None
 
 
 def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:
