@@ -80,6 +80,14 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             self.placement.release()
         super().unpatch_model(device_to, unpatch_weights)
 
+    def patch_hooks(self, hooks: Any) -> None:
+        super().patch_hooks(hooks)
+        self.placement.weights_changed()
+
+    def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().unpatch_hooks(*args, **kwargs)
+        self.placement.weights_changed()
+
     def _load_as_planned(self, extra_memory: float, force_patch_weights: bool) -> None:
         """What core's `load` does, with the placement in the place of its choice of modules."""
         self.unpatch_hooks()

@@ -23,7 +23,22 @@ from .nested import replace_tensors
 _PLAINLY = torch._C.DisableTorchFunctionSubclass
 _DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
 _IN_PLACE = frozenset(
-    f"__i{name}__" for name in "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()
+    f"__i{name}__"
+    for name in [
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+        "matmul",
+    ]
 ) | {"__setitem__", "__set__"}
 
 

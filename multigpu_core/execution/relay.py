@@ -24,9 +24,9 @@ from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
 
+from .called_modules import called_modules
 from .constants import Constants
 from .leg import Leg
-from .staging import called_modules
 from .tensor_slots import TensorSlot
 from .visit import Visit
 
