@@ -22,24 +22,8 @@ from .nested import replace_tensors
 
 _PLAINLY = torch._C.DisableTorchFunctionSubclass
 _DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
-_IN_PLACE = frozenset(
-    f"__i{name}__"
-    for name in [
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "and",
-        "or",
-        "xor",
-        "lshift",
-        "rshift",
-        "matmul",
-    ]
-) | {"__setitem__", "__set__"}
+_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operator in _OPERATORS)})
 
 
 class Leg:

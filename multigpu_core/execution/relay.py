@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
 
-from .called_modules import called_modules
+from .called_modules import called_modules, slots_by_called_module
 from .constants import Constants
 from .leg import Leg
 from .tensor_slots import TensorSlot
@@ -76,10 +76,10 @@ class Relay:
         paths = dict(module.named_modules())
         for name, slots in blocks.items():
             device = relayed.get(name, self._compute_device)
-            for called in _called(paths.get(name), slots):
+            for called, of_called in slots_by_called_module(paths.get(name), slots):
                 stop = _Stop(device, self._registry.torch_device(device))
                 if name in relayed:
-                    self._hook(called, stop, slots)
+                    self._hook(called, stop, of_called)
                 else:
                     self._watch(called, stop)
         for called in called_modules(module):
@@ -175,17 +175,6 @@ class Relay:
         self._leg.end()
         self._constants.end_step(is_complete=output is not None)
         self._last = None
-
-
-def _called(root: nn.Module | None, slots: Iterable[TensorSlot]) -> Iterator[nn.Module]:
-    """The outermost called modules of a block, and the owners of those of its tensors that are in none of them."""
-    inside: set[int] = set()
-    for called in called_modules(root) if root is not None else ():
-        inside.update(map(id, called.modules()))
-        yield called
-    for owner in _owners(slots):
-        if id(owner) not in inside:
-            yield owner
 
 
 def _owners(slots: Iterable[TensorSlot]) -> Iterator[nn.Module]:
