@@ -19,10 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from .nested import replace_tensors
+from .twins import Twin, Twins
 
 _PLAINLY = torch._C.DisableTorchFunctionSubclass
 _DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
-_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
 _IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operator in _OPERATORS)})
 
 
@@ -33,6 +48,7 @@ class Leg:
         self.compute = compute
         self.device: torch.device | None = None
         """The donor that computes; None while the compute device does."""
+        self.twins = Twins()
         self._carried: WeakValueDictionary[int, CarriedTensor] = WeakValueDictionary()
 
     def carry(self, tensor: Tensor) -> Tensor:
@@ -41,22 +57,35 @@ class Leg:
             return tensor
         carried = tensor.as_subclass(CarriedTensor)
         carried.leg = self
+        carried.twin = self.twins.of_copy(tensor)
         self._carried[id(carried)] = carried
         return carried
 
     def put_down(self, carried: CarriedTensor, device: torch.device) -> Tensor:
         """The plain tensor behind a carried one, for a block on `device`; it is moved there if it is elsewhere."""
         with _PLAINLY():
-            if carried.device != device:
-                carried.data = carried.to(device, non_blocking=True)
-            return carried.as_subclass(Tensor)
+            is_elsewhere = carried.device != device
+            if is_elsewhere:
+                with torch.inference_mode(carried.is_inference()):  # so that torch goes on counting its changes
+                    carried.data = carried.to(device, non_blocking=True)
+            plain = carried.as_subclass(Tensor)
+            if is_elsewhere and carried.twin is not None:
+                carried.twin.follow(plain)
+            return plain
 
     def bring_home(self, carried: CarriedTensor) -> Tensor:
-        """Make a carried tensor an ordinary one of the compute device: the same object, for whoever holds it."""
+        """Make a carried tensor an ordinary one of the compute device: the same object, for whoever holds it.
+
+        If a block returned what it was given, changed in place, both are one memory again.
+        """
+        original = None
         with _PLAINLY():
-            carried.data = carried.to(self.compute, non_blocking=True)
+            if carried.twin is not None:
+                carried.twin.synchronise()
+                original = carried.twin.original
+            carried.data = carried.to(self.compute, non_blocking=True) if original is None else original
             carried.__class__ = Tensor  # type: ignore[assignment]
-        del carried.leg
+        del carried.leg, carried.twin
         self._carried.pop(id(carried), None)
         return carried
 
@@ -65,6 +94,8 @@ class Leg:
         self.device = None
         for carried in list(self._carried.values()):
             self.bring_home(carried)
+        self.twins.synchronise()
+        self.twins.clear()
 
     def on_one_device(self, function: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The operands of a function of the model's own code, brought together where its result belongs.
@@ -96,6 +127,8 @@ class CarriedTensor(Tensor):
     """A tensor on a donor that the model's own code takes for one on the compute device."""
 
     leg: Leg | None = None
+    twin: Twin | None = None
+    """The pair of which it is the copy, if a block changed what it was given in place and returned it."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,7 +144,9 @@ class CarriedTensor(Tensor):
                 leg.end()
                 return func(*args, **kwargs)
             args, kwargs = leg.on_one_device(func, args, kwargs)
-            return replace_tensors(func(*args, **kwargs), leg.carry)
+            result = replace_tensors(func(*args, **kwargs), leg.carry)
+            leg.twins.synchronise()
+            return result
 
 
 def _tensors(tree: Any) -> list[Tensor]:

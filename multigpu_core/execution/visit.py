@@ -22,7 +22,7 @@ class Visit:
         self._device = device
         self._originals: dict[int, Tensor] = {}  # by the identity of what the block was given for them
         self._given: dict[int, Tensor] = {}  # by the identity of the original
-        self._sent: list[tuple[Tensor, Sent]] = []
+        self._sent: list[Sent] = []
         self._arguments: tuple[Any, Any] = ((), {})
 
     def arrive(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -33,13 +33,19 @@ class Visit:
 
     def leave(self, output: Any, *, stays: bool) -> Any:
         """What the caller gets; with `stays`, activations are carried on the donor. Restores the arguments."""
-        for original, sent in self._sent:
-            if sent.is_changed:
-                original.copy_(sent.copy)
-        hand_over = self._carried if stays else self._home
+        self._leg.twins.synchronise()
+        handed: dict[int, Tensor] = {}
+
+        def hand_over(tensor: Tensor) -> Tensor:
+            if id(tensor) not in handed:
+                handed[id(tensor)] = self._carried(tensor) if stays else self._home(tensor)
+            return handed[id(tensor)]
 
         def restore(tensor: Tensor) -> Tensor:
-            return self._originals[id(tensor)] if id(tensor) in self._originals else hand_over(tensor)
+            original = self._originals.get(id(tensor))
+            if original is not None or isinstance(tensor, CarriedTensor):
+                return tensor if original is None else original
+            return hand_over(tensor)
 
         replace_tensors(self._arguments, restore, in_place=True)
         return replace_tensors(output, hand_over)
@@ -58,7 +64,8 @@ class Visit:
             given = self._leg.put_down(tensor, self._device)
         elif tensor.device == self._leg.compute:
             sent = self._constants.send(tensor, self._device, argument)
-            self._sent.append((tensor, sent))
+            self._sent.append(sent)
+            self._leg.twins.add(tensor, sent.copy)
             given = sent.copy
         else:
             return tensor
@@ -67,7 +74,7 @@ class Visit:
         return given
 
     def _carried(self, tensor: Tensor) -> Tensor:
-        if any(sent.copy is tensor and sent.is_changed for _, sent in self._sent):
+        if any(sent.copy is tensor and sent.is_changed for sent in self._sent):
             return self._leg.carry(tensor)
         return self._originals[id(tensor)] if id(tensor) in self._originals else self._leg.carry(tensor)
 
