@@ -1,0 +1,103 @@
+"""Streams and events of simulated devices: queues that order work and tell virtual time.
+
+Values are computed at once, when an operator is issued. What a stream knows is the order that a real device would keep,
+as a vector clock (one count of work for each stream), and the moment at which the work it was given so far is done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+Knowledge = dict[int, int]
+"""For each stream, by its number, how much of its work is known to be done before: a vector clock."""
+
+
+class Host:
+    """The thread that issues work: what it has waited for, and its own time in seconds."""
+
+    def __init__(self) -> None:
+        self.knows: Knowledge = {}
+        self.seconds = 0.0
+
+    def wait_for(self, knowledge: Knowledge, seconds: float) -> None:
+        join(self.knows, knowledge)
+        self.seconds = max(self.seconds, seconds)
+
+
+class SimulatedStream:
+    """One queue of a simulated device, shaped like `torch.cuda.Stream`."""
+
+    def __init__(self, host: Host, number: int, device: torch.device, name: str) -> None:
+        self._host = host
+        self.stream_id = number
+        self.device = device
+        self.name = name
+        """What a trace calls it."""
+        self.knows: Knowledge = {number: 0}
+        self.done_seconds = 0.0
+        """When all that was queued so far is done."""
+
+    def queue(self) -> int:
+        """Count one more piece of work, issued by the host now; its number in this stream."""
+        join(self.knows, self._host.knows)
+        self.knows[self.stream_id] += 1
+        return self.knows[self.stream_id]
+
+    @property
+    def earliest_seconds(self) -> float:
+        """When work that is issued now can start, as far as order goes."""
+        return max(self.done_seconds, self._host.seconds)
+
+    def wait_event(self, event: SimulatedEvent) -> None:
+        join(self.knows, event.knows)
+        self.done_seconds = max(self.done_seconds, event.seconds)
+
+    def wait_stream(self, stream: SimulatedStream) -> None:
+        join(self.knows, stream.knows)
+        self.done_seconds = max(self.done_seconds, stream.done_seconds)
+
+    def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
+        event = event or SimulatedEvent(self._host)
+        event.record(self)
+        return event
+
+    def query(self) -> bool:
+        return self.done_seconds <= self._host.seconds
+
+    def synchronize(self) -> None:
+        self._host.wait_for(self.knows, self.done_seconds)
+
+
+class SimulatedEvent:
+    """A point in a stream's work, shaped like `torch.cuda.Event`; one that was never recorded is long past."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.knows: Knowledge = {}
+        self.seconds = 0.0
+
+    def record(self, stream: Any) -> None:
+        self.knows = {**stream.knows}
+        self.seconds = stream.earliest_seconds
+
+    def wait(self, stream: Any) -> None:
+        stream.wait_event(self)
+
+    def query(self) -> bool:
+        return self.seconds <= self._host.seconds
+
+    def synchronize(self) -> None:
+        self._host.wait_for(self.knows, self.seconds)
+
+    def elapsed_time(self, end_event: SimulatedEvent) -> float:
+        """Virtual milliseconds from this point to another."""
+        return (end_event.seconds - self.seconds) * 1000
+
+
+def join(knowledge: Knowledge, other: Knowledge) -> None:
+    """Know what the other knows, too."""
+    for number, count in other.items():
+        if knowledge.get(number, 0) < count:
+            knowledge[number] = count
