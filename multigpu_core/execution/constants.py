@@ -39,7 +39,7 @@ class Constants:
     def send(self, tensor: Tensor, device: torch.device, argument: Hashable) -> Sent:
         """The copy of `tensor` on `device`; `argument` is the argument of the block under which it is passed."""
         sent_there = self._sent.setdefault(device, WeakIdKeyDictionary())
-        sent: Sent | None = sent_there.get(tensor)
+        sent: Sent | None = sent_there.get(tensor)  # type: ignore[no-untyped-call]
         if sent is None or not self._is_current(sent, tensor, argument):
             sent = sent_there[tensor] = _copied(tensor, device)
         return sent

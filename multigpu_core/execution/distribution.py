@@ -14,6 +14,7 @@ from .called_modules import slots_by_called_module
 from .current_device import CurrentDevice
 from .packed_storage import PackedStorage
 from .page_locked import PageLockedMemory
+from .ping_pong import PingPong, ping_pong_on
 from .relay import Relay
 from .streamer import Streamer, TransferCount
 from .tensor_slots import TensorSlot, move_slots, slots_by_tensor, slots_of_module, stored_bytes
@@ -146,9 +147,11 @@ class Distribution:
         relayed = {name: device for name, device in relayed.items() if devices[name] == device}
         streamed = [name for name, device in devices.items() if device != compute and name not in relayed]
         for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
-            block = next((name for name in relayed if slot.name.startswith(f"{name}.")), None)
-            move_slots([slot], self._registry.torch_device(relayed[block] if block else compute))
+            home = next((device for name, device in relayed.items() if slot.name.startswith(f"{name}.")), compute)
+            move_slots([slot], self._registry.torch_device(home))
         self._relay.attach(self.module, self._slots, relayed)
+        if relayed and not streamed:
+            self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
         self._current_device.attach(self.module)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
 
@@ -193,6 +196,11 @@ class Distribution:
             return None
         count = self._streamer.count if self._streamer is not None else TransferCount()
         return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes, self.staging_bytes)
+
+    @property
+    def ping_pong(self) -> PingPong | None:
+        """How to run two halves of a step at once; None where they are not to be split."""
+        return self._relay.ping_pong if self._relay is not None else None
 
     @property
     def staging_bytes(self) -> int:

@@ -22,23 +22,9 @@ from .nested import replace_tensors
 from .twins import Twin, Twins
 
 _PLAINLY = torch._C.DisableTorchFunctionSubclass
-_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
-_OPERATORS = (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-)
-_IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operator in _OPERATORS)})
+_DEVICE = Tensor.device.__get__
+_OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+_IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operator in _OPERATORS.split())})
 
 
 class Leg:

@@ -27,6 +27,7 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 from .called_modules import called_modules, slots_by_called_module
 from .constants import Constants
 from .leg import Leg
+from .ping_pong import PingPong
 from .tensor_slots import TensorSlot
 from .visit import Visit
 
@@ -59,6 +60,8 @@ class Relay:
         self._leg = Leg(registry.torch_device(compute_device))
         self._compute_device = compute_device
         self._constants = Constants()
+        self.ping_pong: PingPong | None = None
+        """Is told of every change from one card to another."""
         self._running: _Running | None = None
         self._last: _Stop | None = None
         self._handles: list[RemovableHandle] = []
@@ -89,6 +92,7 @@ class Relay:
     def detach(self) -> None:
         self.settle()
         self._constants = Constants()
+        self.ping_pong = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -140,13 +144,14 @@ class Relay:
         def arrive(module: nn.Module, args: Any) -> None:
             if self._running is None:
                 self._follow(stop)
+                self._compute_on(None)
                 self._leg.end()
 
         self._handles.append(module.register_forward_pre_hook(arrive, prepend=True))
 
     def _enter(self, module: nn.Module, stop: _Stop, args: Any, kwargs: Any) -> Any:
         self._follow(stop)
-        self._leg.device = stop.device
+        self._compute_on(stop.device)
         visit = Visit(self._leg, self._constants, stop.device)
         scope = self._registry.device_scope(stop.device_name)
         scope.__enter__()
@@ -160,8 +165,15 @@ class Relay:
         stays = following is not None and following.device != self._leg.compute and output is not None
         output = running.visit.leave(output, stays=stays)
         if not stays:
-            self._leg.device = None
+            self._compute_on(None)
         return output
+
+    def _compute_on(self, device: torch.device | None) -> None:
+        """Go on on a donor, or, with None, on the compute device."""
+        if device != self._leg.device and self.ping_pong is not None:
+            self.ping_pong.end_chunk(self._leg.device or self._leg.compute)
+            self.ping_pong.begin_chunk(device or self._leg.compute)
+        self._leg.device = device
 
     def _follow(self, stop: _Stop) -> None:
         if self._last is not None:
@@ -170,8 +182,12 @@ class Relay:
 
     def _begin_step(self, module: nn.Module, args: Any) -> None:
         self.settle()
+        if self.ping_pong is not None:
+            self.ping_pong.begin_chunk(self._leg.compute)
 
     def _end_step(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.ping_pong is not None:
+            self.ping_pong.end_chunk(self._leg.device or self._leg.compute)
         self._leg.end()
         self._constants.end_step(is_complete=output is not None)
         self._last = None
