@@ -144,36 +144,49 @@ class Relay:
         def arrive(module: nn.Module, args: Any) -> None:
             if self._running is None:
                 self._follow(stop)
-                self._compute_on(None)
+                here = self._end_chunk_before(None)
                 self._leg.end()
+                self._begin_chunk_after(here)
 
         self._handles.append(module.register_forward_pre_hook(arrive, prepend=True))
 
     def _enter(self, module: nn.Module, stop: _Stop, args: Any, kwargs: Any) -> Any:
         self._follow(stop)
-        self._compute_on(stop.device)
+        here = self._end_chunk_before(stop.device)
+        self._leg.device = stop.device
         visit = Visit(self._leg, self._constants, stop.device)
         scope = self._registry.device_scope(stop.device_name)
         scope.__enter__()
         self._running = _Running(module, stop, visit, scope)
-        return visit.arrive(args, kwargs)
+        arguments = visit.arrive(args, kwargs)
+        self._begin_chunk_after(here)
+        return arguments
 
     def _leave(self, running: _Running, output: Any) -> Any:
         self._running = None
         running.device_scope.__exit__(None, None, None)
         following = running.stop.next
         stays = following is not None and following.device != self._leg.compute and output is not None
+        here = self._leg.device if stays else self._end_chunk_before(None)
         output = running.visit.leave(output, stays=stays)
         if not stays:
-            self._compute_on(None)
+            self._leg.device = None
+            self._begin_chunk_after(here)
         return output
 
-    def _compute_on(self, device: torch.device | None) -> None:
-        """Go on on a donor, or, with None, on the compute device."""
-        if device != self._leg.device and self.ping_pong is not None:
-            self.ping_pong.end_chunk(self._leg.device or self._leg.compute)
-            self.ping_pong.begin_chunk(device or self._leg.compute)
-        self._leg.device = device
+    def _end_chunk_before(self, device: torch.device | None) -> torch.device | None:
+        """Say that the chunk here ends if the forward goes on elsewhere; hops are issued between end and beginning.
+
+        A device of None is the compute device. Returns the one where the forward is.
+        """
+        here = self._leg.device
+        if device != here and self.ping_pong is not None:
+            self.ping_pong.end_chunk(here or self._leg.compute)
+        return here
+
+    def _begin_chunk_after(self, before: torch.device | None) -> None:
+        if before != self._leg.device and self.ping_pong is not None:
+            self.ping_pong.begin_chunk(self._leg.device or self._leg.compute)
 
     def _follow(self, stop: _Stop) -> None:
         if self._last is not None:
