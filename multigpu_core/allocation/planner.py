@@ -15,6 +15,7 @@ from itertools import compress
 from multigpu.multigpu_core.devices import DeviceInfo
 
 from .amounts import readable_bytes
+from .chunks import ChunkPicker
 from .inventory import Inventory
 from .plan import AllocationPlan, Placement
 from .quotas import Quotas, quotas_for
@@ -50,7 +51,10 @@ def plan_allocation(
     room.refuse_overfull(quotas, way_out)
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
     sizes = {i: inventory.blocks[i].size_bytes for i in movable}
-    device_of = _assign(inventory, sizes, quotas, room, request.strategy)
+    if request.strategy is Strategy.RELAY:
+        device_of = _assign_chunks(inventory, sizes, quotas, room)
+    else:
+        device_of = _assign(inventory, sizes, quotas, room, request.strategy)
     stored = dict.fromkeys(quotas, 0)
     for i, device in device_of.items():
         stored[device] += sizes[i]
@@ -87,11 +91,32 @@ def _assign(
     return device_of
 
 
+def _assign_chunks(inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room) -> dict[int, str]:
+    """The same for the relay: chunks for the donors that compute; the cpu's blocks lie among the compute device's."""
+    compute, *donors = quotas
+    relays = sorted(name for name in donors if name != CPU)
+    picker = ChunkPicker(tuple(sizes.values()))
+    indices = list(sizes)
+    device_of: dict[int, str] = {}
+    owed = 0
+    for device in reversed(relays):  # from the end of each round, so that every round begins on the compute device
+        owed += quotas[device]
+        picked = [indices[i] for i in picker.pick(owed, room.free_bytes[device])]
+        device_of.update(dict.fromkeys(picked, device))
+        owed -= sum(sizes[i] for i in picked)
+    left = {indices[i]: sizes[indices[i]] for i in picker.left}
+    own = {device: size for device, size in quotas.items() if device not in relays}
+    own[compute] += owed
+    return device_of | _assign(inventory, left, own, room, Strategy.INTERLEAVE)
+
+
 def _plan(
     inventory: Inventory, request: AllocationRequest, device_of: Mapping[int, str], warnings: tuple[str, ...] = ()
 ) -> AllocationPlan:
     compute = request.compute_device
-    placements = tuple(Placement(block, device_of.get(i, compute)) for i, block in enumerate(inventory.blocks))
+    devices = [device_of.get(i, compute) for i in range(len(inventory.blocks))]
+    relays = set(devices) - {compute, CPU} if request.strategy is Strategy.RELAY else set()
+    placements = tuple(Placement(b, d, relayed=d in relays) for b, d in zip(inventory.blocks, devices, strict=True))
     return AllocationPlan(compute, request.strategy, placements, warnings)
 
 

@@ -14,6 +14,8 @@ from .called_modules import slots_by_called_module
 from .current_device import CurrentDevice
 from .packed_storage import PackedStorage
 from .page_locked import PageLockedMemory
+from .ping_pong import PingPong, ping_pong_on
+from .relay import Relay
 from .streamer import Streamer, TransferCount
 from .tensor_slots import TensorSlot, move_slots, slots_by_tensor, slots_of_module, stored_bytes
 
@@ -61,6 +63,7 @@ class Distribution:
         self._storage: PackedStorage | None = None
         self._streamer: Streamer | None = None
         self._current_device: CurrentDevice | None = None
+        self._relay: Relay | None = None
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -82,7 +85,7 @@ class Distribution:
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
-        for hooks in (self._streamer, self._current_device):
+        for hooks in (self._streamer, self._relay, self._current_device):
             if hooks is not None:
                 hooks.settle()
 
@@ -97,6 +100,7 @@ class Distribution:
         self._plan = plan
         compute = plan.compute_device
         self._streamer = Streamer(self._registry, compute, self._locked, plan.staging_bytes)
+        self._relay = Relay(self._registry, compute)
         self._current_device = CurrentDevice(self._registry, compute)
         has_streams = self._registry.streams(compute) is not None
         self._storage = PackedStorage(self._registry, compute, self._locked) if has_streams else None
@@ -123,14 +127,14 @@ class Distribution:
                 move_slots(of_module, self._registry.torch_device(device))
 
     def serve(self, devices: Mapping[str, str]) -> None:
-        """Hook the offloaded blocks, so that each is on the compute device during its forward.
+        """Hook the offloaded blocks: each is on the compute device during its forward, or relayed as planned.
 
         `devices` says, by block name, where each block was placed.
 
         Raises:
             DistributionError: the tensors are not there.
         """
-        assert self._plan and self._streamer and self._current_device, "serve() follows begin()"
+        assert self._plan and self._streamer and self._current_device and self._relay, "serve() follows begin()"
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -139,11 +143,17 @@ class Distribution:
         if expected != actual:
             raise DistributionError(expected, actual)
         compute = self._plan.compute_device
-        move_slots(self._uncounted, self._streamer.compute)  # caches of rotations and the like: small, and in no file
+        relayed = {p.block.name: p.device for p in self._plan.placements if p.relayed}
+        relayed = {name: device for name, device in relayed.items() if devices[name] == device}
+        streamed = [name for name, device in devices.items() if device != compute and name not in relayed]
+        for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
+            home = next((device for name, device in relayed.items() if slot.name.startswith(f"{name}.")), compute)
+            move_slots([slot], self._registry.torch_device(home))
+        self._relay.attach(self.module, self._slots, relayed)
+        if relayed and not streamed:
+            self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
         self._current_device.attach(self.module)
-        self._streamer.attach(
-            self.module, {name: self._slots[name] for name, device in devices.items() if device != compute}
-        )
+        self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
 
     def demote(self, bytes_wanted: int, device: str) -> int:
         """Move resident blocks off the compute device to `device` until `bytes_wanted` are free; heads stay.
@@ -188,15 +198,20 @@ class Distribution:
         return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes, self.staging_bytes)
 
     @property
+    def ping_pong(self) -> PingPong | None:
+        """How to run two halves of a step at once; None where they are not to be split."""
+        return self._relay.ping_pong if self._relay is not None else None
+
+    @property
     def staging_bytes(self) -> int:
         """Bytes of the compute device that are kept for weights on their way."""
         return self._streamer.staging_bytes if self._streamer is not None else 0
 
     def _stop_serving(self) -> None:
-        for hooks in (self._streamer, self._current_device):
+        for hooks in (self._streamer, self._relay, self._current_device):
             if hooks is not None:
                 hooks.detach()
-        self._streamer = self._current_device = self._storage = None
+        self._streamer = self._relay = self._current_device = self._storage = None
 
     def _slots_to_pack(self, root: nn.Module | None, slots: tuple[TensorSlot, ...]) -> list[tuple[TensorSlot, ...]]:
         """A block's slots by the module that is called, each to be packed by itself.
