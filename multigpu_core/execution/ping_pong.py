@@ -45,7 +45,7 @@ class PingPong:
         computes once and keeps is then there for both.
         """
         current = {device: streams.current_stream(device) for device, streams in self._devices.items()}
-        results = []
+        results: list[T] = []
         try:
             for half, queues in zip(halves, self._halves, strict=True):
                 for device, queue in queues.items():
