@@ -13,7 +13,7 @@ that reason: heads and resident blocks end a leg that was expected to go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,11 +92,9 @@ class Relay:
                 else:
                     self._watch(called, stop)
         for called in called_modules(module):
-            end = torch.compiler.disable(self._end_step)
+            end = _uncompiled(self._end_step)
             self._handles.append(called.register_forward_pre_hook(self._note_compilation, prepend=True))
-            self._handles.append(
-                called.register_forward_pre_hook(torch.compiler.disable(self._begin_step), prepend=True)
-            )
+            self._handles.append(called.register_forward_pre_hook(_uncompiled(self._begin_step), prepend=True))
             self._handles.append(called.register_forward_hook(end, always_call=True))
 
     def detach(self) -> None:
@@ -133,8 +131,7 @@ class Relay:
                 self._hook_exit(module)
             return self._enter(module, stop, args, kwargs)
 
-        # A compiled block computes from the tensors that it is given; how they come to it is not part of it.
-        return SuspendableHook(module, torch.compiler.disable(enter))
+        return SuspendableHook(module, _uncompiled(enter))
 
     def _hook_exit(self, module: nn.Module) -> None:
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
@@ -144,7 +141,7 @@ class Relay:
             running.depth -= 1
             return None if running.depth else self._leave(running, output)
 
-        leave = torch.compiler.disable(leave)
+        leave = _uncompiled(leave)
         self._handles.append(module.register_forward_hook(leave, always_call=True, prepend=True))
 
     def _watch(self, module: nn.Module, stop: _Stop) -> None:
@@ -155,7 +152,7 @@ class Relay:
                 self._leg.end()
                 self._begin_chunk_after(here)
 
-        self._handles.append(module.register_forward_pre_hook(torch.compiler.disable(arrive), prepend=True))
+        self._handles.append(module.register_forward_pre_hook(_uncompiled(arrive), prepend=True))
 
     def _enter(self, module: nn.Module, stop: _Stop, args: Any, kwargs: Any) -> Any:
         self._follow(stop)
@@ -220,6 +217,11 @@ class Relay:
         self._leg.end()
         self._constants.end_step(is_complete=output is not None)
         self._last = None
+
+
+def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled block computes from the tensors that it is given; how they come to it is not part of it."""
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _owners(slots: Iterable[TensorSlot]) -> Iterator[nn.Module]:
