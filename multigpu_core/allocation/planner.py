@@ -8,7 +8,8 @@ and the order of serving can be told from the plan, planning the plan's own byte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import compress
 
 from multigpu.multigpu_core.devices import DeviceInfo
@@ -20,7 +21,10 @@ from .plan import AllocationPlan, Placement
 from .quotas import Quotas, quotas_for
 from .request import AllocationMode, AllocationRequest, Strategy
 from .room import CPU, Room, is_movable, measure_room
-from .spread import pick_evenly, pick_first, pick_last
+from .spread import keep_evenly, pick_evenly, pick_first, pick_last
+
+Pick = Callable[[Sequence[int], int, int], list[bool]]
+"""From sizes, wanted bytes and the most there may be: which blocks."""
 
 
 def plan_allocation(
@@ -48,9 +52,9 @@ def plan_allocation(
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
     sizes = {i: inventory.blocks[i].size_bytes for i in movable}
     if request.strategy is Strategy.RELAY:
-        device_of = _assign_chunks(sizes, quotas, room)
+        device_of = _assign_chunks(inventory, sizes, quotas, room)
     else:
-        device_of = _assign(sizes, quotas, room, request.strategy)
+        device_of = _assign(inventory, sizes, quotas, room, request.strategy)
     stored = dict.fromkeys(quotas, 0)
     for i, device in device_of.items():
         stored[device] += sizes[i]
@@ -59,14 +63,18 @@ def plan_allocation(
     return _plan(inventory, request, device_of, tuple(warnings))
 
 
-def _assign(sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy) -> dict[int, str]:
-    """The device of every movable block, by the block's index."""
+def _assign(
+    inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy
+) -> dict[int, str]:
+    """The device of every block in `sizes`, by the block's index."""
     compute, *donors = quotas
     if strategy is Strategy.INTERLEAVE:
         # By name, not as written: a byte string lists devices by first use, and must give the same order. cpu comes
         # last because it is the likeliest to have room for what the others leave.
         donors.sort(key=lambda name: (name == CPU, name))
-        pick_own, pick = pick_evenly, pick_evenly
+        work = [inventory.blocks[i].work or sizes[i] for i in sizes]
+        pick_own: Pick = partial(keep_evenly, work)
+        pick: Pick = pick_evenly
     else:
         pick_own, pick = pick_last, pick_first
     device_of: dict[int, str] = {}
@@ -83,7 +91,7 @@ def _assign(sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Stra
     return device_of
 
 
-def _assign_chunks(sizes: Mapping[int, int], quotas: Quotas, room: Room) -> dict[int, str]:
+def _assign_chunks(inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room) -> dict[int, str]:
     """The same for the relay: chunks for the donors that compute; the cpu's blocks lie among the compute device's."""
     compute, *donors = quotas
     relays = sorted(name for name in donors if name != CPU)
@@ -99,7 +107,7 @@ def _assign_chunks(sizes: Mapping[int, int], quotas: Quotas, room: Room) -> dict
     left = {indices[i]: sizes[indices[i]] for i in picker.left}
     own = {device: size for device, size in quotas.items() if device not in relays}
     own[compute] += owed
-    return device_of | _assign(left, own, room, Strategy.INTERLEAVE)
+    return device_of | _assign(inventory, left, own, room, Strategy.INTERLEAVE)
 
 
 def _plan(

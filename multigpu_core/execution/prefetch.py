@@ -7,8 +7,8 @@ Two queues meet here, and events keep them apart; the host waits for neither:
     compute stream   [2]│   [3]     [4]│   [5]             a region computes when its copy is done
                       └─┘            └─┘
 
-Turns are counted through all steps: turn k is the region at k modulo the length of a step. So the first regions of
-the next step are on their way while the last ones of this step compute.
+Turns are counted through all steps, so the first regions of the next step are on their way while the last ones of
+this step compute. After a few steps, when the ring begins again, turns repeat.
 """
 
 from __future__ import annotations
@@ -76,23 +76,10 @@ class Prefetcher:
             with torch.inference_mode(False):
                 self._buffer = torch.empty(ring.size_bytes, dtype=torch.uint8, device=self._compute)
         self._lanes = tuple(dict.fromkeys(lane for _, lane in regions))
-        self._turns = []
-        for index, (region, lane) in enumerate(regions):
-            begin = ring.offsets[index]
-            staging = self._buffer[begin : begin + sizes[index]]
-            distance = (index - ring.waits_for[index] - 1) % len(regions) + 1
-            self._turns.append(
-                Turn(
-                    region,
-                    lane,
-                    staging,
-                    region.staged_in(staging),
-                    packed_memory(region.tensors),
-                    distance,
-                    self._streams.Event(),
-                    self._streams.Event(),
-                )
-            )
+        self._turns = [
+            self._make_turn(*regions[turn % len(regions)], begin, sizes[turn % len(regions)], distance)
+            for turn, (begin, distance) in enumerate(zip(ring.offsets, ring.distances, strict=True))
+        ]
 
     def take(self, region: Region) -> list[torch.Tensor] | None:
         """The region's tensors on the compute device, for work that the caller queues on the current stream.
@@ -127,6 +114,19 @@ class Prefetcher:
         self._turns.clear()
         self._lanes = ()
         self._buffer = torch.empty(0, dtype=torch.uint8, device=self._compute)
+
+    def _make_turn(self, region: Region, lane: Lane, begin: int, size_bytes: int, distance: int) -> Turn:
+        staging = self._buffer[begin : begin + size_bytes]
+        return Turn(
+            region=region,
+            lane=lane,
+            staging=staging,
+            staged=region.staged_in(staging),
+            arena=packed_memory(region.tensors),
+            distance=distance,
+            copied=self._streams.Event(),
+            computed=self._streams.Event(),
+        )
 
     def _turn(self, count: int) -> Turn:
         return self._turns[count % len(self._turns)]

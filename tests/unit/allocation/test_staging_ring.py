@@ -17,7 +17,8 @@ def test_the_buffer_is_no_larger_than_allowed_unless_one_block_is(sizes: list[in
     largest = max(map(aligned, sizes))
     assert largest <= ring.size_bytes <= max(largest, size_bytes)
     assert ring.size_bytes <= sum(map(aligned, sizes))
-    for offset, size in zip(ring.offsets, sizes, strict=True):
+    assert len(ring.offsets) == len(ring.distances) == ring.laps * len(sizes)
+    for offset, size in zip(ring.offsets, sizes * ring.laps, strict=True):
         assert offset % ALIGNMENT == 0 and offset + size <= ring.size_bytes
 
 
@@ -26,32 +27,33 @@ def test_copies_that_are_as_early_as_they_may_be_never_touch_a_block_that_is_sti
     sizes: list[int], size_bytes: int
 ) -> None:
     ring = staging_ring(sizes, size_bytes)
-    count = len(sizes)
+    turns = len(ring.offsets)
     owner = [-1] * ring.size_bytes
     issued = 0
-    for turn in range(3 * count):
-        while issued - _distance(ring.waits_for, issued % count) < turn:
-            begin = ring.offsets[issued % count]
-            owner[begin : begin + sizes[issued % count]] = [issued] * sizes[issued % count]
+    for turn in range(3 * turns):
+        while issued - ring.distances[issued % turns] < turn:
+            begin, size = ring.offsets[issued % turns], sizes[issued % len(sizes)]
+            owner[begin : begin + size] = [issued] * size
             issued += 1
-        begin = ring.offsets[turn % count]
-        assert set(owner[begin : begin + sizes[turn % count]]) == {turn}
-
-
-def _distance(waits_for: tuple[int, ...], index: int) -> int:
-    """How many turns ago the block was that a copy has to wait for."""
-    return (index - waits_for[index] - 1) % len(waits_for) + 1
+        begin, size = ring.offsets[turn % turns], sizes[turn % len(sizes)]
+        assert set(owner[begin : begin + size]) == {turn}
 
 
 def test_three_equal_places_let_two_copies_run_ahead_of_the_block_that_computes() -> None:
     ring = staging_ring([1024] * 9, 3 * 1024)
     assert ring.offsets == (0, 1024, 2048) * 3
-    assert ring.waits_for == (6, 7, 8, 0, 1, 2, 3, 4, 5)
+    assert set(ring.distances) == {3}
+
+
+@given(count=st.integers(1, 40), places=st.integers(1, 3))
+def test_equal_blocks_never_wait_longer_than_there_are_places_whatever_their_number(count: int, places: int) -> None:
+    ring = staging_ring([1024] * count, places * 1024)
+    assert set(ring.distances) == {min(places, count)}
 
 
 def test_small_blocks_lie_closer_so_more_of_them_are_on_their_way() -> None:
     ring = staging_ring([2048, 512, 512, 512, 512, 512, 512], 4096)
-    assert ring.offsets == (0, 2048, 2560, 3072, 3584, 0, 512)
+    assert ring.offsets[:6] == (0, 2048, 2560, 3072, 3584, 0)
 
 
 def test_nothing_to_stream_needs_no_buffer() -> None:
