@@ -13,6 +13,9 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 
+from multigpu.multigpu_core.allocation import Strategy
+
+from .halves import run_halves_at_once
 from .placement import ModelPlacement
 
 if TYPE_CHECKING:
@@ -129,6 +132,8 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     patcher.placement = placement
     patcher.load_device = compute
     patcher.offload_device = torch.device("cpu")
+    if placement.options.request.strategy is Strategy.RELAY:
+        run_halves_at_once(patcher, placement)
     return patcher
 
 

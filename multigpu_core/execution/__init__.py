@@ -1,6 +1,7 @@
 """Placing a model's blocks on devices and serving them to the compute device."""
 
 from .distribution import Distribution, DistributionError, Residency
+from .nested import replace_tensors
 from .page_locked import PageLockedMemory
 from .streamer import Streamer, TransferCount
 from .tensor_slots import TensorSlot
@@ -13,4 +14,5 @@ __all__ = [
     "Streamer",
     "TensorSlot",
     "TransferCount",
+    "replace_tensors",
 ]

@@ -75,6 +75,19 @@ class Leg:
         self._carried.pop(id(carried), None)
         return carried
 
+    def call(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What the model's own code does with a carried tensor."""
+        with _PLAINLY():
+            if function == _DEVICE:  # what the model makes goes where its other tensors are
+                return self.compute
+            if self.device is None:
+                self.end()
+                return function(*args, **kwargs)
+            args, kwargs = self.on_one_device(function, args, kwargs)
+            result = replace_tensors(function(*args, **kwargs), self.carry)
+            self.twins.synchronise()
+            return result
+
     def end(self) -> None:
         """The next module computes on the compute device: what the model still holds of the leg goes there."""
         self.device = None
@@ -121,18 +134,10 @@ class CarriedTensor(Tensor):
         kwargs = kwargs or {}
         operands = (tensor for tensor in _tensors((args, kwargs)) if isinstance(tensor, CarriedTensor))
         leg = next((tensor.leg for tensor in operands if tensor.leg is not None), None)
-        with _PLAINLY():
-            if leg is None:  # a copy that somebody made of one
+        if leg is None:  # a copy that somebody made of one
+            with _PLAINLY():
                 return func(*args, **kwargs)
-            if func == _DEVICE:  # what the model makes goes where its other tensors are
-                return leg.compute
-            if leg.device is None:
-                leg.end()
-                return func(*args, **kwargs)
-            args, kwargs = leg.on_one_device(func, args, kwargs)
-            result = replace_tensors(func(*args, **kwargs), leg.carry)
-            leg.twins.synchronise()
-            return result
+        return leg.call(func, args, kwargs)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

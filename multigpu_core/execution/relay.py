@@ -13,9 +13,9 @@ that reason: heads and resident blocks end a leg that was expected to go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from .called_modules import called_modules, slots_by_called_module
 from .constants import Constants
 from .leg import Leg
 from .ping_pong import PingPong
+from .suspendable_hook import SuspendableHook
 from .tensor_slots import TensorSlot
 from .visit import Visit
 
@@ -39,6 +40,10 @@ class _Stop:
     device_name: str
     device: torch.device
     next: _Stop | None = None
+    inner: list[SuspendableHook] = field(default_factory=list)
+    """Off while the module runs."""
+    hooks_exit: bool = False
+    """Whether the hook that follows its forward is still to be made: calls past the outer module are rare."""
 
 
 @dataclass(eq=False)
@@ -64,7 +69,8 @@ class Relay:
         """Is told of every change from one card to another."""
         self._running: _Running | None = None
         self._last: _Stop | None = None
-        self._handles: list[RemovableHandle] = []
+        self._is_compiled = False
+        self._handles: list[RemovableHandle | SuspendableHook] = []
 
     def attach(
         self, module: nn.Module, blocks: Mapping[str, tuple[TensorSlot, ...]], relayed: Mapping[str, str]
@@ -86,8 +92,10 @@ class Relay:
                 else:
                     self._watch(called, stop)
         for called in called_modules(module):
-            self._handles.append(called.register_forward_pre_hook(self._begin_step, prepend=True))
-            self._handles.append(called.register_forward_hook(self._end_step, always_call=True))
+            end = _uncompiled(self._end_step)
+            self._handles.append(called.register_forward_pre_hook(self._note_compilation, prepend=True))
+            self._handles.append(called.register_forward_pre_hook(_uncompiled(self._begin_step), prepend=True))
+            self._handles.append(called.register_forward_hook(end, always_call=True))
 
     def detach(self) -> None:
         self.settle()
@@ -106,29 +114,24 @@ class Relay:
         self._last = None
 
     def _hook(self, module: nn.Module, stop: _Stop, slots: Iterable[TensorSlot]) -> None:
-        self._hook_entry(module, stop, is_lazy=False)
+        self._hook_exit(module)
+        self._handles.append(self._hook_entry(module, stop))
         for inner in _owners(slots):
             if inner is not module:  # for callers that reach past the module's own forward
-                self._hook_entry(inner, _Stop(stop.device_name, stop.device), is_lazy=True)
+                stop.inner.append(self._hook_entry(inner, _Stop(stop.device_name, stop.device, hooks_exit=True)))
+        self._handles += stop.inner
 
-    def _hook_entry(self, module: nn.Module, stop: _Stop, *, is_lazy: bool) -> None:
-        """Hook one relayed module; where calls from outside are rare, each call inside pays for one hook, not two."""
-        has_exit = False
-
+    def _hook_entry(self, module: nn.Module, stop: _Stop) -> SuspendableHook:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            nonlocal has_exit
             if self._running is not None:
                 self._running.depth += module is self._running.module
                 return None
-            if not has_exit:
-                has_exit = True
+            if stop.hooks_exit:
+                stop.hooks_exit = False
                 self._hook_exit(module)
             return self._enter(module, stop, args, kwargs)
 
-        if not is_lazy:
-            has_exit = True
-            self._hook_exit(module)
-        self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        return SuspendableHook(module, _uncompiled(enter))
 
     def _hook_exit(self, module: nn.Module) -> None:
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
@@ -138,6 +141,7 @@ class Relay:
             running.depth -= 1
             return None if running.depth else self._leave(running, output)
 
+        leave = _uncompiled(leave)
         self._handles.append(module.register_forward_hook(leave, always_call=True, prepend=True))
 
     def _watch(self, module: nn.Module, stop: _Stop) -> None:
@@ -148,7 +152,7 @@ class Relay:
                 self._leg.end()
                 self._begin_chunk_after(here)
 
-        self._handles.append(module.register_forward_pre_hook(arrive, prepend=True))
+        self._handles.append(module.register_forward_pre_hook(_uncompiled(arrive), prepend=True))
 
     def _enter(self, module: nn.Module, stop: _Stop, args: Any, kwargs: Any) -> Any:
         self._follow(stop)
@@ -158,15 +162,20 @@ class Relay:
         scope = self._registry.device_scope(stop.device_name)
         scope.__enter__()
         self._running = _Running(module, stop, visit, scope)
+        for hook in stop.inner:
+            hook.suspend()
         arguments = visit.arrive(args, kwargs)
         self._begin_chunk_after(here)
         return arguments
 
     def _leave(self, running: _Running, output: Any) -> Any:
         self._running = None
+        for hook in running.stop.inner:
+            hook.resume()
         running.device_scope.__exit__(None, None, None)
         following = running.stop.next
-        stays = following is not None and following.device != self._leg.compute and output is not None
+        goes_on = following is not None and following.device != self._leg.compute
+        stays = goes_on and output is not None and not self._is_compiled
         here = self._leg.device if stays else self._end_chunk_before(None)
         output = running.visit.leave(output, stays=stays)
         if not stays:
@@ -193,6 +202,10 @@ class Relay:
             self._last.next = stop
         self._last = stop
 
+    def _note_compilation(self, module: nn.Module, args: Any) -> None:
+        """A model that is compiled as a whole knows no carried tensors: each block hands its result back."""
+        self._is_compiled = torch.compiler.is_compiling()
+
     def _begin_step(self, module: nn.Module, args: Any) -> None:
         self.settle()
         if self.ping_pong is not None:
@@ -204,6 +217,11 @@ class Relay:
         self._leg.end()
         self._constants.end_step(is_complete=output is not None)
         self._last = None
+
+
+def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled block computes from the tensors that it is given; how they come to it is not part of it."""
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _owners(slots: Iterable[TensorSlot]) -> Iterator[nn.Module]:

@@ -391,3 +391,18 @@ def test_a_replaced_forward_runs_on_the_donor() -> None:
     relayed(model, ("npu:0", "npu:1", "npu:1", "npu:0"))
     for _ in range(2):
         assert torch.equal(model(inputs()).cpu(), expected)
+
+
+@pytest.mark.parametrize("how", ["the blocks", "the blocks, without a break", "the whole model"])
+@pytest.mark.parametrize("block", [Block, InPlace])
+def test_compiled_models_are_relayed_as_well(how: str, block: type[nn.Module]) -> None:
+    torch._dynamo.reset()
+    model = Model(residuals, [block() for _ in range(4)])
+    expected = resident(model)(inputs()).cpu()
+    run = torch.compile(model, backend="eager") if how == "the whole model" else model
+    if how != "the whole model":
+        for each in model.blocks:
+            each.compile(backend="eager", fullgraph="without" in how)
+    relayed(model, ("npu:0", "npu:1", "npu:1", "npu:0"))
+    for _ in range(3):
+        assert torch.allclose(run(inputs()).cpu(), expected, atol=1e-6)
