@@ -1,17 +1,11 @@
-"""Virtual time of simulated devices: the same figure on every machine, whatever the speed of that machine.
-
-Work is placed on *engines*, of which each does one thing at a time: a device's compute, and each direction of a link.
-It starts when its stream has come to it, when the host has issued it, and when the engine has a gap that is long
-enough; gaps are filled later, too, since streams are issued one after the other and run beside each other.
-"""
+"""Virtual time of simulated devices: the same figure on every machine, whatever the speed of that machine."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +14,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
+from .schedule import Work
 from .streams import Host, SimulatedStream
 
 aten = torch.ops.aten
@@ -59,46 +54,14 @@ class Span:
         return self.start_seconds + self.seconds
 
 
-class Engine:
-    """Does one thing at a time; knows when it is busy."""
-
-    def __init__(self) -> None:
-        self._starts: list[float] = []
-        self._ends: list[float] = []
-
-    def first_gap(self, earliest: float, seconds: float) -> float:
-        """The earliest moment from which it is free for that long."""
-        index = bisect_left(self._ends, earliest)
-        start = earliest
-        while index < len(self._starts) and self._starts[index] < start + seconds:
-            start = max(start, self._ends[index])
-            index += 1
-        return start
-
-    def occupy(self, start: float, end: float) -> None:
-        if end <= start:
-            return
-        index = bisect_left(self._starts, start)
-        if index and math.isclose(self._ends[index - 1], start, rel_tol=1e-12, abs_tol=1e-15):
-            self._ends[index - 1] = end
-            index -= 1
-        else:
-            self._starts.insert(index, start)
-            self._ends.insert(index, end)
-        if index + 1 < len(self._starts) and self._starts[index + 1] <= end * (1 + 1e-12):
-            self._ends[index] = max(end, self._ends.pop(index + 1))
-            self._starts.pop(index + 1)
-
-
 class VirtualClock:
     """Tells the time of work on simulated devices, and keeps a trace of it. Off, and free, without settings."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._engines: dict[str, Engine] = {}
+        self._done: list[tuple[Work, str, str, str, int]] = []
         self._label = ""
         self.settings: ClockSettings | None = None
-        self.trace: list[Span] = []
 
     @property
     def now_seconds(self) -> float:
@@ -108,13 +71,27 @@ class VirtualClock:
     def start(self, settings: ClockSettings) -> None:
         """Begin at zero, with these speeds and an empty trace."""
         self.settings = settings
-        self._host.seconds = 0.0
-        self._engines.clear()
-        self.trace.clear()
+        self._host.begin()
+        self.clear()
 
     def stop(self) -> None:
-        """Tell no time any more."""
+        """Take no more time; the trace stays."""
+        self._host.schedule.stop()
         self.settings = None
+
+    def clear(self) -> None:
+        """Forget the trace."""
+        self._done.clear()
+
+    @property
+    def trace(self) -> list[Span]:
+        """What each engine did, in the order in which it was issued."""
+        self._host.schedule.tell()
+        return [
+            Span(name, engine, stream, label, work.start_seconds, work.seconds, size_bytes)
+            for work, name, stream, label, size_bytes in self._done
+            for engine in work.engines
+        ]
 
     @contextmanager
     def label(self, text: str) -> Iterator[None]:
@@ -136,7 +113,7 @@ class VirtualClock:
         tensors = [value for value in (*args, *kwargs.values(), results) if isinstance(value, Tensor)]
         moved = sum(tensor.nbytes for tensor in tensors) / self.settings.memory_bytes_per_second
         computed = flops_of(operator, args, kwargs, results) / self._flops_per_second(device, tensors)
-        self._run(str(operator.overloadpacket.__name__), [device], stream, max(moved, computed))
+        self._run(str(operator.overloadpacket.__name__), (device,), [stream], max(moved, computed))
 
     def copied(
         self, source: str, destination: str, size_bytes: int, streams: Sequence[SimulatedStream], *, pageable: bool
@@ -151,27 +128,21 @@ class VirtualClock:
         engines = [f"{source} > {destination}"]
         if HOST not in (source, destination) and (source, destination) not in self.settings.profile.links:
             engines = [f"{source} > {HOST}", f"{HOST} > {destination}"]
-        first, *others = streams
-        for other in others:
-            first.wait_stream(other)
-        self._run("copy", engines, first, seconds, size_bytes)
-        for other in others:
-            other.wait_stream(first)
+        self._run("copy", tuple(engines), streams, seconds, size_bytes)
 
     def _run(
-        self, name: str, engines: Sequence[str], stream: SimulatedStream, seconds: float, size_bytes: int = 0
+        self,
+        name: str,
+        engines: tuple[str, ...],
+        streams: Sequence[SimulatedStream],
+        seconds: float,
+        size_bytes: int = 0,
     ) -> None:
-        used = [self._engines.setdefault(engine, Engine()) for engine in engines]
-        start = stream.earliest_seconds
+        work = self._host.work(*(stream.last for stream in streams), engines=engines, seconds=seconds)
+        for stream in streams:
+            stream.last = work
         if seconds > 0:
-            while (later := max(engine.first_gap(start, seconds) for engine in used)) > start:
-                start = later
-            for engine in used:
-                engine.occupy(start, start + seconds)
-        stream.done_seconds = start + seconds
-        if seconds > 0:
-            span = Span(name, engines[0], stream.name, self._label, start, seconds, size_bytes)
-            self.trace.extend(replace(span, engine=engine) for engine in engines)
+            self._done.append((work, name, streams[0].name, self._label, size_bytes))
 
     def _link(self, source: str, destination: str) -> LinkSpeed:
         assert self.settings is not None
