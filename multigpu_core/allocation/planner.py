@@ -9,6 +9,7 @@ and the order of serving can be told from the plan, planning the plan's own byte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 
@@ -22,6 +23,7 @@ from .quotas import Quotas, quotas_for
 from .request import AllocationMode, AllocationRequest, Strategy
 from .room import CPU, Room, is_movable, measure_room
 from .spread import keep_evenly, pick_evenly, pick_first, pick_last
+from .staging_room import room_beside_staging, staging_bytes
 
 Pick = Callable[[Sequence[int], int, int], list[bool]]
 """From sizes, wanted bytes and the most there may be: which blocks."""
@@ -45,12 +47,15 @@ def plan_allocation(
     """
     if request.mode is AllocationMode.NONE:
         return _plan(inventory, request, {})
-    room = measure_room(inventory, request, devices, reserve_bytes or {})
+    all_room = measure_room(inventory, request, devices, reserve_bytes or {})
+    movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
+    sizes = {i: inventory.blocks[i].size_bytes for i in movable}
+    room = all_room
+    if not request.is_explicit and not _fits_whole(request, room):
+        room = room_beside_staging(room, [*sizes.values()])
     quotas, warnings = quotas_for(request, room)
     way_out = _way_out(request)
     room.refuse_overfull(quotas, way_out)
-    movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
-    sizes = {i: inventory.blocks[i].size_bytes for i in movable}
     if request.strategy is Strategy.RELAY:
         device_of = _assign_chunks(inventory, sizes, quotas, room)
     else:
@@ -60,7 +65,16 @@ def plan_allocation(
         stored[device] += sizes[i]
     room.refuse_overfull(stored, way_out)
     warnings = [*room.warnings, *warnings, *_rounding_warnings(request, quotas, stored)]
-    return _plan(inventory, request, device_of, tuple(warnings))
+    plan = _plan(inventory, request, device_of, tuple(warnings))
+    streamed = [placement.block.size_bytes for placement in plan.streamed if placement.block.size_bytes]
+    staging = staging_bytes(streamed, stored[request.compute_device], all_room, way_out)
+    return replace(plan, staging_bytes=staging)
+
+
+def _fits_whole(request: AllocationRequest, room: Room) -> bool:
+    """Whether nothing will have to be streamed to the compute device."""
+    is_all_wanted = request.mode is AllocationMode.AUTO
+    return is_all_wanted and room.movable_bytes <= room.free_bytes[room.compute_device]
 
 
 def _assign(

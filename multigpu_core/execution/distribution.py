@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
+from multigpu.multigpu_core.allocation.staging_ring import aligned
 from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .called_modules import slots_by_called_module
@@ -158,7 +159,8 @@ class Distribution:
     def demote(self, bytes_wanted: int, device: str) -> int:
         """Move resident blocks off the compute device to `device` until `bytes_wanted` are free; heads stay.
 
-        Takes them evenly along execution order. Returns the bytes freed, which may be fewer.
+        Takes them evenly along execution order. Returns the bytes freed, which may be fewer: what staging grows by, if
+        one of them is larger than all that were streamed before, is not free.
         """
         if self._plan is None or device == self._plan.compute_device:
             return 0
@@ -169,13 +171,15 @@ class Distribution:
             for block in self.inventory.blocks
             if block.kind is not BlockKind.HEAD and devices[block.name] == compute
         ]
-        demoted = _spread(movable, bytes_wanted)
+        staging = self.staging_bytes
+        growth = max(0, aligned(max((block.size_bytes for block in movable), default=0)) - staging)
+        demoted = _spread(movable, bytes_wanted + growth)
         for block in demoted:
             self.place(block, device)
             devices[block.name] = device
         if demoted:
             self.serve(devices)
-        return sum(block.size_bytes for block in demoted)
+        return sum(block.size_bytes for block in demoted) - (self.staging_bytes - staging)
 
     def release(self) -> None:
         """Take our hooks off and forget the plan; whoever calls this moves the weights home."""

@@ -16,9 +16,6 @@ from multigpu.multigpu_core.devices import DeviceEvent, DeviceStream, Streams
 
 from .arena import Layout
 
-CHUNK_BYTES = 16 * 1024**2
-CHUNKS = 4
-
 
 class Lane(Protocol):
     """One source's way to the compute device. What waits for a copy waits for an event of the lane's `stream`."""
@@ -30,6 +27,22 @@ class Lane(Protocol):
 
     def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
         """Queue a copy of `tensors`, which fill `arena` where there is one, to where they belong in `staging`."""
+
+
+class ChunkRing:
+    """Chunks of page-locked memory in turn, each with the event after which it is free again; lanes may share them."""
+
+    def __init__(self, streams: Streams, chunks: Sequence[torch.Tensor]) -> None:
+        self._chunks = [(chunk, streams.Event()) for chunk in chunks]
+        self._next = 0
+
+    def pieces(self, size_bytes: int) -> Iterator[tuple[int, torch.Tensor, DeviceEvent]]:
+        begin = 0
+        while begin < size_bytes:
+            chunk, is_free = self._chunks[self._next]
+            self._next = (self._next + 1) % len(self._chunks)
+            yield begin, chunk[: size_bytes - begin], is_free
+            begin += chunk.numel()
 
 
 class DirectLane:
@@ -60,18 +73,13 @@ class DirectLane:
 
 
 class TwoHopLane:
-    """From a card that the compute device cannot read: through page-locked host memory, in chunks that overlap.
+    """From a card that the compute device cannot read: through page-locked host memory, in chunks that overlap."""
 
-    `chunks` are pieces of page-locked memory.
-    """
-
-    def __init__(
-        self, streams: Streams, compute: torch.device, source: torch.device, chunks: Sequence[torch.Tensor]
-    ) -> None:
+    def __init__(self, streams: Streams, compute: torch.device, source: torch.device, chunks: ChunkRing) -> None:
         self.stream = streams.Stream(device=compute)
         self._source_stream = streams.Stream(device=source)
         self._streams = streams
-        self._ring = _ChunkRing(streams, chunks)
+        self._chunks = chunks
 
     def wait_for_writers(self) -> None:
         _wait_for_current(self._streams, self.stream)
@@ -79,7 +87,7 @@ class TwoHopLane:
 
     def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
         for source, destination in _contiguous_pieces(staging, arena, tensors):
-            for begin, chunk, is_free in self._ring.pieces(source.numel()):
+            for begin, chunk, is_free in self._chunks.pieces(source.numel()):
                 end = begin + chunk.numel()
                 self._source_stream.wait_event(is_free)
                 with self._streams.stream(self._source_stream):
@@ -95,39 +103,23 @@ class TwoHopLane:
 class BounceLane:
     """From ordinary host memory: the host copies it to page-locked chunks first, and waits where none is free."""
 
-    def __init__(self, streams: Streams, compute: torch.device, chunks: Sequence[torch.Tensor]) -> None:
+    def __init__(self, streams: Streams, compute: torch.device, chunks: ChunkRing) -> None:
         self.stream = streams.Stream(device=compute)
         self._streams = streams
-        self._ring = _ChunkRing(streams, chunks)
+        self._chunks = chunks
 
     def wait_for_writers(self) -> None:
         _wait_for_current(self._streams, self.stream)
 
     def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
         for source, destination in _contiguous_pieces(staging, arena, tensors):
-            for begin, chunk, is_free in self._ring.pieces(source.numel()):
+            for begin, chunk, is_free in self._chunks.pieces(source.numel()):
                 end = begin + chunk.numel()
                 is_free.synchronize()
                 chunk.copy_(source[begin:end])
                 with self._streams.stream(self.stream):
                     destination[begin:end].copy_(chunk, non_blocking=True)
                 is_free.record(self.stream)
-
-
-class _ChunkRing:
-    """Chunks of page-locked memory in turn, each with the event after which it is free again."""
-
-    def __init__(self, streams: Streams, chunks: Sequence[torch.Tensor]) -> None:
-        self._chunks = [(chunk, streams.Event()) for chunk in chunks]
-        self._next = 0
-
-    def pieces(self, size_bytes: int) -> Iterator[tuple[int, torch.Tensor, DeviceEvent]]:
-        begin = 0
-        while begin < size_bytes:
-            chunk, is_free = self._chunks[self._next]
-            self._next = (self._next + 1) % len(self._chunks)
-            yield begin, chunk[: size_bytes - begin], is_free
-            begin += chunk.numel()
 
 
 def _contiguous_pieces(

@@ -88,6 +88,7 @@ class Streamer:
             self._handles.append(each.register_forward_hook(leave, always_call=True))
             if any(id(inner) in roots for inner in each.modules() if inner is not each):
                 self._around_others.add(index)
+        self._lanes.begin(max((region.size_bytes for region in self._regions), default=0))
         self._order = CallOrder(range(len(self._regions)))
         self._arrange()
 

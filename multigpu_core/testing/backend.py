@@ -41,7 +41,8 @@ def register(backend: str, module: ModuleType, runner: OperatorRunner) -> list[t
         raise SimulationUnavailableError(f"this process uses the backend {taken!r} already; start a fresh one")
     set_up(rename=backend, backend_module=module)
     torch.Generator = SimulatedGenerator  # type: ignore[misc]
-    run = torch.compiler.disable(runner)  # a compiled model ends at a device's operators
+    # A compiled model ends at a device's operators.
+    run: Any = torch.compiler.disable(runner)  # type: ignore[no-untyped-call]
     fallback: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallback.fallback(run, "PrivateUse1")
     kernels: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]

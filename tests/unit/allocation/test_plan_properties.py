@@ -87,6 +87,8 @@ def test_no_byte_is_lost_no_device_overfilled_and_heads_stay(
     assert sum(plan.bytes_by_device.values()) == inventory.total_bytes
     free = {info.name: info.free_bytes for info in devices}
     assert all(size <= free[device] for device, size in plan.bytes_by_device.items())
+    assert plan.compute_bytes + plan.staging_bytes <= free[request.compute_device]
+    assert bool(plan.staging_bytes) == any(placement.block.size_bytes for placement in plan.streamed)
     heads = [placement for placement in plan.placements if placement.block.kind is BlockKind.HEAD]
     assert {placement.device for placement in heads} <= {request.compute_device}
 
@@ -101,6 +103,7 @@ def test_the_expert_string_of_a_plan_makes_the_same_plan(
         again = planned_again(plan, inventory, devices)
         assert again.placements == plan.placements
         assert again.warnings == ()
+        assert again.staging_bytes == plan.staging_bytes
         assert again.expert_string == plan.expert_string
 
 
