@@ -1,13 +1,13 @@
 """Chunks of consecutive blocks, one device after the other and round again: the partition for the relay.
 
-The sequence is cut into as many rounds as each card shall have chunks, equal in bytes as far as blocks allow. In every
+The sequence is cut into as many rounds as each card shall have chunks, equal in work as far as blocks allow. In every
 round the first blocks belong to whoever is not picked for, and a device's chunk is taken off the end of what is left:
 
     round      |------ 1 ------|------ 2 ------|
     blocks     a a a a d d d d a a a a d d d d        a: the compute device, d: a donor
 
 `ChunkPicker.pick` is a projection like those of spread.py: its selections grow one block at a time, always in the round
-that is behind, so their sizes rise strictly, and of all of them it takes the one nearest to the bytes wanted.
+that is behind in work, so their sizes rise strictly, and of all of them it takes the one nearest to the bytes wanted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ def round_count(block_count: int) -> int:
 
 
 class ChunkPicker:
-    """Hands out the blocks of one sequence of positive sizes in bytes, one device after the other."""
+    """Hands out the blocks of one sequence, one device after the other: positive sizes in bytes, and positive work."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], work: Sequence[int]) -> None:
         self._sizes = tuple(sizes)
-        borders = _round_borders(self._sizes, round_count(len(self._sizes)))
+        self._work = tuple(work)
+        borders = _round_borders(self._work, round_count(len(self._work)))
         self._rounds = [list(range(start, end)) for start, end in zip([0, *borders], borders, strict=False)]
 
     @property
@@ -59,7 +60,7 @@ class ChunkPicker:
     def _growth(self) -> Iterator[int]:
         """The blocks that are left in the order in which selections take them up."""
         rounds = [blocks[:] for blocks in self._rounds]
-        totals = [sum(self._sizes[index] for index in blocks) for blocks in rounds]
+        totals = [sum(self._work[index] for index in blocks) for blocks in rounds]
         taken = [0] * len(rounds)
         for _ in range(sum(map(len, rounds))):
             open_rounds = [r for r, blocks in enumerate(rounds) if blocks]
@@ -68,13 +69,13 @@ class ChunkPicker:
                 if taken[r] * totals[behind] < taken[behind] * totals[r]:
                     behind = r
             index = rounds[behind].pop()
-            taken[behind] += self._sizes[index]
+            taken[behind] += self._work[index]
             yield index
 
 
-def _round_borders(sizes: Sequence[int], rounds: int) -> list[int]:
-    """Where each round ends: at the block border nearest to its part of the bytes, the earlier of two."""
-    borders = [0, *accumulate(sizes)]
+def _round_borders(work: Sequence[int], rounds: int) -> list[int]:
+    """Where each round ends: at the block border nearest to its part of the work, the earlier of two."""
+    borders = [0, *accumulate(work)]
     ends = []
     for r in range(1, rounds + 1):
         wanted = borders[-1] * r  # times `rounds`, so that everything stays whole

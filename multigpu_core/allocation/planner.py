@@ -109,7 +109,7 @@ def _assign_chunks(inventory: Inventory, sizes: Mapping[int, int], quotas: Quota
     """The same for the relay: chunks for the donors that compute; the cpu's blocks lie among the compute device's."""
     compute, *donors = quotas
     relays = sorted(name for name in donors if name != CPU)
-    picker = ChunkPicker(tuple(sizes.values()))
+    picker = ChunkPicker(tuple(sizes.values()), [inventory.blocks[i].work or size for i, size in sizes.items()])
     indices = list(sizes)
     device_of: dict[int, str] = {}
     owed = 0

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, PlanError, Strategy, plan_allocation
+from multigpu.multigpu_core.allocation import (
+    AllocationPlan,
+    Block,
+    BlockKind,
+    Inventory,
+    PlanError,
+    Strategy,
+    plan_allocation,
+)
 from multigpu.multigpu_core.allocation.chunks import ChunkPicker, round_count
 
 from .planning import expert, machine, model, planned_again
@@ -85,7 +93,7 @@ def test_the_plan_s_byte_string_makes_the_same_chunks_again(sizes: list[int], sh
 
 @given(SIZES, st.integers(0, 30_000), st.integers(0, 30_000))
 def test_a_pick_keeps_its_limit_and_comes_nearest_to_what_is_wanted(sizes: list[int], wanted: int, limit: int) -> None:
-    picker = ChunkPicker(sizes)
+    picker = ChunkPicker(sizes, sizes[::-1])
     picked = picker.pick(wanted, limit)
     size = sum(sizes[i] for i in picked)
     assert size <= limit
@@ -100,3 +108,11 @@ def test_every_chunk_of_a_card_has_about_the_same_bytes(sizes: list[int], percen
     chunks = [sum(p.block.size_bytes for p in run) for relayed, run in groupby(movable, lambda p: p.relayed) if relayed]
     if len(chunks) == round_count(len(sizes)) and len(sizes) >= 8:
         assert max(chunks) - min(chunks) <= 3 * max(sizes)
+
+
+def test_a_round_has_the_same_work_on_each_card_where_bytes_and_work_differ() -> None:
+    blocks = [Block(f"blocks.{i}", BlockKind.TRANSFORMER, "bfloat16", 30, (f"{i}.weight",), work=10) for i in range(8)]
+    blocks += [Block(f"single.{i}", BlockKind.TRANSFORMER, "bfloat16", 10, (f"{i}.bias",), work=10) for i in range(8)]
+    request = expert("cuda:0,50%;cuda:1,50%", AMPLE, strategy=Strategy.RELAY)
+    plan = plan_allocation(Inventory(tuple(blocks)), request, AMPLE)
+    assert "".join(placement.device[-1] for placement in plan.placements) == "0011001100110011"
