@@ -26,11 +26,12 @@ def measure() -> Iterator[Record]:
     inside.machine.reset_peaks()
     with HostMemoryMeter() as host:
         mm.load_models_gpu([split])
-    shares = split.placement.distribution.plan.bytes_by_device
+    plan = split.placement.distribution.plan
     largest = split.placement.distribution.inventory.largest_block_bytes
     for device in inside.machine.devices:
-        bound = shares[device.name] + largest
-        yield Record(f"peak on {device.name} (share and largest block)", device.peak_bytes, "bytes", bound)
+        beside = max(largest, plan.staging_bytes) if device.name == plan.compute_device else largest
+        bound = plan.bytes_by_device[device.name] + beside
+        yield Record(f"peak on {device.name} (share, and staging or largest block)", device.peak_bytes, "bytes", bound)
     yield Record("peak in host memory beyond the file (largest block)", host.peak_bytes, "bytes", largest)
     split.detach()
     with HostMemoryMeter() as host:

@@ -21,7 +21,8 @@ class Block:
 
     `name` is the module path the parameters share (``diffusion_model.double_blocks.0``). `size_bytes` counts what is
     stored, so a quantised block counts its quantised bytes. `dtype` is the storage type of most of its bytes
-    (``bfloat16``, ``float8_e4m3fn``, ``Q4_K``). `parameters` are full state-dict names, buffers included.
+    (``bfloat16``, ``float8_e4m3fn``, ``Q4_K``). `parameters` are full state-dict names, buffers included. `work` is
+    about the number of multiplications for one token of the picture; 0 where nobody has estimated it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Block:
     dtype: str
     size_bytes: int
     parameters: tuple[str, ...]
+    work: int = 0
 
 
 @dataclass(frozen=True)

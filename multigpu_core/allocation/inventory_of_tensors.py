@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .block_names import BlockKey, group_by_block
 from .inventory import Block, BlockKind, Inventory
+from .work import work_of
 
 
 class StoredTensor(NamedTuple):
@@ -49,8 +50,10 @@ def _key_of(tensor: StoredTensor, keys: dict[str, BlockKey]) -> BlockKey:
 def _block(name: str, kind: BlockKind, tensors: list[StoredTensor]) -> Block:
     bytes_by_dtype: Counter[str] = Counter()
     parameters: list[str] = []
+    work = 0
     for tensor in tensors:
         bytes_by_dtype[tensor.dtype] += tensor.size_bytes
         parameters += (tensor.name, *tensor.aliases, *tensor.tied)
+        work += work_of(tensor.name.removeprefix(f"{name}."), tensor.dtype, tensor.size_bytes)
     dtype = max(bytes_by_dtype, key=bytes_by_dtype.__getitem__)
-    return Block(name, kind, dtype, sum(bytes_by_dtype.values()), tuple(parameters))
+    return Block(name, kind, dtype, sum(bytes_by_dtype.values()), tuple(parameters), work)

@@ -8,18 +8,25 @@ and the order of serving can be told from the plan, planning the plan's own byte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import compress
 
 from multigpu.multigpu_core.devices import DeviceInfo
 
 from .amounts import readable_bytes
+from .chunks import ChunkPicker
 from .inventory import Inventory
 from .plan import AllocationPlan, Placement
 from .quotas import Quotas, quotas_for
 from .request import AllocationMode, AllocationRequest, Strategy
 from .room import CPU, Room, is_movable, measure_room
-from .spread import pick_evenly, pick_first, pick_last
+from .spread import keep_evenly, pick_evenly, pick_first, pick_last
+from .staging_room import room_beside_staging, staging_bytes
+
+Pick = Callable[[Sequence[int], int, int], list[bool]]
+"""From sizes, wanted bytes and the most there may be: which blocks."""
 
 
 def plan_allocation(
@@ -40,29 +47,48 @@ def plan_allocation(
     """
     if request.mode is AllocationMode.NONE:
         return _plan(inventory, request, {})
-    room = measure_room(inventory, request, devices, reserve_bytes or {})
+    all_room = measure_room(inventory, request, devices, reserve_bytes or {})
+    movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
+    sizes = {i: inventory.blocks[i].size_bytes for i in movable}
+    room = all_room
+    if not request.is_explicit and not _fits_whole(request, room):
+        room = room_beside_staging(room, [*sizes.values()])
     quotas, warnings = quotas_for(request, room)
     way_out = _way_out(request)
     room.refuse_overfull(quotas, way_out)
-    movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
-    sizes = {i: inventory.blocks[i].size_bytes for i in movable}
-    device_of = _assign(sizes, quotas, room, request.strategy)
+    if request.strategy is Strategy.RELAY:
+        device_of = _assign_chunks(inventory, sizes, quotas, room)
+    else:
+        device_of = _assign(inventory, sizes, quotas, room, request.strategy)
     stored = dict.fromkeys(quotas, 0)
     for i, device in device_of.items():
         stored[device] += sizes[i]
     room.refuse_overfull(stored, way_out)
     warnings = [*room.warnings, *warnings, *_rounding_warnings(request, quotas, stored)]
-    return _plan(inventory, request, device_of, tuple(warnings))
+    plan = _plan(inventory, request, device_of, tuple(warnings))
+    streamed = [placement.block.size_bytes for placement in plan.streamed if placement.block.size_bytes]
+    staging = staging_bytes(streamed, stored[request.compute_device], all_room, way_out)
+    return replace(plan, staging_bytes=staging)
 
 
-def _assign(sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy) -> dict[int, str]:
-    """The device of every movable block, by the block's index."""
+def _fits_whole(request: AllocationRequest, room: Room) -> bool:
+    """Whether nothing will have to be streamed to the compute device."""
+    is_all_wanted = request.mode is AllocationMode.AUTO
+    return is_all_wanted and room.movable_bytes <= room.free_bytes[room.compute_device]
+
+
+def _assign(
+    inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy
+) -> dict[int, str]:
+    """The device of every block in `sizes`, by the block's index."""
     compute, *donors = quotas
     if strategy is Strategy.INTERLEAVE:
         # By name, not as written: a byte string lists devices by first use, and must give the same order. cpu comes
         # last because it is the likeliest to have room for what the others leave.
         donors.sort(key=lambda name: (name == CPU, name))
-        pick_own, pick = pick_evenly, pick_evenly
+        work = [inventory.blocks[i].work or sizes[i] for i in sizes]
+        pick_own: Pick = partial(keep_evenly, work)
+        pick: Pick = pick_evenly
     else:
         pick_own, pick = pick_last, pick_first
     device_of: dict[int, str] = {}
@@ -79,11 +105,32 @@ def _assign(sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Stra
     return device_of
 
 
+def _assign_chunks(inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room) -> dict[int, str]:
+    """The same for the relay: chunks for the donors that compute; the cpu's blocks lie among the compute device's."""
+    compute, *donors = quotas
+    relays = sorted(name for name in donors if name != CPU)
+    picker = ChunkPicker(tuple(sizes.values()), [inventory.blocks[i].work or size for i, size in sizes.items()])
+    indices = list(sizes)
+    device_of: dict[int, str] = {}
+    owed = 0
+    for device in reversed(relays):  # from the end of each round, so that every round begins on the compute device
+        owed += quotas[device]
+        picked = [indices[i] for i in picker.pick(owed, room.free_bytes[device])]
+        device_of.update(dict.fromkeys(picked, device))
+        owed -= sum(sizes[i] for i in picked)
+    left = {indices[i]: sizes[indices[i]] for i in picker.left}
+    own = {device: size for device, size in quotas.items() if device not in relays}
+    own[compute] += owed
+    return device_of | _assign(inventory, left, own, room, Strategy.INTERLEAVE)
+
+
 def _plan(
     inventory: Inventory, request: AllocationRequest, device_of: Mapping[int, str], warnings: tuple[str, ...] = ()
 ) -> AllocationPlan:
     compute = request.compute_device
-    placements = tuple(Placement(block, device_of.get(i, compute)) for i, block in enumerate(inventory.blocks))
+    devices = [device_of.get(i, compute) for i in range(len(inventory.blocks))]
+    relays = set(devices) - {compute, CPU} if request.strategy is Strategy.RELAY else set()
+    placements = tuple(Placement(b, d, relayed=d in relays) for b, d in zip(inventory.blocks, devices, strict=True))
     return AllocationPlan(compute, request.strategy, placements, warnings)
 
 

@@ -29,6 +29,8 @@ class Strategy(str, Enum):
     """Spread evenly along execution order, so that transfers can hide behind the compute between them."""
     CONTIGUOUS = "contiguous"
     """The compute device keeps the end of the model; donors take the beginning, in turn."""
+    RELAY = "relay"
+    """Accelerators among the donors compute what they store, in a few chunks of consecutive blocks each."""
 
 
 @dataclass(frozen=True)

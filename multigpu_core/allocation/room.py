@@ -19,7 +19,8 @@ class Room:
     """Room for a model's movable blocks: all but the heads, which the compute device stores in any case.
 
     `free_bytes` has every device that a plan may use, in the machine's order; on the compute device the heads are taken
-    off already. `total_bytes` is each device's whole memory.
+    off already. `total_bytes` is each device's whole memory, `reserve_bytes` what of the compute device's free memory
+    is left for inference.
     """
 
     compute_device: str
@@ -27,6 +28,7 @@ class Room:
     movable_bytes: int
     free_bytes: Mapping[str, int]
     total_bytes: Mapping[str, int]
+    reserve_bytes: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -73,6 +75,7 @@ def measure_room(
         movable_bytes=inventory.total_bytes - heads,
         free_bytes={name: max(0, size) for name, size in free.items()},
         total_bytes={info.name: info.total_bytes for info in devices},
+        reserve_bytes=free_for_heads - heads - max(0, free[compute]),
         warnings=warnings,
     )
 

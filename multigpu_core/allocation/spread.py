@@ -9,7 +9,9 @@ Sizes are positive; the result says for each block whether it is picked.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
 from itertools import accumulate
 
 
@@ -28,9 +30,29 @@ def pick_last(sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
 
 
 def pick_evenly(sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
-    """About `wanted` bytes, in proportion all along the sequence.
+    """About `wanted` bytes, in proportion all along the sequence."""
+    return _pick_along(sizes, wanted, limit, _proportional)
 
-    The family: one even selection for every multiple of the largest block, which comes within half that block of it,
+
+def keep_evenly(work: Sequence[int], sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
+    """About `wanted` bytes, so that what is left is in proportion to the blocks' `work` all along the sequence.
+
+    What is left is transferred while the blocks compute: so each transfer has the same time in which to hide.
+    """
+    return _pick_along(sizes, wanted, limit, partial(_beside_work, work))
+
+
+Amounts = Callable[[Sequence[int], int], tuple[list[int], int]]
+"""From sizes and wanted bytes: how much of each block to take, none more than the block, and what to divide that by.
+
+The amounts sum to the wanted bytes.
+"""
+
+
+def _pick_along(sizes: Sequence[int], wanted: int, limit: int, amounts: Amounts) -> list[bool]:
+    """Whole blocks that follow the amounts.
+
+    The family: one such selection for every multiple of the largest block, which comes within half that block of it,
     so that their sizes rise strictly; and between two neighbours the selections that begin like the upper and go on
     like the lower one.
     """
@@ -38,7 +60,7 @@ def pick_evenly(sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
     wanted = max(0, min(wanted, limit))
     if wanted >= total:
         return [True] * len(sizes)
-    lower, upper = _neighbours(sizes, wanted)
+    lower, upper = _neighbours(sizes, wanted, amounts)
     smallest, largest = _size(sizes, lower), _size(sizes, upper)
     best, best_distance, running = 0, wanted - smallest, smallest
     for i, size in enumerate(sizes):
@@ -51,32 +73,59 @@ def pick_evenly(sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
     return upper[:best] + lower[best:]
 
 
-def _neighbours(sizes: Sequence[int], wanted: int) -> tuple[list[bool], list[bool]]:
-    """The two even selections of the family with the bytes of the first <= `wanted` < those of the second."""
+def _neighbours(sizes: Sequence[int], wanted: int, amounts: Amounts) -> tuple[list[bool], list[bool]]:
+    """The two selections of the family with the bytes of the first <= `wanted` < those of the second."""
     step = max(sizes)
     level = wanted // step
-    lower, upper = _even(sizes, level * step), _even(sizes, (level + 1) * step)
+    lower, upper = _whole(sizes, level * step, amounts), _whole(sizes, (level + 1) * step, amounts)
     if _size(sizes, lower) > wanted:
-        return _even(sizes, (level - 1) * step), lower
+        return _whole(sizes, (level - 1) * step, amounts), lower
     if _size(sizes, upper) <= wanted:
-        return upper, _even(sizes, (level + 2) * step)
+        return upper, _whole(sizes, (level + 2) * step, amounts)
     return lower, upper
 
 
-def _even(sizes: Sequence[int], wanted: int) -> list[bool]:
-    """Bresenham's line over the blocks: at each border the bytes picked are within half a block of their proportion."""
-    total = sum(sizes)
-    if wanted >= total:
+def _whole(sizes: Sequence[int], wanted: int, amounts: Amounts) -> list[bool]:
+    """Bresenham's line over the blocks: at each border the bytes picked are within half a block of the amounts."""
+    if wanted >= sum(sizes):
         return [True] * len(sizes)
+    parts, divisor = amounts(sizes, wanted)
     picked = []
-    twice_owed = 0  # in units of 1/total bytes, twice, so that everything stays whole
-    for size in sizes:
-        twice_owed += 2 * wanted * size
-        pick = twice_owed >= size * total
+    twice_owed = 0  # in units of 1/divisor bytes, twice, so that everything stays whole
+    for size, part in zip(sizes, parts, strict=True):
+        twice_owed += 2 * part
+        pick = twice_owed >= size * divisor
         if pick:
-            twice_owed -= 2 * size * total
+            twice_owed -= 2 * size * divisor
         picked.append(pick)
     return picked
+
+
+def _proportional(sizes: Sequence[int], wanted: int) -> tuple[list[int], int]:
+    return [wanted * size for size in sizes], sum(sizes)
+
+
+def _beside_work(work: Sequence[int], sizes: Sequence[int], wanted: int) -> tuple[list[int], int]:
+    """What is left of each block beside a share of the others' bytes in proportion to its work.
+
+    A block that is too small for its share is left out whole, and the others have the more.
+    """
+    others = sum(sizes) - wanted
+    open_work = sum(work)
+    whole = [False] * len(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: (Fraction(sizes[i], max(1, work[i])), i)):
+        if not open_work or sizes[i] * open_work > others * work[i]:
+            break
+        whole[i] = True
+        others -= sizes[i]
+        open_work -= work[i]
+    if not open_work:  # no work is left to go by
+        rest = sum(size for size, is_whole in zip(sizes, whole, strict=True) if not is_whole)
+        return [0 if w else size * (rest - others) for size, w in zip(sizes, whole, strict=True)], max(1, rest)
+    return [
+        0 if is_whole else size * open_work - others * each
+        for size, each, is_whole in zip(sizes, work, whole, strict=True)
+    ], open_work
 
 
 def _size(sizes: Sequence[int], picked: Sequence[bool]) -> int:

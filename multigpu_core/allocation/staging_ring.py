@@ -1,56 +1,78 @@
 """Where streamed blocks are staged: fixed places in one buffer, taken in turn, and who has to be done before.
 
-A step computes the streamed blocks in order, and the next step begins anew:
-
     buffer  |--- 0 ---|-- 1 --|- 2 -|      the places are taken one behind the other ...
             |-- 3 --|---- 4 ----|          ... and from the beginning again where the next block does not fit
 
 Block 3 overwrites 0 and a part of 1, so its copy waits for 1, the later of the two, and can run while 2 computes.
-Because a block's place is the same in each step, what points to it (parameters, compiled code) can be kept.
+
+After the last block comes the first again, of the next step. Were it always at the beginning of the buffer, it would
+often have to wait for one of the last; so the places are laid out for a few steps, a *lap* each, and only then again.
+Because they are fixed, what points to them (parameters, compiled code) can be kept.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 256
 """Bytes. Kernels may read weights in vectors; CUDA's own allocator promises as much."""
 
+MOST_LAPS = 3
+
 
 @dataclass(frozen=True)
 class StagingRing:
-    """One buffer of `size_bytes` and, for each streamed block in execution order, its `offsets` there.
+    """One buffer of `size_bytes`, and a turn for each streamed block in execution order, `laps` times over.
 
-    `waits_for[i]` is the block that has to be computed before block `i` may be copied: of this step if it is smaller
-    than `i`, of the step before if not.
+    `offsets` are the places in the buffer. `distances[i]` says how many turns before turn `i` the last one was that
+    used any byte of its place: it has to be computed before turn `i` may be copied.
     """
 
     size_bytes: int
+    laps: int
     offsets: tuple[int, ...]
-    waits_for: tuple[int, ...]
+    distances: tuple[int, ...]
 
 
 def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
-    """The ring for streamed blocks of these sizes in bytes.
+    """The ring for streamed blocks of these sizes in bytes, in execution order.
 
-    It is as large as the largest of them at least, and no larger than `size_bytes` or all of them together.
+    It is as large as the largest of them at least, and no larger than `size_bytes` or all of them together. Of several
+    sizes and numbers of laps it has those that let every copy run ahead farthest.
     """
     aligned_sizes = [aligned(size) for size in sizes]
-    capacity = max([min(size_bytes, sum(aligned_sizes)), *aligned_sizes], default=0)
-    offsets = []
-    position = 0
-    for size in aligned_sizes:
-        if position + size > capacity:
-            position = 0
-        offsets.append(position)
-        position += size
-    ends = [offset + size for offset, size in zip(offsets, aligned_sizes, strict=True)]
-    waits_for = tuple(
-        next(j for j in _before(i, len(sizes)) if (offsets[j] < ends[i] and offsets[i] < ends[j]) or j == i)
-        for i in range(len(sizes))
+    most = max([min(size_bytes, sum(aligned_sizes)), *aligned_sizes], default=0)
+    rings = [
+        _ring(aligned_sizes, capacity, laps)
+        for capacity in _capacities(aligned_sizes, most)
+        for laps in range(1, MOST_LAPS + 1)
+    ]
+    return max(rings, key=lambda ring: _shortest_lead(aligned_sizes, ring))
+
+
+def _capacities(sizes: Sequence[int], most: int) -> list[int]:
+    """The most, and what the blocks fill of it from wherever a round of the buffer begins: less can fit better."""
+    filled = {most}
+    for begin in range(min(len(sizes), 8)):
+        size = 0
+        for each in itertools.islice(itertools.cycle(sizes), begin, begin + len(sizes)):
+            if size + each > most:
+                break
+            size += each
+        if size >= max(sizes):
+            filled.add(size)
+    return sorted(filled, reverse=True)
+
+
+def _shortest_lead(sizes: Sequence[int], ring: StagingRing) -> int:
+    """Of all copies, the fewest bytes of blocks still to compute that a copy can be ahead of."""
+    turns = [*sizes] * ring.laps
+    return min(
+        (sum(turns[turn - ago] for ago in range(1, distance)) for turn, distance in enumerate(ring.distances)),
+        default=0,
     )
-    return StagingRing(capacity, tuple(offsets), waits_for)
 
 
 def aligned(size_bytes: int) -> int:
@@ -58,7 +80,23 @@ def aligned(size_bytes: int) -> int:
     return -(-size_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def _before(index: int, count: int) -> Iterator[int]:
-    """The blocks computed before one, latest first, back to that one in the step before."""
-    yield from reversed(range(index))
-    yield from reversed(range(index, count))
+def _ring(sizes: Sequence[int], capacity: int, laps: int) -> StagingRing:
+    turns = [*sizes] * laps
+    offsets = []
+    position = 0
+    for size in turns:
+        if position + size > capacity:
+            position = 0
+        offsets.append(position)
+        position += size
+    ends = [offset + size for offset, size in zip(offsets, turns, strict=True)]
+    distances = tuple(
+        next(ago for ago, j in _turns_before(i, len(turns)) if offsets[j] < ends[i] and offsets[i] < ends[j])
+        for i in range(len(turns))
+    )
+    return StagingRing(capacity, laps, tuple(offsets), distances)
+
+
+def _turns_before(turn: int, count: int) -> Iterator[tuple[int, int]]:
+    """How many turns ago, and which: the latest first, back to that turn itself the time before."""
+    return ((ago, (turn - ago) % count) for ago in range(1, count + 1))

@@ -34,6 +34,8 @@ def plan_table(plan: AllocationPlan) -> str:
             f"  {letters.get(device, '?')} {device:<{width}} {counts[device]:>7} {readable_bytes(size):>9} {part:>6.1%}"
             f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
         )
+    if plan.staging_bytes:
+        lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} for blocks on their way")
     lines += _block_map(plan, letters)
     lines += [f"  same again: {plan.expert_string}"]
     return "\n".join(lines)

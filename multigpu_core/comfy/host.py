@@ -9,15 +9,23 @@ import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry
+from multigpu.multigpu_core.execution import PageLockedMemory
 
 
 class Host:
     """The running ComfyUI, seen through the devices that it may use."""
 
-    def __init__(self, registry: DeviceRegistry, default_strategy: str = Strategy.INTERLEAVE.value) -> None:
+    def __init__(
+        self,
+        registry: DeviceRegistry,
+        default_strategy: str = Strategy.INTERLEAVE.value,
+        page_locked_fraction: float = 0.5,
+    ) -> None:
         self.registry = registry
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
+        self.page_locked = PageLockedMemory(registry, int(page_locked_fraction * registry.total_bytes("cpu")))
+        """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
     def default_device(self) -> str:
         """The device on which ComfyUI itself would load a model."""

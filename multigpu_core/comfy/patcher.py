@@ -13,6 +13,9 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 
+from multigpu.multigpu_core.allocation import Strategy
+
+from .halves import run_halves_at_once
 from .placement import ModelPlacement
 
 if TYPE_CHECKING:
@@ -80,6 +83,14 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             self.placement.release()
         super().unpatch_model(device_to, unpatch_weights)
 
+    def patch_hooks(self, hooks: Any) -> None:
+        super().patch_hooks(hooks)
+        self.placement.weights_changed()
+
+    def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().unpatch_hooks(*args, **kwargs)
+        self.placement.weights_changed()
+
     def _load_as_planned(self, extra_memory: float, force_patch_weights: bool) -> None:
         """What core's `load` does, with the placement in the place of its choice of modules."""
         self.unpatch_hooks()
@@ -121,6 +132,8 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     patcher.placement = placement
     patcher.load_device = compute
     patcher.offload_device = torch.device("cpu")
+    if placement.options.request.strategy is Strategy.RELAY:
+        run_halves_at_once(patcher, placement)
     return patcher
 
 

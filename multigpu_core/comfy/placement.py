@@ -67,7 +67,7 @@ class ModelPlacement:
         self._plan_allocation = plan
         self._make_room = make_room
         self._applied = AppliedPatches()
-        self.distribution = Distribution(module, inventory_of_module(module), host.registry)
+        self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.page_locked)
         self._demoted_bytes = 0
 
     @property
@@ -77,16 +77,19 @@ class ModelPlacement:
         Raises:
             PlanError: the request cannot be met by these devices even when they are empty.
         """
-        if self.distribution.plan is not None:
-            return self.distribution.plan.compute_bytes
+        plan = self.distribution.plan
+        if plan is not None:
+            return plan.compute_bytes + max(plan.staging_bytes, self.distribution.staging_bytes)
         if self.options.request.mode is AllocationMode.AUTO:
             return self.distribution.inventory.total_bytes
-        return self.draft().compute_bytes
+        plan = self.draft()
+        return plan.compute_bytes + plan.staging_bytes
 
     @property
     def compute_bytes_loaded(self) -> int:
-        """Bytes of this model's weights that are on the compute device now."""
-        return self.distribution.bytes_by_device().get(self.options.request.compute_device, 0)
+        """Bytes that this model occupies on the compute device now: weights, and staging for those that come there."""
+        stored = self.distribution.bytes_by_device().get(self.options.request.compute_device, 0)
+        return stored + self.distribution.staging_bytes
 
     def draft(self) -> AllocationPlan:
         """The plan as it would be on empty devices."""
@@ -131,6 +134,10 @@ class ModelPlacement:
         freed = self.distribution.demote(size_bytes, "cpu")
         self._demoted_bytes += freed
         return freed
+
+    def weights_changed(self) -> None:
+        """Say that ComfyUI has written to stored weights, in place."""
+        self.distribution.weights_changed()
 
     def release(self) -> None:
         """The weights are the file's again and leave all devices: the caller moves them home."""

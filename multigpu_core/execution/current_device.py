@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
 
-from .staging import called_modules
+from .called_modules import called_modules
 
 
 class CurrentDevice:

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
+from multigpu.multigpu_core.allocation.staging_ring import aligned
 from multigpu.multigpu_core.devices import DeviceRegistry
 
+from .called_modules import slots_by_called_module
 from .current_device import CurrentDevice
-from .staging import BlockStager, TransferCount
-from .tensor_slots import move_slots, slots_of_module, stored_bytes
+from .packed_storage import PackedStorage
+from .page_locked import PageLockedMemory
+from .ping_pong import PingPong, ping_pong_on
+from .relay import Relay
+from .streamer import Streamer, TransferCount
+from .tensor_slots import TensorSlot, move_slots, slots_by_tensor, slots_of_module, stored_bytes
 
 
 class DistributionError(RuntimeError):
@@ -36,6 +42,8 @@ class Residency:
     step_transfer_bytes: int
     """Bytes brought to the compute device in the last step."""
     total_transfer_bytes: int
+    staging_bytes: int = 0
+    """Bytes of the compute device that are kept, beside the weights, for those on their way."""
 
 
 class Distribution:
@@ -46,12 +54,17 @@ class Distribution:
     tensors, never remembered: others patch and exchange them too.
     """
 
-    def __init__(self, module: nn.Module, inventory: Inventory, registry: DeviceRegistry) -> None:
+    def __init__(
+        self, module: nn.Module, inventory: Inventory, registry: DeviceRegistry, locked: PageLockedMemory
+    ) -> None:
         self.module = module
         self._registry = registry
+        self._locked = locked
         self._plan: AllocationPlan | None = None
-        self._stager: BlockStager | None = None
+        self._storage: PackedStorage | None = None
+        self._streamer: Streamer | None = None
         self._current_device: CurrentDevice | None = None
+        self._relay: Relay | None = None
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -62,6 +75,7 @@ class Distribution:
         """
         self.inventory = inventory
         slots = slots_of_module(self.module)
+        self._modules = dict(self.module.named_modules())
         self._slots = {block.name: tuple(slots.pop(name) for name in block.parameters) for block in inventory.blocks}
         self._uncounted = tuple(slots.values())
 
@@ -72,18 +86,25 @@ class Distribution:
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
-        for hooks in (self._stager, self._current_device):
+        for hooks in (self._streamer, self._relay, self._current_device):
             if hooks is not None:
                 hooks.settle()
 
+    def weights_changed(self) -> None:
+        """Say that stored weights have been written to in place, so that no earlier copy of them is used."""
+        if self._streamer is not None:
+            self._streamer.forget_copies()
+
     def begin(self, plan: AllocationPlan) -> None:
         """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
+        self._stop_serving()
         self._plan = plan
-        compute = self._registry.torch_device(plan.compute_device)
-        if self._stager is None or self._stager.compute != compute:
-            self._stop_serving()
-            self._stager = BlockStager(compute)
-            self._current_device = CurrentDevice(self._registry, plan.compute_device)
+        compute = plan.compute_device
+        self._streamer = Streamer(self._registry, compute, self._locked, plan.staging_bytes)
+        self._relay = Relay(self._registry, compute)
+        self._current_device = CurrentDevice(self._registry, compute)
+        has_streams = self._registry.streams(compute) is not None
+        self._storage = PackedStorage(self._registry, compute, self._locked) if has_streams else None
 
     def device_of(self, block: Block) -> str:
         """The device of a block's first tensor."""
@@ -95,18 +116,26 @@ class Distribution:
         return all(slot.tensor.device == target for slot in self._slots[block.name])
 
     def place(self, block: Block, device: str) -> None:
-        """Store one block on a device, tensor by tensor."""
-        move_slots(self._slots[block.name], self._registry.torch_device(device))
+        """Store one block on a device: ready to be streamed, unless it computes there."""
+        assert self._plan, "place() follows begin()"
+        slots = self._slots[block.name]
+        if self._storage is None or device == self._plan.compute_device:
+            move_slots(slots, self._registry.torch_device(device))
+            return
+        root = self._modules.get(block.name)
+        for of_module in self._slots_to_pack(root, slots):
+            if not self._storage.store(of_module, device):
+                move_slots(of_module, self._registry.torch_device(device))
 
     def serve(self, devices: Mapping[str, str]) -> None:
-        """Hook the offloaded blocks, so that each is on the compute device during its forward.
+        """Hook the offloaded blocks: each is on the compute device during its forward, or relayed as planned.
 
         `devices` says, by block name, where each block was placed.
 
         Raises:
             DistributionError: the tensors are not there.
         """
-        assert self._plan and self._stager and self._current_device, "serve() follows begin()"
+        assert self._plan and self._streamer and self._current_device and self._relay, "serve() follows begin()"
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -115,16 +144,23 @@ class Distribution:
         if expected != actual:
             raise DistributionError(expected, actual)
         compute = self._plan.compute_device
-        move_slots(self._uncounted, self._stager.compute)  # caches of rotations and the like: small, and in no file
+        relayed = {p.block.name: p.device for p in self._plan.placements if p.relayed}
+        relayed = {name: device for name, device in relayed.items() if devices[name] == device}
+        streamed = [name for name, device in devices.items() if device != compute and name not in relayed]
+        for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
+            home = next((device for name, device in relayed.items() if slot.name.startswith(f"{name}.")), compute)
+            move_slots([slot], self._registry.torch_device(home))
+        self._relay.attach(self.module, self._slots, relayed)
+        if relayed and not streamed:
+            self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
         self._current_device.attach(self.module)
-        self._stager.attach(
-            self.module, {name: self._slots[name] for name, device in devices.items() if device != compute}
-        )
+        self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
 
     def demote(self, bytes_wanted: int, device: str) -> int:
         """Move resident blocks off the compute device to `device` until `bytes_wanted` are free; heads stay.
 
-        Takes them evenly along execution order. Returns the bytes freed, which may be fewer.
+        Takes them evenly along execution order. Returns the bytes freed, which may be fewer: what staging grows by, if
+        one of them is larger than all that were streamed before, is not free.
         """
         if self._plan is None or device == self._plan.compute_device:
             return 0
@@ -135,13 +171,15 @@ class Distribution:
             for block in self.inventory.blocks
             if block.kind is not BlockKind.HEAD and devices[block.name] == compute
         ]
-        demoted = _spread(movable, bytes_wanted)
+        staging = self.staging_bytes
+        growth = max(0, aligned(max((block.size_bytes for block in movable), default=0)) - staging)
+        demoted = _spread(movable, bytes_wanted + growth)
         for block in demoted:
             self.place(block, device)
             devices[block.name] = device
         if demoted:
             self.serve(devices)
-        return sum(block.size_bytes for block in demoted)
+        return sum(block.size_bytes for block in demoted) - (self.staging_bytes - staging)
 
     def release(self) -> None:
         """Take our hooks off and forget the plan; whoever calls this moves the weights home."""
@@ -160,14 +198,33 @@ class Distribution:
         """What is occupied now, or None while the model is not loaded."""
         if self._plan is None:
             return None
-        count = self._stager.count if self._stager is not None else TransferCount()
-        return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes)
+        count = self._streamer.count if self._streamer is not None else TransferCount()
+        return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes, self.staging_bytes)
+
+    @property
+    def ping_pong(self) -> PingPong | None:
+        """How to run two halves of a step at once; None where they are not to be split."""
+        return self._relay.ping_pong if self._relay is not None else None
+
+    @property
+    def staging_bytes(self) -> int:
+        """Bytes of the compute device that are kept for weights on their way."""
+        return self._streamer.staging_bytes if self._streamer is not None else 0
 
     def _stop_serving(self) -> None:
-        for hooks in (self._stager, self._current_device):
+        for hooks in (self._streamer, self._relay, self._current_device):
             if hooks is not None:
                 hooks.detach()
-        self._stager = self._current_device = None
+        self._streamer = self._relay = self._current_device = self._storage = None
+
+    def _slots_to_pack(self, root: nn.Module | None, slots: tuple[TensorSlot, ...]) -> list[tuple[TensorSlot, ...]]:
+        """A block's slots by the module that is called, each to be packed by itself.
+
+        Where modules share a tensor they stay together: it must remain one.
+        """
+        parts = [part for _, part in slots_by_called_module(root, slots)]
+        tensors = sum(len(list(slots_by_tensor(part))) for part in parts)
+        return parts if tensors == len(list(slots_by_tensor(slots))) else [slots]
 
 
 def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,20 +34,26 @@ class TensorSlot:
         return owner
 
     @property
-    def tensor(self) -> torch.Tensor:
+    def holder(self) -> dict[str, Any]:
+        """The owner's dict that holds the tensor: that of its parameters or that of its buffers."""
         owner = self.owner
-        tensor = owner._parameters.get(self.attribute)
-        return owner._buffers[self.attribute] if tensor is None else tensor  # type: ignore[return-value]
+        return owner._parameters if owner._parameters.get(self.attribute) is not None else owner._buffers
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        tensor: torch.Tensor = self.holder[self.attribute]
+        return tensor
 
     def put(self, tensor: torch.Tensor) -> None:
-        """Let the owner hold `tensor` here; a parameter stays a parameter, whatever tensor class it is of."""
-        owner = self.owner
-        if self.attribute not in owner._parameters:
-            owner._buffers[self.attribute] = tensor
-        elif isinstance(tensor, nn.Parameter):
-            owner._parameters[self.attribute] = tensor
-        else:
-            owner._parameters[self.attribute] = nn.Parameter(tensor, requires_grad=False)
+        """Let the owner hold `tensor` here."""
+        self.holder[self.attribute] = self.fitting(tensor)
+
+    def fitting(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` as the owner can hold it here: a parameter stays a parameter, whatever tensor class it is of."""
+        is_parameter = self.attribute in self.owner._parameters
+        if not is_parameter or isinstance(tensor, nn.Parameter):
+            return tensor
+        return nn.Parameter(tensor, requires_grad=False)
 
 
 def move_slots(slots: Iterable[TensorSlot], device: torch.device) -> None:
@@ -54,21 +61,28 @@ def move_slots(slots: Iterable[TensorSlot], device: torch.device) -> None:
 
     The copy that a tensor leaves behind is freed as soon as nobody else holds it.
     """
-    for first, *others in _by_tensor(slots):
-        first.put(_on_device(first.tensor, device))
-        for other in others:
-            other.put(first.tensor)
+    for same in slots_by_tensor(slots):
+        put_all(same, _on_device(same[0].tensor, device))
+
+
+def put_all(slots: Iterable[TensorSlot], tensor: torch.Tensor) -> None:
+    """Put one tensor in the place of each of these names for one."""
+    first, *others = slots
+    first.put(tensor)
+    for other in others:
+        other.put(first.tensor)
 
 
 def stored_bytes(slots: Iterable[TensorSlot]) -> Iterator[tuple[torch.device, int]]:
     """Device and size in bytes of each tensor in some slots; one that has several names comes once."""
-    for first, *_ in _by_tensor(slots):
+    for first, *_ in slots_by_tensor(slots):
         tensor = first.tensor
         if not tensor.is_meta:
             yield tensor.device, tensor_bytes(tensor)
 
 
-def _by_tensor(slots: Iterable[TensorSlot]) -> Iterable[list[TensorSlot]]:
+def slots_by_tensor(slots: Iterable[TensorSlot]) -> Iterable[list[TensorSlot]]:
+    """The slots in groups, one for each tensor that they hold."""
     groups: dict[int, list[TensorSlot]] = {}
     for slot in slots:
         groups.setdefault(id(slot.tensor), []).append(slot)

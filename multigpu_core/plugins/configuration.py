@@ -23,7 +23,7 @@ DEFAULT = "default"
 ENABLED = "enabled"
 """The key in [integrations.NAME] that does what NAME = true or false does in [integrations]."""
 CORE_SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "planner": {"strategy": ("interleave", "contiguous")},
+    "planner": {"strategy": ("interleave", "contiguous", "relay")},
     "logging": {"level": ("debug", "info", "warning", "error")},
 }
 """Sections of the core: the values that each key takes."""

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .clock import ClockSettings, Span, VirtualClock
     from .comfyui_in_process import ComfyUI, start_comfyui
     from .comfyui_view import appear_to_comfyui
     from .conformance import ConformanceError, LoaderTrial, check_loader, check_plugin
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from .host_memory import HostMemoryMeter
     from .ledger import CopyLog, CopyRecord, SimulatedDevice
     from .machine import GB, SimulatedMachine, simulate, simulated
+    from .races import SimulatedRaceError
+    from .trace import chrome_trace, trace_picture
 
 _HOMES = {
+    "ClockSettings": "clock",
+    "Span": "clock",
+    "VirtualClock": "clock",
     "ComfyUI": "comfyui_in_process",
     "start_comfyui": "comfyui_in_process",
     "appear_to_comfyui": "comfyui_view",
@@ -39,11 +45,15 @@ _HOMES = {
     "SimulatedMachine": "machine",
     "simulate": "machine",
     "simulated": "machine",
+    "SimulatedRaceError": "races",
+    "chrome_trace": "trace",
+    "trace_picture": "trace",
 }
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
     "GB",
+    "ClockSettings",
     "ComfyUI",
     "ConformanceError",
     "CopyLog",
@@ -52,16 +62,21 @@ __all__ = [
     "LoaderTrial",
     "SimulatedDevice",
     "SimulatedMachine",
+    "SimulatedRaceError",
     "SimulationSpecError",
     "SimulationUnavailableError",
+    "Span",
+    "VirtualClock",
     "appear_to_comfyui",
     "check_loader",
     "check_plugin",
+    "chrome_trace",
     "parse_sizes",
     "simulate",
     "simulate_from_environment",
     "simulated",
     "start_comfyui",
+    "trace_picture",
 ]
 
 

@@ -41,13 +41,15 @@ def register(backend: str, module: ModuleType, runner: OperatorRunner) -> list[t
         raise SimulationUnavailableError(f"this process uses the backend {taken!r} already; start a fresh one")
     set_up(rename=backend, backend_module=module)
     torch.Generator = SimulatedGenerator  # type: ignore[misc]
+    # A compiled model ends at a device's operators.
+    run: Any = torch.compiler.disable(runner)  # type: ignore[no-untyped-call]
     fallback: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
-    fallback.fallback(runner, "PrivateUse1")
+    fallback.fallback(run, "PrivateUse1")
     kernels: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     for name in (*_CHOOSING_BY_DEVICE, *_operators_with_their_own_host_kernel()):
-        kernels.impl(name, partial(runner, _overload(name)), "PrivateUse1")
+        kernels.impl(name, partial(run, _overload(name)), "PrivateUse1")
     attention = "aten::scaled_dot_product_attention"
-    kernels.impl(attention, partial(runner, _overload(attention)), "AutogradPrivateUse1")
+    kernels.impl(attention, partial(run, _overload(attention)), "AutogradPrivateUse1")
     kernels.impl("aten::_has_compatible_shallow_copy_type", runner.shares_tensor_type, "PrivateUse1")
     return [fallback, kernels]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .ledger import SimulatedDevice
+from .streams import SimulatedEvent, SimulatedStream
 
 if TYPE_CHECKING:
     from .machine import SimulatedMachine
@@ -98,7 +99,33 @@ class SimulatedDeviceModule(ModuleType):
         self._find(device).reset_peak()
 
     def synchronize(self, device: DeviceLike = None) -> None:
-        """Nothing to wait for: simulated operators are done when they return."""
+        """Wait in virtual time; the values are there already."""
+        self.simulated_machine.timeline.synchronize(self._find(device).torch_device)
+
+    def Stream(self, device: DeviceLike = None, *, priority: int = 0) -> SimulatedStream:  # noqa: N802
+        return self.simulated_machine.timeline.new_stream(self._find(device).torch_device)
+
+    def Event(self, *, enable_timing: bool = False) -> SimulatedEvent:  # noqa: N802
+        return self.simulated_machine.timeline.new_event()
+
+    def current_stream(self, device: DeviceLike = None) -> SimulatedStream:
+        return self.simulated_machine.timeline.current_stream(self._find(device).torch_device)
+
+    def default_stream(self, device: DeviceLike = None) -> SimulatedStream:
+        return self.simulated_machine.timeline.default_stream(self._find(device).torch_device)
+
+    def stream(self, stream: SimulatedStream) -> AbstractContextManager[None]:
+        return self.simulated_machine.timeline.on(stream)
+
+    def can_device_access_peer(self, device: DeviceLike, peer: DeviceLike) -> bool:
+        return frozenset((self._find(device).name, self._find(peer).name)) in self.simulated_machine.peers
+
+    def empty_page_locked(self, size_bytes: int) -> Tensor:
+        """Fresh host memory, page-locked until it is freed.
+
+        Raises RuntimeError beyond the machine's limit.
+        """
+        return self.simulated_machine.empty_page_locked(size_bytes)
 
     def empty_cache(self) -> None:
         """Nothing to give back: simulated devices cache no memory."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from .backend import register, registered_backend
+from .clock import VirtualClock
 from .device_module import DeviceLike, SimulatedDeviceModule
 from .errors import SimulationUnavailableError
 from .ledger import CopyLog, SimulatedDevice
 from .operators import OperatorRunner
+from .timeline import Timeline
 
 GB = 1024**3
 DEFAULT_BACKEND = "npu"
@@ -21,15 +24,44 @@ class SimulatedMachine:
     """The simulated accelerators of this process: its devices, what they hold, and the log of copies.
 
     Get it with `simulate` or `simulated`. Its backend name is fixed for the life of the process; the number, sizes and
-    names of its devices can change with `configure`.
+    names of its devices can change with `configure`. With `detect_races` on, work that nothing orders after what it
+    needs raises; `clock` tells virtual time once it is started.
     """
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.devices: tuple[SimulatedDevice, ...] = ()
-        self.copies = CopyLog()
+        self.timeline = Timeline()
+        self.peers: set[frozenset[str]] = set()
+        """Pairs of devices, by name, of which each reads the other's memory directly."""
+        self.page_locked_limit_bytes: float = math.inf
         self.module = SimulatedDeviceModule(backend, self)
-        self._libraries = register(backend, self.module, OperatorRunner(self.device, backend, self.copies))
+        self._libraries = register(backend, self.module, OperatorRunner(self.device, backend, self.timeline))
+
+    @property
+    def copies(self) -> CopyLog:
+        """Every copy between devices since the last `clear`."""
+        return self.timeline.copies
+
+    @property
+    def clock(self) -> VirtualClock:
+        return self.timeline.clock
+
+    @property
+    def detect_races(self) -> bool:
+        return self.timeline.detect_races
+
+    @detect_races.setter
+    def detect_races(self, on: bool) -> None:
+        self.timeline.detect_races = on
+
+    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
+        """Fresh host memory that counts as page-locked until it is freed; RuntimeError beyond the limit."""
+        if self.timeline.locked_bytes + size_bytes > self.page_locked_limit_bytes:
+            raise RuntimeError(f"the simulated driver page-locks {self.page_locked_limit_bytes} bytes at most")
+        memory = torch.empty(size_bytes, dtype=torch.uint8)
+        self.timeline.lock_pages(memory)
+        return memory
 
     def configure(self, sizes: Sequence[int], names: Sequence[str] | None = None) -> None:
         """Have one fresh, empty device per entry of `sizes` (bytes); tensors of earlier devices no longer count."""
@@ -41,7 +73,9 @@ class SimulatedMachine:
             for index, (name, size) in enumerate(zip(names, sizes, strict=True))
         )
         self.module.reset_current_device()
-        self.copies.clear()
+        self.timeline.reset()
+        self.peers.clear()
+        self.page_locked_limit_bytes = math.inf
 
     def device(self, device: DeviceLike = None) -> SimulatedDevice:
         """The device named, numbered or given; None, or no number, is the current one.
@@ -98,4 +132,4 @@ def simulated(
     finally:
         machine.devices = devices
         machine.module.reset_current_device()
-        machine.copies.clear()
+        machine.timeline.reset()

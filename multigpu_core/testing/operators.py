@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from .ledger import CopyLog, CopyRecord, SimulatedDevice
+from .ledger import SimulatedDevice
 from .memory import host_view, natively, place, view_of
+from .timeline import Timeline
 
 aten = torch.ops.aten
 _SET_STORAGE = frozenset(
@@ -29,10 +31,12 @@ class OperatorRunner:
     Raises `RuntimeError` where an operator mixes devices and `torch.OutOfMemoryError` where a result does not fit.
     """
 
-    def __init__(self, find_device: Callable[[torch.device], SimulatedDevice], backend: str, copies: CopyLog) -> None:
+    def __init__(
+        self, find_device: Callable[[torch.device], SimulatedDevice], backend: str, timeline: Timeline
+    ) -> None:
         self._find_device = find_device
         self._backend = backend
-        self._copies = copies
+        self._timeline = timeline
 
     def __call__(self, operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         if operator.is_view or operator in _SET_STORAGE:
@@ -42,7 +46,7 @@ class OperatorRunner:
         if operator is aten.resize_.default:
             return self._resize(*args)
         if operator is aten._local_scalar_dense.default:
-            self._log(args[0], torch.device("cpu"))
+            self._timeline.read_by_host(args[0])
         if operator is aten.scaled_dot_product_attention.default and _wants_gradients(args):
             return _differentiable_attention(*args, **kwargs)
         return self._compute(operator, args, kwargs)
@@ -52,9 +56,8 @@ class OperatorRunner:
         return tensor.layout == other.layout == torch.strided
 
     def _copy(self, destination: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+        self._timeline.copied(source, destination, non_blocking)
         self._host(destination).copy_(self._host(source))
-        if destination.device != source.device:
-            self._log(source, destination.device)
         return destination
 
     def _resize(self, tensor: Tensor, size: Sequence[int], memory_format: torch.memory_format | None = None) -> Tensor:
@@ -90,7 +93,9 @@ class OperatorRunner:
             for _, original in on_host.values()
             if original.untyped_storage().nbytes()
         }
-        return _map_results(results, lambda result: self._result(result, target, on_host, owners))
+        placed = _map_results(results, lambda result: self._result(result, target, on_host, owners))
+        self._timeline.operator_ran(operator, target.torch_device, args, kwargs, placed)
+        return placed
 
     def _result(
         self,
@@ -104,14 +109,21 @@ class OperatorRunner:
         pointer = result.untyped_storage().data_ptr() if result.untyped_storage().nbytes() else 0
         if pointer in owners:
             return view_of(owners[pointer], result)
-        placed = place(result, target)
+        placed = self._place(result, target)
         if pointer:
             owners[pointer] = placed
         return placed
 
+    def _place(self, values: Tensor, device: SimulatedDevice) -> Tensor:
+        placed = place(values, device)
+        storage = placed.untyped_storage()
+        if self._timeline.detect_races and storage.nbytes():
+            weakref.finalize(storage, self._timeline.freed, storage.data_ptr()).atexit = False
+        return placed
+
     def _replace(self, tensor: Tensor, values: Tensor) -> Tensor:
         """Give `tensor` new sizes and a new storage, as an `out=` argument gets them."""
-        source = place(values, self._find_device(tensor.device))
+        source = self._place(values, self._find_device(tensor.device))
         natively(
             aten.set_.source_Storage_storage_offset,
             tensor,
@@ -156,9 +168,6 @@ class OperatorRunner:
         host = host_view(argument)
         on_host[id(host)] = (host, argument)
         return host
-
-    def _log(self, source: Tensor, destination: torch.device) -> None:
-        self._copies.add(CopyRecord(str(source.device), str(destination), source.nbytes, source.dtype))
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:

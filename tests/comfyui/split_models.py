@@ -23,6 +23,11 @@ MODES: dict[str, dict[str, Any]] = {
     "fraction": {"expert_mode_allocations": "npu:0,0.0005;npu:2,0.0005;cpu,*"},
     "auto": {"expert_mode_allocations": "auto"},
     "contiguous": {"expert_mode_allocations": "npu:0,30%;npu:1,70%", "strategy": "contiguous"},
+    "relay": {"expert_mode_allocations": "npu:0,50%;npu:1,50%", "strategy": "relay"},
+    "relay over three cards and system memory": {
+        "expert_mode_allocations": "npu:0,25%;npu:1,25%;npu:2,30%;cpu,20%",
+        "strategy": "relay",
+    },
     "all but the heads elsewhere": {"expert_mode_allocations": "npu:1,60%;npu:2,40%"},
     "the full form of a saved workflow": {"expert_mode_allocations": "npu:1,50%;cpu,50%#npu:0;4.0;cpu"},
 }

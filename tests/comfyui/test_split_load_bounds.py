@@ -39,13 +39,22 @@ def _largest_block(model: Any) -> int:
     return largest
 
 
+def _slack_on_compute(model: Any) -> int:
+    """One block is patched there at a time while the model is loaded; then comes the staging that the plan names."""
+    staging: int = model.placement.distribution.plan.staging_bytes
+    return max(staging, _largest_block(model))
+
+
 @pytest.mark.parametrize("mode", SPLITS)
-def test_no_device_ever_holds_more_than_its_share_and_one_block(sampler: Sampler, comfyui: ComfyUI, mode: str) -> None:
+def test_no_device_ever_holds_more_than_its_share_and_one_block_or_the_staging(
+    sampler: Sampler, comfyui: ComfyUI, mode: str
+) -> None:
     split = sampler.split(**MODES[mode])
     _load(comfyui, split)
-    shares, slack = _shares(split), _largest_block(split)
+    shares = _shares(split)
+    slack = dict.fromkeys(shares, _largest_block(split)) | {"npu:0": _slack_on_compute(split)}
     for device in comfyui.machine.devices:
-        assert device.peak_bytes <= shares.get(device.name, 0) + (slack if shares.get(device.name) else 0), device.name
+        assert device.peak_bytes <= shares.get(device.name, 0) + slack.get(device.name, 0), device.name
 
 
 @pytest.mark.parametrize("mode", SPLITS)
@@ -57,13 +66,13 @@ def test_host_memory_never_holds_more_than_the_file_and_one_block(
     assert host.peak_bytes <= _largest_block(split)
 
 
-def test_a_lora_keeps_the_compute_device_within_its_share_and_one_block(sampler: Sampler, comfyui: ComfyUI) -> None:
+def test_a_lora_keeps_the_compute_device_within_the_same_bounds(sampler: Sampler, comfyui: ComfyUI) -> None:
     """Of the blocks, that is. Core's patching takes about five times a weight's bytes for a moment, and in a model this
     tiny one input layer is as large as a block; in a real one the largest weight of a block is a tenth of it."""
     split = sampler.with_lora(sampler.split(**MODES["ratio"]), 0.7, f"{sampler.architecture} blocks")
     _load(comfyui, split)
     compute = comfyui.machine.devices[0]
-    assert compute.peak_bytes <= _shares(split)["npu:0"] + _largest_block(split)
+    assert compute.peak_bytes <= _shares(split)["npu:0"] + _slack_on_compute(split)
 
 
 def test_with_a_lora_host_memory_holds_the_file_and_the_patched_weights_stored_there(

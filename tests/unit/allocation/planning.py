@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from multigpu.multigpu_core.allocation import (
     AllocationPlan,
@@ -19,12 +19,12 @@ from multigpu.multigpu_core.devices import DeviceInfo
 GIB = 1 << 30
 
 
-def model(*sizes: int, head: int = 0) -> Inventory:
-    """Blocks of `sizes` between two heads of `head` bytes."""
+def model(*sizes: int, head: int = 0, work: Sequence[int] = ()) -> Inventory:
+    """Blocks of `sizes` between two heads of `head` bytes. `work` is in proportion to the sizes if it is not given."""
     heads = [Block(name, BlockKind.HEAD, "bfloat16", head, (f"{name}.weight",)) for name in ("img_in", "final_layer")]
     blocks = [
-        Block(f"blocks.{i}", BlockKind.TRANSFORMER, "bfloat16", size, (f"blocks.{i}.weight",))
-        for i, size in enumerate(sizes)
+        Block(f"blocks.{i}", BlockKind.TRANSFORMER, "bfloat16", size, (f"blocks.{i}.weight",), each)
+        for i, (size, each) in enumerate(zip(sizes, work or sizes, strict=True))
     ]
     return Inventory((heads[0], *blocks, heads[1]))
 

@@ -18,6 +18,8 @@ from multigpu.multigpu_core.devices import DeviceError
 
 from .planning import GIB, expert, machine, model, planned_again
 
+STAGING = 256
+"""The least that is kept for one block on its way: places begin at multiples of it."""
 AMPLE = machine({"cpu": 1000, "cuda:0": 1000, "cuda:1": 1000})
 
 
@@ -78,8 +80,8 @@ def test_a_star_among_percentages_takes_what_is_missing_to_a_hundred() -> None:
 
 
 def test_fractions_are_of_a_device_s_whole_memory_not_of_what_is_free() -> None:
-    devices = machine({"cpu": 500, "cuda:0": 100}, total={"cpu": 1000, "cuda:0": 200})
-    plan = plan_allocation(model(*[10] * 10), expert("cuda:0,0.2;cpu,*", devices), devices)
+    devices = machine({"cpu": 500, "cuda:0": 400}, total={"cpu": 1000, "cuda:0": 800})
+    plan = plan_allocation(model(*[10] * 10), expert("cuda:0,0.05;cpu,*", devices), devices)
     assert plan.bytes_by_device == {"cuda:0": 40, "cpu": 60}
 
 
@@ -118,12 +120,29 @@ def test_a_donor_that_is_too_small_is_refused_with_what_it_needs_and_has(strateg
 
 
 def test_what_inference_needs_counts_as_taken() -> None:
-    devices = machine({"cpu": 1000, "cuda:0": 60})
+    devices = machine({"cpu": 1000, "cuda:0": STAGING + 60})
     request = expert("cuda:0,50%;cpu,50%", devices)
     assert plan_allocation(model(*[10] * 10), request, devices, {"cuda:0": 10}).compute_bytes == 50
     with pytest.raises(PlanError) as caught:
-        plan_allocation(model(*[10] * 10), request, devices, {"cuda:0": 20})
-    assert (caught.value.device, caught.value.needed_bytes, caught.value.free_bytes) == ("cuda:0", 50, 40)
+        plan_allocation(model(*[10] * 10), request, devices, {"cuda:0": STAGING + 20})
+    error = caught.value
+    assert (error.device, error.needed_bytes, error.free_bytes) == ("cuda:0", 50, 40)
+
+
+def test_a_split_needs_room_for_one_block_on_its_way() -> None:
+    devices = machine({"cpu": 1000, "cuda:0": STAGING + 49})
+    with pytest.raises(PlanError) as caught:
+        plan_allocation(model(*[10] * 10), expert("cuda:0,50%;cpu,50%", devices), devices)
+    error = caught.value
+    assert (error.device, error.needed_bytes, error.free_bytes) == ("cuda:0", STAGING + 50, STAGING + 49)
+    assert "256 bytes of that are for blocks on their way" in str(error)
+
+
+def test_three_blocks_on_their_way_are_enough_and_fewer_do_where_memory_is_short() -> None:
+    for blocks_free, places in ((4, 3), (3, 2), (2, 1)):
+        devices = machine({"cpu": 10_000, "cuda:0": (blocks_free + 4) * STAGING - 5})
+        request = expert("cuda:0,50%;cpu,50%", devices)
+        assert plan_allocation(model(*[STAGING] * 8), request, devices).staging_bytes == places * STAGING
 
 
 @pytest.mark.parametrize("text", ["cuda:0,0%;cpu,100%", "auto"])
@@ -152,7 +171,7 @@ def test_virtual_vram_fills_donors_in_order_and_spills_to_cpu_with_a_warning() -
 
 
 def test_virtual_vram_offloads_more_where_the_rest_does_not_fit_the_compute_device() -> None:
-    devices = machine({"cpu": 1000, "cuda:0": 30})
+    devices = machine({"cpu": 1000, "cuda:0": STAGING + 30})
     plan = plan_allocation(model(*[10] * 10), virtual(40, "cpu"), devices)
     assert plan.bytes_by_device == {"cuda:0": 30, "cpu": 70}
     assert "30 bytes more are offloaded" in plan.warnings[0]
@@ -180,14 +199,16 @@ def test_auto_offloads_nothing_that_fits(strategy: Strategy) -> None:
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_auto_keeps_what_fits_then_fills_other_accelerators_then_cpu(strategy: Strategy) -> None:
-    devices = machine({"cpu": 1000, "cuda:0": 65, "cuda:1": 35})
-    plan = plan_allocation(model(*[10] * 10), expert("auto", devices, strategy=strategy), devices, {"cuda:0": 20})
-    assert plan.bytes_by_device == {"cuda:0": 40, "cuda:1": 30, "cpu": 30}
+    block = STAGING
+    devices = machine({"cpu": 10_000, "cuda:0": 7 * block + 20, "cuda:1": 3 * block + 5})
+    plan = plan_allocation(model(*[block] * 10), expert("auto", devices, strategy=strategy), devices, {"cuda:0": 20})
+    assert plan.bytes_by_device == {"cuda:0": 4 * block, "cuda:1": 3 * block, "cpu": 3 * block}
+    assert plan.staging_bytes == 3 * block
 
 
 def test_auto_keeps_the_heads_even_in_the_memory_for_inference_and_says_so() -> None:
-    devices = machine({"cpu": 1000, "cuda:0": 100})
-    plan = plan_allocation(model(*[10] * 4, head=10), expert("auto", devices), devices, {"cuda:0": 90})
+    devices = machine({"cpu": 1000, "cuda:0": STAGING + 100})
+    plan = plan_allocation(model(*[10] * 4, head=10), expert("auto", devices), devices, {"cuda:0": STAGING + 90})
     assert plan.bytes_by_device == {"cuda:0": 20, "cpu": 40}
     assert "inference" in plan.warnings[0]
 

@@ -28,7 +28,17 @@ SIZES = st.one_of(
     st.lists(st.sampled_from([280, 650, 1]), max_size=60),
     st.integers(1, 60).map(lambda count: [100] * count),
 )
-INVENTORIES = st.builds(lambda sizes, head: model(*sizes, head=head), SIZES, st.integers(0, 300))
+
+
+@st.composite
+def inventories(draw: st.DrawFn) -> Inventory:
+    sizes = draw(SIZES)
+    densities = draw(st.lists(st.sampled_from([0, 1, 2, 50]), min_size=len(sizes), max_size=len(sizes)))
+    work = [size * density for size, density in zip(sizes, densities, strict=True)]
+    return model(*sizes, head=draw(st.integers(0, 300)), work=work)
+
+
+INVENTORIES = inventories()
 AMPLE = machine(dict.fromkeys(NAMES, 10**9))
 
 
@@ -77,6 +87,8 @@ def test_no_byte_is_lost_no_device_overfilled_and_heads_stay(
     assert sum(plan.bytes_by_device.values()) == inventory.total_bytes
     free = {info.name: info.free_bytes for info in devices}
     assert all(size <= free[device] for device, size in plan.bytes_by_device.items())
+    assert plan.compute_bytes + plan.staging_bytes <= free[request.compute_device]
+    assert bool(plan.staging_bytes) == any(placement.block.size_bytes for placement in plan.streamed)
     heads = [placement for placement in plan.placements if placement.block.kind is BlockKind.HEAD]
     assert {placement.device for placement in heads} <= {request.compute_device}
 
@@ -91,6 +103,7 @@ def test_the_expert_string_of_a_plan_makes_the_same_plan(
         again = planned_again(plan, inventory, devices)
         assert again.placements == plan.placements
         assert again.warnings == ()
+        assert again.staging_bytes == plan.staging_bytes
         assert again.expert_string == plan.expert_string
 
 
@@ -136,6 +149,18 @@ def test_interleave_offloads_in_proportion_all_along_the_model(sizes: list[int],
         accumulate(p.block.size_bytes for p in plan.placements), accumulate(stored), strict=True
     ):
         assert abs(offloaded * total - seen * sum(stored)) <= 2 * largest * total
+
+
+@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1, max_size=40), st.integers(0, 100))
+def test_interleave_leaves_the_same_time_for_every_transfer(blocks: list[tuple[int, int]], percent: int) -> None:
+    sizes, work = zip(*blocks, strict=True)
+    inventory = model(*sizes, work=work)
+    plan = plan_allocation(inventory, expert(f"cuda:0,{percent}%;cpu,{100 - percent}%", AMPLE), AMPLE)
+    stored = [p.block.size_bytes if p.device == "cpu" else 0 for p in plan.placements]
+    if any(size * sum(work) < sum(stored) * each for size, each in blocks):
+        return  # a block that is too small for its part of the time is offloaded, and the others have the more
+    for worked, offloaded in zip(accumulate(p.block.work for p in plan.placements), accumulate(stored), strict=True):
+        assert abs(offloaded * sum(work) - worked * sum(stored)) <= 3 * max(sizes) * sum(work)
 
 
 @given(st.integers(2, 60), st.data())

@@ -20,7 +20,7 @@ from multigpu.multigpu_core.allocation import (
     inventory_of_module,
 )
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution import Distribution, DistributionError
+from multigpu.multigpu_core.execution import Distribution, DistributionError, PageLockedMemory
 from multigpu.multigpu_core.testing import SimulatedMachine
 
 WIDTH = 8
@@ -71,7 +71,8 @@ def plan_of(inventory: Inventory, devices: Sequence[str]) -> AllocationPlan:
 
 
 def distributed(model: nn.Module, devices: Sequence[str]) -> Distribution:
-    distribution = Distribution(model, inventory_of_module(model), default_registry())
+    registry = default_registry()
+    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, 10**9))
     plan = plan_of(distribution.inventory, devices)
     distribution.begin(plan)
     for placement in plan.placements:

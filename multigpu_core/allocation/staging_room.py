@@ -1,0 +1,47 @@
+"""How much of the compute device is kept free for streamed blocks on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .amounts import readable_bytes
+from .errors import PlanError
+from .room import Room
+from .staging_ring import aligned
+
+MOST_BLOCKS = 3
+"""A block that computes, one that is there, and one on its way: more hide no more."""
+
+
+def room_beside_staging(room: Room, sizes: Sequence[int]) -> Room:
+    """The room for blocks of these sizes, of which some will have to be streamed because not all fit.
+
+    As many places as fit into half of what is free are kept, one at least if there is room for one.
+    """
+    free = room.free_bytes[room.compute_device]
+    largest = aligned(max(sizes, default=0))
+    places = max(1, min(MOST_BLOCKS, free // (2 * largest))) if largest else 0
+    kept = free - places * largest
+    return replace(room, free_bytes={**room.free_bytes, room.compute_device: max(0, kept)})
+
+
+def staging_bytes(streamed: Sequence[int], stored_bytes: int, room: Room, way_out: str) -> int:
+    """Places for up to three of the largest streamed blocks, beside the bytes that the compute device stores.
+
+    One place is taken even of the memory that inference should have: without it there is no inference.
+
+    Raises:
+        PlanError: there is no room for even one.
+    """
+    if not streamed:
+        return 0
+    largest = aligned(max(streamed))
+    spare = room.free_bytes[room.compute_device] - stored_bytes
+    if largest > spare + room.reserve_bytes:
+        needed = stored_bytes + room.head_bytes + largest
+        free = spare + stored_bytes + room.head_bytes + room.reserve_bytes
+        way_out = f"{readable_bytes(largest)} of that are for blocks on their way. {way_out}"
+        raise PlanError(room.compute_device, needed, free, way_out)
+    places = max(1, min(MOST_BLOCKS, spare // largest))
+    return min(places * largest, sum(map(aligned, streamed)))

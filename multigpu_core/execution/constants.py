@@ -1,0 +1,73 @@
+"""What is the same for all blocks of a step crosses to a donor once: positional encodings, text, guidance.
+
+A tensor that was sent before is not sent again if nobody changed it since. Torch counts changes, but not in inference
+mode; there an argument is taken for constant when it was so in the whole first step, compared bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+class Sent(NamedTuple):
+    """A tensor's copy on a donor, and the versions of both when it was made; None where torch counts none."""
+
+    copy: Tensor
+    copy_version: int
+    original_version: int | None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the donor's block wrote into the copy."""
+        return self.copy._version != self.copy_version
+
+
+class Constants:
+    """Copies of one step, held only while the model holds their originals."""
+
+    def __init__(self) -> None:
+        self._sent: dict[torch.device, WeakIdKeyDictionary] = {}
+        self._is_learning = True
+        self._same: set[Hashable] = set()
+        self._varying: set[Hashable] = set()
+
+    def send(self, tensor: Tensor, device: torch.device, argument: Hashable) -> Sent:
+        """The copy of `tensor` on `device`; `argument` is the argument of the block under which it is passed."""
+        sent_there = self._sent.setdefault(device, WeakIdKeyDictionary())
+        sent: Sent | None = sent_there.get(tensor)  # type: ignore[no-untyped-call]
+        if sent is None or not self._is_current(sent, tensor, argument):
+            sent = sent_there[tensor] = _copied(tensor, device)
+        return sent
+
+    def end_step(self, *, is_complete: bool) -> None:
+        """Let the copies go; a step that was broken off has taught nothing."""
+        self._sent.clear()
+        if not self._is_learning:
+            return
+        if is_complete:
+            self._is_learning = not (self._same or self._varying)
+        else:
+            self._same.clear()
+            self._varying.clear()
+
+    def _is_current(self, sent: Sent, tensor: Tensor, argument: Hashable) -> bool:
+        if sent.is_changed:
+            return False
+        if sent.original_version is not None:
+            return sent.original_version == tensor._version
+        if self._is_learning:
+            is_same = torch.equal(tensor, sent.copy.to(tensor.device))
+            (self._same if is_same else self._varying).add(argument)
+            return is_same
+        return argument in self._same and argument not in self._varying
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Sent:
+    with torch.inference_mode(False):  # so that torch counts the changes of the copy
+        copy = tensor.detach().to(device, non_blocking=True)
+    return Sent(copy, copy._version, None if tensor.is_inference() else tensor._version)

@@ -1,0 +1,92 @@
+"""Hooks on the modules inside a region, for callers that reach past the region's own forward.
+
+They are off while the whole region is staged: a layer without hooks is called several times faster.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .region import Region
+from .tensor_slots import TensorSlot
+
+
+class InnerHooks:
+    """The hooks on one region's inner modules, each of which stages what that module itself holds.
+
+    Nothing here keeps a module alive: a model is freed with its last patcher, not by some later garbage collection.
+    """
+
+    def __init__(self, outer: nn.Module, slots: Sequence[TensorSlot], compute: torch.device) -> None:
+        self._hooks: list[_InnerHook] = []
+        owners: dict[int, tuple[nn.Module, list[TensorSlot]]] = {}
+        for slot in slots:
+            owners.setdefault(id(slot.owner), (slot.owner, []))[1].append(slot)
+        for owner, of_owner in owners.values():
+            if owner is not outer:
+                self._hooks.append(_InnerHook(owner, Region(of_owner), compute))
+
+    def suspend(self) -> None:
+        for hook in self._hooks:
+            hook.suspend()
+
+    def resume(self) -> None:
+        for hook in self._hooks:
+            hook.resume()
+
+    def settle(self) -> None:
+        """Undo what a forward that was broken off left behind."""
+        for hook in self._hooks:
+            hook.region.settle()
+
+    def remove(self) -> None:
+        self.settle()
+        for hook in self._hooks:
+            hook.remove()
+
+
+class _InnerHook:
+    """The pre-hook on one module. The hook that follows a forward is there for such forwards alone."""
+
+    def __init__(self, module: nn.Module, region: Region, compute: torch.device) -> None:
+        self.region = region
+        self._module = weakref.ref(module)
+        self._after: list[Any] = []
+        self._stage = partial(_stage, region, compute, self._after)
+        self._before = module.register_forward_pre_hook(self._stage, prepend=True)
+
+    def suspend(self) -> None:
+        module = self._module()
+        if module is not None:
+            module._forward_pre_hooks.pop(self._before.id, None)
+
+    def resume(self) -> None:
+        module = self._module()
+        if module is not None:
+            hooks = module._forward_pre_hooks
+            hooks[self._before.id] = self._stage
+            if len(hooks) > 1:
+                hooks.move_to_end(self._before.id, last=False)  # type: ignore[attr-defined]
+
+    def remove(self) -> None:
+        for handle in (self._before, *self._after):
+            handle.remove()
+
+
+def _stage(region: Region, compute: torch.device, after: list[Any], module: nn.Module, args: Any) -> None:
+    if not after:
+        after.append(module.register_forward_hook(partial(_unstage, region), always_call=True))
+    if region.enter():
+        region.look_again()
+        region.stage(region.staged_on(compute))
+
+
+def _unstage(region: Region, module: nn.Module, args: Any, output: Any) -> None:
+    if region.leave():
+        region.unstage()

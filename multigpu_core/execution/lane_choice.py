@@ -1,0 +1,92 @@
+"""Which way stored tensors take to the compute device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+import torch
+
+from multigpu.multigpu_core.allocation.staging_ring import ALIGNMENT
+from multigpu.multigpu_core.devices import DeviceRegistry, Streams
+
+from .arena import packed_memory
+from .lanes import BounceLane, ChunkRing, DirectLane, Lane, TwoHopLane
+from .page_locked import PageLockedMemory
+from .tensor_parts import parts_of
+
+MOST_CHUNK_BYTES = 16 * 1024**2
+CHUNKS = 4
+
+log = structlog.get_logger("multigpu")
+
+
+class LaneChoice:
+    """The lanes of one model, one for each source and kind of memory, made when they are first needed."""
+
+    def __init__(self, registry: DeviceRegistry, compute: str, locked: PageLockedMemory) -> None:
+        self._registry = registry
+        self._compute = compute
+        self._locked = locked
+        self._lanes: dict[str, Lane] = {}
+        self._chunks: ChunkRing | None = None
+        self._chunk_bytes = MOST_CHUNK_BYTES
+
+    def begin(self, largest_bytes: int) -> None:
+        """Make lanes for regions of at most so many bytes: together the chunks are no larger."""
+        self._chunk_bytes = min(MOST_CHUNK_BYTES, max(ALIGNMENT, largest_bytes // CHUNKS))
+
+    def lane_for(self, tensors: Sequence[torch.Tensor]) -> Lane | None:
+        """The lane for tensors that lie together; None where they lie on several devices, or where no stream leads."""
+        devices = {part.device for tensor in tensors for part in parts_of(tensor)}
+        if len(devices) != 1:
+            return None
+        source = devices.pop()
+        if source.type == "cpu":
+            memory = packed_memory(tensors)
+            is_locked = memory is not None and self._locked.holds(memory)
+            return self._known("page-locked" if is_locked else "pageable", source)
+        if source.type != self._registry.torch_device(self._compute).type:
+            return None
+        return self._known(self._registry.name_of(source), source)
+
+    def forget(self) -> None:
+        """Let the streams and buffers go."""
+        self._lanes.clear()
+        self._chunks = None
+
+    def _known(self, key: str, source: torch.device) -> Lane:
+        if key not in self._lanes:
+            self._lanes[key] = self._host_lane(key) if source.type == "cpu" else self._card_lane(source)
+        return self._lanes[key]
+
+    def _host_lane(self, key: str) -> Lane:
+        streams, compute = self._streams()
+        if key == "page-locked":
+            return DirectLane(streams, compute)
+        chunks = self._chunk_ring()
+        return BounceLane(streams, compute, chunks) if chunks else DirectLane(streams, compute)
+
+    def _card_lane(self, source: torch.device) -> Lane:
+        streams, compute = self._streams()
+        name = self._registry.name_of(source)
+        if self._registry.has_peer_access(self._compute, name):
+            return DirectLane(streams, compute, streams.Stream(device=source))
+        log.info(f"{self._compute} cannot read {name} directly: its weights come through host memory, in two hops")
+        chunks = self._chunk_ring()
+        if chunks:
+            return TwoHopLane(streams, compute, source, chunks)
+        return DirectLane(streams, compute, streams.Stream(device=source))
+
+    def _chunk_ring(self) -> ChunkRing | None:
+        """Page-locked memory to pass through; none where not even that much can be had."""
+        if self._chunks is None:
+            chunks = [self._locked.allocate(self._chunk_bytes, self._compute) for _ in range(CHUNKS)]
+            usable = [chunk for chunk in chunks if chunk is not None]
+            self._chunks = ChunkRing(self._streams()[0], usable) if usable else None
+        return self._chunks
+
+    def _streams(self) -> tuple[Streams, torch.device]:
+        streams = self._registry.streams(self._compute)
+        assert streams is not None, "only a device with streams has lanes"
+        return streams, self._registry.torch_device(self._compute)

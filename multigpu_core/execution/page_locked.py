@@ -1,0 +1,61 @@
+"""Page-locked host memory for what is streamed, as long as the driver and the user's limit allow."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import structlog
+import torch
+
+from multigpu.multigpu_core.devices import DeviceRegistry
+
+log = structlog.get_logger("multigpu")
+
+
+class PageLockedMemory:
+    """Hands out page-locked host memory, `limit_bytes` in all; one for all models of a process.
+
+    Once a driver has refused it is not asked for that much again while this process runs.
+    """
+
+    def __init__(self, registry: DeviceRegistry, limit_bytes: int) -> None:
+        self._registry = registry
+        self._limit_bytes = limit_bytes
+        self._locked_bytes = 0
+        self._addresses: set[int] = set()
+        self._lock = threading.Lock()  # memory is given back wherever the garbage collector runs
+
+    @property
+    def locked_bytes(self) -> int:
+        """Bytes handed out and not yet given back."""
+        return self._locked_bytes
+
+    def allocate(self, size_bytes: int, compute_device: str) -> torch.Tensor | None:
+        """Fresh memory for copies to a compute device; None where it cannot be page-locked."""
+        if self._locked_bytes + size_bytes > self._limit_bytes:
+            return None
+        try:
+            memory = self._registry.empty_page_locked(size_bytes, compute_device)
+        except (RuntimeError, NotImplementedError) as error:
+            self._limit_bytes = self._locked_bytes
+            log.warning(
+                f"No more host memory can be page-locked after {self._locked_bytes / 1e9:.1f} GB: {error} Weights "
+                "beyond that go through a small buffer, which takes the host's time: expect half of the link's speed."
+            )
+            return None
+        address = memory.untyped_storage().data_ptr()
+        with self._lock:
+            self._locked_bytes += size_bytes
+            self._addresses.add(address)
+        weakref.finalize(memory.untyped_storage(), self._forget, address, size_bytes).atexit = False
+        return memory
+
+    def holds(self, memory: torch.Tensor) -> bool:
+        """Whether memory was handed out from here."""
+        return memory.untyped_storage().data_ptr() in self._addresses
+
+    def _forget(self, address: int, size_bytes: int) -> None:
+        with self._lock:
+            self._locked_bytes -= size_bytes
+            self._addresses.discard(address)

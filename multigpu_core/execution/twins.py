@@ -1,0 +1,54 @@
+"""Originals on the compute device and their copies on a donor: what is written into a copy, the original gets, too."""
+
+from __future__ import annotations
+
+from weakref import ref
+
+from torch import Tensor
+
+
+class Twin:
+    """An original, not kept alive, and its copy, a tensor of which torch counts the changes."""
+
+    def __init__(self, original: Tensor, copy: Tensor) -> None:
+        self._original = ref(original)
+        self.follow(copy)
+
+    @property
+    def original(self) -> Tensor | None:
+        """None when nobody holds it any more."""
+        return self._original()
+
+    def follow(self, copy: Tensor) -> None:
+        """The copy is this tensor from now on; it equals the original."""
+        self.copy = copy
+        self._version = copy._version
+
+    def synchronise(self) -> None:
+        """Bring what was written into the copy since the last time to the original."""
+        original = self._original()
+        if original is not None and self.copy._version != self._version:
+            original.copy_(self.copy)
+            self._version = self.copy._version
+
+
+class Twins:
+    """The pairs of one leg."""
+
+    def __init__(self) -> None:
+        self._twins: list[Twin] = []
+
+    def add(self, original: Tensor, copy: Tensor) -> None:
+        self._twins.append(Twin(original, copy))
+
+    def synchronise(self) -> None:
+        """Do so with every pair; one whose original nobody holds is over."""
+        self._twins = [twin for twin in self._twins if twin.original is not None]
+        for twin in self._twins:
+            twin.synchronise()
+
+    def of_copy(self, copy: Tensor) -> Twin | None:
+        return next((twin for twin in self._twins if twin.copy is copy), None)
+
+    def clear(self) -> None:
+        self._twins.clear()

@@ -1,0 +1,67 @@
+"""Tensors packed into one piece of memory are the same tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from multigpu.multigpu_core.execution.arena import Layout, pack, packed_memory
+
+TENSORS = {
+    "a matrix": torch.randn(3, 5),
+    "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    "transposed": torch.randn(4, 6).t(),
+    "every other column": torch.randn(4, 6)[:, ::2],
+    "one number": torch.tensor(3.0),
+    "empty": torch.zeros(0, 3),
+    "eight bits": torch.randn(6, 4).to(torch.float8_e4m3fn),
+    "truth values": torch.tensor([True, False, True]),
+}
+
+
+class Coded(Tensor):
+    """Quantised as GGML tensors are: bytes of its own, attributes, and a shape that is not that of the bytes."""
+
+    claimed: torch.Size
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        return self.claimed
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_values_and_strides_are_kept(kind: str) -> None:
+    others = [torch.arange(7), torch.randn(2)]
+    tensors = [others[0], TENSORS[kind], others[1]]
+    packed = pack(tensors, torch.empty(Layout(tensors).size_bytes, dtype=torch.uint8))
+    for before, after in zip(tensors, packed, strict=True):
+        assert torch.equal(before.float(), after.float()) and before.dtype == after.dtype
+    if TENSORS[kind].is_contiguous() or kind in ("channels last", "transposed"):
+        assert packed[1].stride() == TENSORS[kind].stride()
+
+
+def test_packed_tensors_are_known_as_such_and_others_are_not() -> None:
+    tensors = [torch.randn(3, 5), torch.randn(7)]
+    memory = torch.empty(Layout(tensors).size_bytes, dtype=torch.uint8)
+    packed = pack(tensors, memory)
+    found = packed_memory(packed)
+    assert found is not None and found.data_ptr() == memory.data_ptr() and found.numel() == memory.numel()
+    assert packed_memory(tensors) is None
+    assert packed_memory(packed[::-1]) is None
+    assert packed_memory([packed[0], torch.randn(7)]) is None, "somebody has put another tensor there"
+
+
+def test_a_quantised_tensor_keeps_its_class_and_attributes() -> None:
+    codes = torch.arange(16, dtype=torch.uint8).as_subclass(Coded)
+    parameter = nn.Parameter(codes, requires_grad=False)
+    parameter.claimed = torch.Size((4, 8))  # type: ignore[attr-defined]
+    (packed,) = pack([parameter], torch.empty(Layout([parameter]).size_bytes, dtype=torch.uint8))
+    assert type(packed) is type(parameter) and packed.shape == (4, 8)
+    assert torch.equal(packed.as_subclass(Tensor), torch.arange(16, dtype=torch.uint8))
+
+
+def test_a_wrapper_travels_as_its_codes_and_scales() -> None:
+    scaled = torch.nested.nested_tensor([torch.randn(2), torch.randn(3)], layout=torch.jagged)
+    (packed,) = pack([scaled], torch.empty(Layout([scaled]).size_bytes, dtype=torch.uint8))
+    assert torch.equal(packed.values(), scaled.values())

@@ -1,0 +1,220 @@
+"""Offloaded blocks arrive ahead of their turn, through every kind of memory, never too early and never too late."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from multigpu.multigpu_core.allocation import (
+    AllocationPlan,
+    BlockKind,
+    Placement,
+    Strategy,
+    inventory_of_module,
+)
+from multigpu.multigpu_core.devices import default_registry
+from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.testing import SimulatedMachine
+
+WIDTH = 32
+BLOCKS = 8
+COMPUTE = "npu:0"
+GB = 10**9
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(WIDTH, 2 * WIDTH)
+        self.down = nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
+        self.order = list(range(BLOCKS))
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for index in self.order:
+            x = self.blocks[index](x)
+        return x
+
+
+def split(model: Model, device: str, locked_bytes: int = GB, staged_blocks: int = 3) -> Distribution:
+    """Every other block on `device`, the rest on the compute device."""
+    registry = default_registry()
+    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, locked_bytes))
+    blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
+    away = {block.name for block in blocks[::2]}
+    placements = tuple(
+        Placement(block, device if block.name in away else COMPUTE) for block in distribution.inventory.blocks
+    )
+    plan = AllocationPlan(COMPUTE, Strategy.INTERLEAVE, placements)
+    distribution.begin(replace(plan, staging_bytes=staged_blocks * (blocks[0].size_bytes + 2048)))
+    for placement in placements:
+        distribution.place(placement.block, placement.device)
+    distribution.serve({placement.block.name: placement.device for placement in placements})
+    return distribution
+
+
+def inputs(seed: int = 1) -> Tensor:
+    return torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed)).to(COMPUTE)
+
+
+@pytest.fixture
+def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
+    simulated_machine.detect_races = True
+    yield simulated_machine
+    simulated_machine.detect_races = False
+
+
+def expected(x: Tensor) -> Tensor:
+    return Model().to(COMPUTE)(x).cpu()
+
+
+WAYS = {
+    "page-locked host memory": ("cpu", GB),
+    "ordinary host memory, through a small buffer": ("cpu", 80 * 1024**2),
+    "ordinary host memory, where nothing can be page-locked": ("cpu", 0),
+    "another card": ("npu:1", GB),
+    "another card, where nothing can be page-locked": ("npu:1", 0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("staged_blocks", [1, 2, 3])
+def test_steps_give_the_resident_model_s_numbers(machine: SimulatedMachine, way: str, staged_blocks: int) -> None:
+    device, locked_bytes = WAYS[way]
+    model = Model()
+    split(model, device, locked_bytes, staged_blocks)
+    for seed in range(4):
+        assert torch.equal(model(inputs(seed)).cpu(), expected(inputs(seed)))
+
+
+def test_cards_that_read_each_other_need_no_host_memory(machine: SimulatedMachine) -> None:
+    machine.peers.add(frozenset(("npu:0", "npu:1")))
+    model = Model()
+    split(model, "npu:1")
+    machine.copies.clear()
+    assert torch.equal(model(inputs()).cpu(), expected(inputs()))
+    assert machine.copies.bytes_moved("npu:1", COMPUTE) > 0
+    assert machine.copies.bytes_moved("npu:1", "cpu") == 0
+
+
+def test_a_block_is_one_copy_and_the_next_step_s_first_blocks_are_on_their_way(machine: SimulatedMachine) -> None:
+    model = Model()
+    split(model, "cpu")
+    model(inputs())
+    x = inputs()
+    machine.copies.clear()
+    model(x)
+    copies = [record for record in machine.copies.records if record.destination == COMPUTE]
+    assert len(copies) == BLOCKS // 2 and all(record.dtype == torch.uint8 for record in copies)
+    machine.copies.clear()
+    model.blocks[0].register_forward_pre_hook(lambda *_: copies.append(machine.copies.bytes_moved()))
+    model(x)
+    assert copies[-1] == 0, "the first block of a step was there before the step began"
+
+
+@pytest.mark.parametrize("order", [[7, 6, 5, 4, 3, 2, 1, 0], [0, 2, 2, 1, 4], [1, 3, 5], [0, 0, 0, 6]])
+def test_another_order_is_as_right(machine: SimulatedMachine, order: list[int]) -> None:
+    model, resident = Model(), Model().to(COMPUTE)
+    split(model, "cpu")
+    for now in (model.order, order, order, model.order, order):
+        model.order = resident.order = now
+        assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
+def test_weights_that_change_in_place_between_steps_are_seen(machine: SimulatedMachine) -> None:
+    model, resident = Model(), Model().to(COMPUTE)
+    distribution = split(model, "cpu")
+    model(inputs())
+    for each in (model, resident):
+        each.blocks[0].up.weight.add_(1)
+    assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+    for each in (model, resident):  # torch does not count changes that go through .data
+        each.blocks[0].up.weight.data.add_(1)
+    distribution.weights_changed()
+    assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
+def test_a_weight_that_another_extension_exchanges_is_used(machine: SimulatedMachine) -> None:
+    model, resident = Model(), Model().to(COMPUTE)
+    split(model, "cpu")
+    model(inputs())
+    weight = torch.randn(2 * WIDTH, WIDTH)
+    model.blocks[2].up.weight = nn.Parameter(weight, requires_grad=False)
+    resident.blocks[2].up.weight = nn.Parameter(weight.to(COMPUTE), requires_grad=False)
+    for _ in range(2):
+        assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+    assert torch.equal(model.blocks[2].up.weight, weight)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(
+    machine: SimulatedMachine, error: type[BaseException]
+) -> None:
+    model = Model()
+    distribution = split(model, "cpu")
+    stored = dict(model.named_parameters())
+    model(inputs())
+
+    def fail(module: nn.Module, args: object) -> None:
+        raise error
+
+    handle = model.blocks[4].down.register_forward_pre_hook(fail)
+    with pytest.raises(error):
+        model(inputs())
+    handle.remove()
+    distribution.settle()
+    assert all(value is stored[name] for name, value in model.named_parameters())
+    assert torch.equal(model(inputs()).cpu(), expected(inputs()))
+
+
+def test_what_is_released_leaves_no_memory_and_no_hook(machine: SimulatedMachine) -> None:
+    model = Model()
+    locked = PageLockedMemory(default_registry(), GB)
+    distribution = split(model, "cpu")
+    model(inputs())
+    assert distribution.staging_bytes > 0
+    distribution.release()
+    model.to("cpu")
+    gc.collect()
+    assert machine.devices[0].live_bytes == 0 and locked.locked_bytes == 0
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(
+    machine: SimulatedMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.page_locked_limit_bytes = 0
+    model = Model()
+    split(model, "cpu")
+    assert torch.equal(model(inputs()).cpu(), expected(inputs()))
+    log = capsys.readouterr()
+    assert "page-locked" in log.out + log.err
+
+
+@pytest.mark.parametrize("how", ["each block", "each block without breaks", "the whole model"])
+def test_compiled_models_stream_as_well(machine: SimulatedMachine, how: str) -> None:
+    model = Model()
+    split(model, "cpu")
+    run = torch.compile(model, backend="eager") if how == "the whole model" else model
+    if how.startswith("each"):
+        for block in model.blocks:
+            block.compile(backend="eager", fullgraph="without" in how)
+    for seed in range(3):
+        assert torch.equal(run(inputs(seed)).cpu(), expected(inputs(seed)))
