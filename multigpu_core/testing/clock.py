@@ -1,14 +1,13 @@
 """Virtual time of simulated devices: the same figure on every machine, whatever the speed of that machine.
 
 Work is placed on *engines*, of which each does one thing at a time: a device's compute, and each direction of a link.
-It starts when its stream has come to it, when the host has issued it, and when the engine has a gap that is long
-enough; gaps are filled later, too, since streams are issued one after the other and run beside each other.
+It starts when its stream has come to it, when the host has issued it, and when the engine has done all that was ready
+earlier (schedule.py).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
+from .schedule import Moment
 from .streams import Host, SimulatedStream
 
 aten = torch.ops.aten
@@ -59,46 +59,14 @@ class Span:
         return self.start_seconds + self.seconds
 
 
-class Engine:
-    """Does one thing at a time; knows when it is busy."""
-
-    def __init__(self) -> None:
-        self._starts: list[float] = []
-        self._ends: list[float] = []
-
-    def first_gap(self, earliest: float, seconds: float) -> float:
-        """The earliest moment from which it is free for that long."""
-        index = bisect_left(self._ends, earliest)
-        start = earliest
-        while index < len(self._starts) and self._starts[index] < start + seconds:
-            start = max(start, self._ends[index])
-            index += 1
-        return start
-
-    def occupy(self, start: float, end: float) -> None:
-        if end <= start:
-            return
-        index = bisect_left(self._starts, start)
-        if index and math.isclose(self._ends[index - 1], start, rel_tol=1e-12, abs_tol=1e-15):
-            self._ends[index - 1] = end
-            index -= 1
-        else:
-            self._starts.insert(index, start)
-            self._ends.insert(index, end)
-        if index + 1 < len(self._starts) and self._starts[index + 1] <= end * (1 + 1e-12):
-            self._ends[index] = max(end, self._ends.pop(index + 1))
-            self._starts.pop(index + 1)
-
-
 class VirtualClock:
     """Tells the time of work on simulated devices, and keeps a trace of it. Off, and free, without settings."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._engines: dict[str, Engine] = {}
         self._label = ""
+        self._traced: list[tuple[Moment, Span]] = []
         self.settings: ClockSettings | None = None
-        self.trace: list[Span] = []
 
     @property
     def now_seconds(self) -> float:
@@ -108,9 +76,20 @@ class VirtualClock:
     def start(self, settings: ClockSettings) -> None:
         """Begin at zero, with these speeds and an empty trace."""
         self.settings = settings
+        self._host.schedule.restart()
         self._host.seconds = 0.0
-        self._engines.clear()
-        self.trace.clear()
+        self._traced.clear()
+
+    @property
+    def trace(self) -> tuple[Span, ...]:
+        """What was done since the start, in the order in which it was issued."""
+        seconds_of = self._host.schedule.seconds_of
+        ends = [(seconds_of(moment), moment, span) for moment, span in self._traced]
+        return tuple(replace(span, start_seconds=moment.start) for _, moment, span in ends)
+
+    def forget(self) -> None:
+        """Empty the trace."""
+        self._traced.clear()
 
     def stop(self) -> None:
         """Tell no time any more."""
@@ -161,17 +140,11 @@ class VirtualClock:
     def _run(
         self, name: str, engines: Sequence[str], stream: SimulatedStream, seconds: float, size_bytes: int = 0
     ) -> None:
-        used = [self._engines.setdefault(engine, Engine()) for engine in engines]
-        start = stream.earliest_seconds
+        moment = self._host.schedule.add((stream.done,), self._host.seconds, engines, seconds)
+        stream.done = moment
         if seconds > 0:
-            while (later := max(engine.first_gap(start, seconds) for engine in used)) > start:
-                start = later
-            for engine in used:
-                engine.occupy(start, start + seconds)
-        stream.done_seconds = start + seconds
-        if seconds > 0:
-            span = Span(name, engines[0], stream.name, self._label, start, seconds, size_bytes)
-            self.trace.extend(replace(span, engine=engine) for engine in engines)
+            span = Span(name, engines[0], stream.name, self._label, 0.0, seconds, size_bytes)
+            self._traced.extend((moment, replace(span, engine=engine)) for engine in engines)
 
     def _link(self, source: str, destination: str) -> LinkSpeed:
         assert self.settings is not None

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .schedule import Moment, Schedule
+
 Knowledge = dict[int, int]
 """For each stream, by its number, how much of its work is known to be done before: a vector clock."""
 
@@ -20,10 +22,14 @@ class Host:
     def __init__(self) -> None:
         self.knows: Knowledge = {}
         self.seconds = 0.0
+        self.schedule = Schedule()
 
-    def wait_for(self, knowledge: Knowledge, seconds: float) -> None:
+    def wait_for(self, knowledge: Knowledge, moment: Moment) -> None:
         join(self.knows, knowledge)
-        self.seconds = max(self.seconds, seconds)
+        self.seconds = max(self.seconds, self.schedule.seconds_of(moment))
+
+    def has_reached(self, moment: Moment) -> bool:
+        return self.schedule.seconds_of(moment) <= self.seconds
 
 
 class SimulatedStream:
@@ -36,7 +42,7 @@ class SimulatedStream:
         self.name = name
         """What a trace calls it."""
         self.knows: Knowledge = {number: 0}
-        self.done_seconds = 0.0
+        self.done = Moment.past()
         """When all that was queued so far is done."""
 
     def queue(self) -> int:
@@ -45,18 +51,13 @@ class SimulatedStream:
         self.knows[self.stream_id] += 1
         return self.knows[self.stream_id]
 
-    @property
-    def earliest_seconds(self) -> float:
-        """When work that is issued now can start, as far as order goes."""
-        return max(self.done_seconds, self._host.seconds)
-
     def wait_event(self, event: SimulatedEvent) -> None:
         join(self.knows, event.knows)
-        self.done_seconds = max(self.done_seconds, event.seconds)
+        self._wait(event.moment)
 
     def wait_stream(self, stream: SimulatedStream) -> None:
         join(self.knows, stream.knows)
-        self.done_seconds = max(self.done_seconds, stream.done_seconds)
+        self._wait(stream.done)
 
     def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
         event = event or SimulatedEvent(self._host)
@@ -64,10 +65,14 @@ class SimulatedStream:
         return event
 
     def query(self) -> bool:
-        return self.done_seconds <= self._host.seconds
+        return self._host.has_reached(self.done)
 
     def synchronize(self) -> None:
-        self._host.wait_for(self.knows, self.done_seconds)
+        self._host.wait_for(self.knows, self.done)
+
+    def _wait(self, moment: Moment) -> None:
+        if moment.seconds is None or self._host.seconds < moment.seconds:
+            self.done = self._host.schedule.add((self.done, moment), 0.0)
 
 
 class SimulatedEvent:
@@ -76,24 +81,27 @@ class SimulatedEvent:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.knows: Knowledge = {}
-        self.seconds = 0.0
+        self.moment = Moment.past()
 
     def record(self, stream: Any) -> None:
         self.knows = {**stream.knows}
-        self.seconds = stream.earliest_seconds
+        self.moment = stream.done
+        if self.moment.seconds is None or self.moment.seconds < self._host.seconds:
+            self.moment = self._host.schedule.add((stream.done,), self._host.seconds)
 
     def wait(self, stream: Any) -> None:
         stream.wait_event(self)
 
     def query(self) -> bool:
-        return self.seconds <= self._host.seconds
+        return self._host.has_reached(self.moment)
 
     def synchronize(self) -> None:
-        self._host.wait_for(self.knows, self.seconds)
+        self._host.wait_for(self.knows, self.moment)
 
     def elapsed_time(self, end_event: SimulatedEvent) -> float:
         """Virtual milliseconds from this point to another."""
-        return (end_event.seconds - self.seconds) * 1000
+        seconds_of = self._host.schedule.seconds_of
+        return (seconds_of(end_event.moment) - seconds_of(self.moment)) * 1000
 
 
 def join(knowledge: Knowledge, other: Knowledge) -> None:
