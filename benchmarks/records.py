@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +31,11 @@ def main(title: str, measure: Callable[[], Iterable[Record]]) -> None:
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
     as_json = parser.parse_args().json
-    records = list(measure())
+    report(title, list(measure()), as_json)
+
+
+def report(title: str, records: Sequence[Record], as_json: bool) -> NoReturn:
+    """Print; the exit status says whether every promise is kept."""
     if as_json:
         Console().print_json(data=[{**asdict(record), "ratio": record.ratio} for record in records])
     else:

@@ -12,6 +12,7 @@ from .plan import AllocationPlan, Placement
 from .planner import plan_allocation
 from .request import AllocationMode, AllocationRequest, Share, Strategy
 from .staging_ring import StagingRing, staging_ring
+from .step_time import StepPrediction, predict_step
 from .table import plan_table
 from .widgets import AllocationWidgets, request_from_widgets
 
@@ -31,6 +32,7 @@ __all__ = [
     "Resolver",
     "Share",
     "StagingRing",
+    "StepPrediction",
     "Strategy",
     "format_bytes",
     "format_expert",
@@ -41,6 +43,7 @@ __all__ = [
     "parse_full",
     "plan_allocation",
     "plan_table",
+    "predict_step",
     "readable_bytes",
     "request_from_widgets",
     "staging_ring",

@@ -1,16 +1,11 @@
-"""Virtual time of simulated devices: the same figure on every machine, whatever the speed of that machine.
-
-Work is placed on *engines*, of which each does one thing at a time: a device's compute, and each direction of a link.
-It starts when its stream has come to it, when the host has issued it, and when the engine has done all that was ready
-earlier (schedule.py).
-"""
+"""Virtual time of simulated devices: the same figure on every machine, whatever the speed of that machine."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +14,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
-from .schedule import Moment
+from .schedule import Work
 from .streams import Host, SimulatedStream
 
 aten = torch.ops.aten
@@ -64,8 +59,8 @@ class VirtualClock:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._done: list[tuple[Work, str, str, str, int]] = []
         self._label = ""
-        self._traced: list[tuple[Moment, Span]] = []
         self.settings: ClockSettings | None = None
 
     @property
@@ -76,24 +71,27 @@ class VirtualClock:
     def start(self, settings: ClockSettings) -> None:
         """Begin at zero, with these speeds and an empty trace."""
         self.settings = settings
-        self._host.schedule.restart()
-        self._host.seconds = 0.0
-        self._traced.clear()
-
-    @property
-    def trace(self) -> tuple[Span, ...]:
-        """What was done since the start, in the order in which it was issued."""
-        seconds_of = self._host.schedule.seconds_of
-        ends = [(seconds_of(moment), moment, span) for moment, span in self._traced]
-        return tuple(replace(span, start_seconds=moment.start) for _, moment, span in ends)
-
-    def forget(self) -> None:
-        """Empty the trace."""
-        self._traced.clear()
+        self._host.begin()
+        self.clear()
 
     def stop(self) -> None:
-        """Tell no time any more."""
+        """Take no more time; the trace stays."""
+        self._host.schedule.stop()
         self.settings = None
+
+    def clear(self) -> None:
+        """Forget the trace."""
+        self._done.clear()
+
+    @property
+    def trace(self) -> list[Span]:
+        """What each engine did, in the order in which it was issued."""
+        self._host.schedule.tell()
+        return [
+            Span(name, engine, stream, label, work.start_seconds, work.seconds, size_bytes)
+            for work, name, stream, label, size_bytes in self._done
+            for engine in work.engines
+        ]
 
     @contextmanager
     def label(self, text: str) -> Iterator[None]:
@@ -115,7 +113,7 @@ class VirtualClock:
         tensors = [value for value in (*args, *kwargs.values(), results) if isinstance(value, Tensor)]
         moved = sum(tensor.nbytes for tensor in tensors) / self.settings.memory_bytes_per_second
         computed = flops_of(operator, args, kwargs, results) / self._flops_per_second(device, tensors)
-        self._run(str(operator.overloadpacket.__name__), [device], stream, max(moved, computed))
+        self._run(str(operator.overloadpacket.__name__), (device,), [stream], max(moved, computed))
 
     def copied(
         self, source: str, destination: str, size_bytes: int, streams: Sequence[SimulatedStream], *, pageable: bool
@@ -130,21 +128,21 @@ class VirtualClock:
         engines = [f"{source} > {destination}"]
         if HOST not in (source, destination) and (source, destination) not in self.settings.profile.links:
             engines = [f"{source} > {HOST}", f"{HOST} > {destination}"]
-        first, *others = streams
-        for other in others:
-            first.wait_stream(other)
-        self._run("copy", engines, first, seconds, size_bytes)
-        for other in others:
-            other.wait_stream(first)
+        self._run("copy", tuple(engines), streams, seconds, size_bytes)
 
     def _run(
-        self, name: str, engines: Sequence[str], stream: SimulatedStream, seconds: float, size_bytes: int = 0
+        self,
+        name: str,
+        engines: tuple[str, ...],
+        streams: Sequence[SimulatedStream],
+        seconds: float,
+        size_bytes: int = 0,
     ) -> None:
-        moment = self._host.schedule.add((stream.done,), self._host.seconds, engines, seconds)
-        stream.done = moment
+        work = self._host.work(*(stream.last for stream in streams), engines=engines, seconds=seconds)
+        for stream in streams:
+            stream.last = work
         if seconds > 0:
-            span = Span(name, engines[0], stream.name, self._label, 0.0, seconds, size_bytes)
-            self._traced.extend((moment, replace(span, engine=engine)) for engine in engines)
+            self._done.append((work, name, streams[0].name, self._label, size_bytes))
 
     def _link(self, source: str, destination: str) -> LinkSpeed:
         assert self.settings is not None

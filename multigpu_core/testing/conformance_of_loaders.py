@@ -112,7 +112,9 @@ def watched(loader: type[Any], observe: Callable[[], None]) -> type[Any]:
         return await function(*args, **kwargs)
 
     chosen: Any = call_async if inspect.iscoroutinefunction(function) else call
-    return type(loader.__name__, (loader,), {name: chosen if kind is None else kind(chosen)})
+    # Its module tells the framework which pack's globals to set.
+    members = {"__module__": loader.__module__, name: chosen if kind is None else kind(chosen)}
+    return type(loader.__name__, (loader,), members)
 
 
 def weights_of(outputs: Sequence[Any]) -> list[Tensor]:

@@ -1,96 +1,97 @@
-"""When work on simulated devices is done: each engine takes up what is ready, in the order in which it became so.
+"""When pieces of work on simulated devices run: what is ready first goes first, and nothing is interrupted.
 
-Work is issued stream after stream and runs beside each other, so its times are told only when somebody asks: what was
-issued later may be ready earlier. What has been told stands.
+Work is done by *engines*, of which each does one thing at a time: a device's compute, and each direction of a link. A
+piece is ready when all that comes before it is done and the host has issued it. Since streams are issued one after the
+other and run beside each other, times are only told when somebody asks: then everything issued so far is laid out.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from itertools import count
+from dataclasses import dataclass, field
 
 
-class Moment:
-    """The end of a piece of work, and of all work before it. `seconds` is when, once it has been told."""
+@dataclass(eq=False)
+class Work:
+    """One piece of work. `end_seconds` is None until times are told."""
 
-    __slots__ = ("after", "duration", "engines", "issued", "seconds", "start")
+    number: int
+    era: int
+    issued_seconds: float
+    engines: tuple[str, ...]
+    seconds: float
+    waits_for: int = 0
+    """How much that comes before has no time yet."""
+    ready_seconds: float = 0.0
+    end_seconds: float | None = None
+    after: list[Work] = field(default_factory=list)
 
-    def __init__(
-        self, after: Sequence[Moment], issued: float, engines: Sequence[str] = (), duration: float = 0.0
-    ) -> None:
-        self.after = tuple(after)
-        self.issued = issued
-        """When the host issued it: it does not begin before."""
-        self.engines = tuple(engines)
-        self.duration = duration
-        self.start = 0.0
-        self.seconds: float | None = None
-
-    @classmethod
-    def past(cls) -> Moment:
-        """The beginning of time."""
-        moment = cls((), 0.0)
-        moment.seconds = 0.0
-        return moment
+    @property
+    def start_seconds(self) -> float:
+        assert self.end_seconds is not None, "its time has not been told"
+        return self.end_seconds - self.seconds
 
 
 class Schedule:
-    """The engines of one machine, by name, and the work whose time nobody has asked for yet."""
+    """The work issued since the clock was started."""
 
     def __init__(self) -> None:
+        self.is_on = False
+        self._era = 0
+        self._count = 0
         self._free_at: dict[str, float] = {}
-        self._untold: list[Moment] = []
+        self._ready: list[tuple[float, int, Work]] = []
 
-    def add(self, after: Sequence[Moment], issued: float, engines: Sequence[str] = (), duration: float = 0.0) -> Moment:
-        """The moment after those, and after so many seconds of work on all of these engines at once."""
-        moment = Moment(after, issued, engines, duration)
-        self._untold.append(moment)
-        return moment
-
-    def seconds_of(self, moment: Moment) -> float:
-        """When that is."""
-        if moment.seconds is None:
-            self._tell()
-        assert moment.seconds is not None
-        return moment.seconds
-
-    def restart(self) -> None:
-        """Forget what engines did, and what nobody asked for."""
-        self._tell()
+    def begin(self) -> None:
+        """Forget all work: it is long past."""
+        self.is_on = True
+        self._era += 1
         self._free_at.clear()
+        self._ready.clear()
 
-    def _tell(self) -> None:
-        """Go through all work as it becomes ready; each engine does one thing at a time."""
-        followers: dict[int, list[Moment]] = {}
-        missing: dict[int, int] = {}
-        numbers = count()
-        ready: list[tuple[float, int, Moment]] = []
-        for moment in self._untold:
-            before = [other for other in moment.after if other.seconds is None]
-            missing[id(moment)] = len(before)
-            for other in before:
-                followers.setdefault(id(other), []).append(moment)
-            if not before:
-                ready.append((_ready_at(moment), next(numbers), moment))
-        heapq.heapify(ready)
-        while ready:
-            at, _, moment = heapq.heappop(ready)
-            self._run(moment, at)
-            for follower in followers.get(id(moment), ()):
-                missing[id(follower)] -= 1
-                if not missing[id(follower)]:
-                    heapq.heappush(ready, (_ready_at(follower), next(numbers), follower))
-        for moment in self._untold:
-            moment.after = ()
-        self._untold.clear()
+    def stop(self) -> None:
+        """Take no more work."""
+        self.tell()
+        self.is_on = False
 
-    def _run(self, moment: Moment, at: float) -> None:
-        if moment.duration > 0:
-            at = max([at, *(self._free_at.get(engine, 0.0) for engine in moment.engines)])
-            self._free_at.update(dict.fromkeys(moment.engines, at + moment.duration))
-        moment.start, moment.seconds = at, at + moment.duration
+    def add(
+        self, before: Sequence[Work | None], issued_seconds: float, engines: tuple[str, ...], seconds: float
+    ) -> Work:
+        """A piece of work that takes so long, on all of these engines at once, after those in `before`."""
+        self._count += 1
+        work = Work(self._count, self._era, issued_seconds, engines, seconds, ready_seconds=issued_seconds)
+        for each in before:
+            if each is None or each.era != self._era:
+                continue
+            if each.end_seconds is None:
+                each.after.append(work)
+                work.waits_for += 1
+            else:
+                work.ready_seconds = max(work.ready_seconds, each.end_seconds)
+        if not work.waits_for:
+            heapq.heappush(self._ready, (work.ready_seconds, work.number, work))
+        return work
 
+    def end_seconds(self, work: Work | None) -> float:
+        """When a piece of work is done; zero for what was before the clock was started."""
+        if work is None or work.era != self._era:
+            return 0.0
+        self.tell()
+        assert work.end_seconds is not None, "all work has a time now"
+        return work.end_seconds
 
-def _ready_at(moment: Moment) -> float:
-    return max([moment.issued, *(other.seconds or 0.0 for other in moment.after)])
+    def tell(self) -> None:
+        """Lay out all work that has no time yet."""
+        while self._ready:
+            ready, _, work = heapq.heappop(self._ready)
+            start = max([ready, *(self._free_at.get(engine, 0.0) for engine in work.engines if work.seconds)])
+            work.end_seconds = start + work.seconds
+            if work.seconds:
+                self._free_at.update(dict.fromkeys(work.engines, work.end_seconds))
+            for each in work.after:
+                each.ready_seconds = max(each.ready_seconds, work.end_seconds)
+                each.waits_for -= 1
+                if not each.waits_for:
+                    heapq.heappush(self._ready, (each.ready_seconds, each.number, each))
+            work.after.clear()

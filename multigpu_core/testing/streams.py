@@ -1,7 +1,7 @@
 """Streams and events of simulated devices: queues that order work and tell virtual time.
 
 Values are computed at once, when an operator is issued. What a stream knows is the order that a real device would keep,
-as a vector clock (one count of work for each stream), and the moment at which the work it was given so far is done.
+as a vector clock (one count of work for each stream), and the last piece of work that it was given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .schedule import Moment, Schedule
+from .schedule import Schedule, Work
 
 Knowledge = dict[int, int]
 """For each stream, by its number, how much of its work is known to be done before: a vector clock."""
@@ -24,12 +24,18 @@ class Host:
         self.seconds = 0.0
         self.schedule = Schedule()
 
-    def wait_for(self, knowledge: Knowledge, moment: Moment) -> None:
-        join(self.knows, knowledge)
-        self.seconds = max(self.seconds, self.schedule.seconds_of(moment))
+    def begin(self) -> None:
+        """Begin at zero: moments before are long past."""
+        self.seconds = 0.0
+        self.schedule.begin()
 
-    def has_reached(self, moment: Moment) -> bool:
-        return self.schedule.seconds_of(moment) <= self.seconds
+    def wait_for(self, knowledge: Knowledge, last: Work | None) -> None:
+        join(self.knows, knowledge)
+        self.seconds = max(self.seconds, self.schedule.end_seconds(last))
+
+    def work(self, *before: Work | None, engines: tuple[str, ...] = (), seconds: float = 0.0) -> Work:
+        """A piece of work that is issued now and comes after others."""
+        return self.schedule.add(before, self.seconds, engines, seconds)
 
 
 class SimulatedStream:
@@ -42,8 +48,8 @@ class SimulatedStream:
         self.name = name
         """What a trace calls it."""
         self.knows: Knowledge = {number: 0}
-        self.done = Moment.past()
-        """When all that was queued so far is done."""
+        self.last: Work | None = None
+        """The last piece of work that it was given; none where no time is told."""
 
     def queue(self) -> int:
         """Count one more piece of work, issued by the host now; its number in this stream."""
@@ -53,11 +59,11 @@ class SimulatedStream:
 
     def wait_event(self, event: SimulatedEvent) -> None:
         join(self.knows, event.knows)
-        self._wait(event.moment)
+        self._wait(event.last)
 
     def wait_stream(self, stream: SimulatedStream) -> None:
         join(self.knows, stream.knows)
-        self._wait(stream.done)
+        self._wait(stream.last)
 
     def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
         event = event or SimulatedEvent(self._host)
@@ -65,14 +71,14 @@ class SimulatedStream:
         return event
 
     def query(self) -> bool:
-        return self._host.has_reached(self.done)
+        return self._host.schedule.end_seconds(self.last) <= self._host.seconds
 
     def synchronize(self) -> None:
-        self._host.wait_for(self.knows, self.done)
+        self._host.wait_for(self.knows, self.last)
 
-    def _wait(self, moment: Moment) -> None:
-        if moment.seconds is None or self._host.seconds < moment.seconds:
-            self.done = self._host.schedule.add((self.done, moment), 0.0)
+    def _wait(self, last: Work | None) -> None:
+        if last is not None and last is not self.last:
+            self.last = self._host.work(self.last, last)
 
 
 class SimulatedEvent:
@@ -81,27 +87,29 @@ class SimulatedEvent:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.knows: Knowledge = {}
-        self.moment = Moment.past()
+        self.last: Work | None = None
+
+    @property
+    def seconds(self) -> float:
+        """When the work before it is done."""
+        return self._host.schedule.end_seconds(self.last)
 
     def record(self, stream: Any) -> None:
         self.knows = {**stream.knows}
-        self.moment = stream.done
-        if self.moment.seconds is None or self.moment.seconds < self._host.seconds:
-            self.moment = self._host.schedule.add((stream.done,), self._host.seconds)
+        self.last = self._host.work(stream.last) if self._host.schedule.is_on else None
 
     def wait(self, stream: Any) -> None:
         stream.wait_event(self)
 
     def query(self) -> bool:
-        return self._host.has_reached(self.moment)
+        return self.seconds <= self._host.seconds
 
     def synchronize(self) -> None:
-        self._host.wait_for(self.knows, self.moment)
+        self._host.wait_for(self.knows, self.last)
 
     def elapsed_time(self, end_event: SimulatedEvent) -> float:
         """Virtual milliseconds from this point to another."""
-        seconds_of = self._host.schedule.seconds_of
-        return (seconds_of(end_event.moment) - seconds_of(self.moment)) * 1000
+        return (end_event.seconds - self.seconds) * 1000
 
 
 def join(knowledge: Knowledge, other: Knowledge) -> None:

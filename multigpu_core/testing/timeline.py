@@ -143,7 +143,7 @@ class Timeline:
         self._current = threading.local()
         self._accesses.clear()
         self.copies.clear()
-        self.clock.forget()
+        self.clock.clear()
 
 
 def _written(operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:

@@ -12,26 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy
 import pytest
 import torch
 
 from multigpu.multigpu_core.testing import tiny_models
 
+from .gguf_files import FILES, SHAPE, write_gguf_files
 from .inprocess import ComfyUI, variants_of
 from .outputs import sampled
 from .split_models import THIRDS
-from .tiny_files import CLIP_WIDTH, T5_WIDTH
 
 STAND_IN = Path(__file__).parent / "packs" / "gguf"
 REAL = Path(os.environ.get("MULTIGPU_PACKS", "")) / "ComfyUI-GGUF"
 EXPECTED = json.loads((Path(__file__).parent / "data" / "nodes.json").read_text())["nodes"]
 NODE_IDS = [node_id for node_id in EXPECTED if "GGUF" in node_id]
-SHAPE = tiny_models.FluxShape(
-    double_blocks=2, single_blocks=4, hidden_size=256, context_dim=T5_WIDTH, pooled_dim=CLIP_WIDTH
-)
-K_QUANTS = {gguf.GGMLQuantizationType.Q4_K: "q4_k", gguf.GGMLQuantizationType.Q5_K: "q5_k"}
-FILES = ("q8_0", *K_QUANTS.values())
 
 
 @pytest.fixture(scope="module", params=["stand-in", "real"])
@@ -41,35 +35,10 @@ def pack(request: pytest.FixtureRequest, started_comfyui: ComfyUI) -> str:
     if not folder.is_dir():
         pytest.skip("MULTIGPU_PACKS names no folder with the real ComfyUI-GGUF")
     variants_of(started_comfyui, folder, "gguf")
-    _write_models(started_comfyui.models / "diffusion_models")
+    write_gguf_files(started_comfyui.models / "diffusion_models")
     lora = tiny_models.lora_weights(tiny_models.flux_weights(SHAPE), ("_blocks.",))
     tiny_models.write(started_comfyui.models / "loras" / "gguf.safetensors", lora)
     return str(request.param)
-
-
-def _write_models(folder: Path) -> None:
-    weights = {name: value.float().numpy() for name, value in tiny_models.flux_weights(SHAPE).items()}
-    for name, kind in (("q8_0", gguf.GGMLQuantizationType.Q8_0), *((n, k) for k, n in K_QUANTS.items())):
-        writer = gguf.GGUFWriter(folder / f"{name}.gguf", "flux")
-        for key, value in weights.items():
-            if value.ndim == 2 and value.shape[1] % 256 == 0 and "_blocks." in key:
-                writer.add_tensor(key, _quantized(value, kind), raw_dtype=kind)
-            else:
-                writer.add_tensor(key, value.astype(numpy.float16) if value.ndim > 1 else value)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-
-def _quantized(value: Any, kind: gguf.GGMLQuantizationType) -> Any:
-    """Quantised rows; for K-quants, which the library only reads, random blocks with small scales."""
-    if kind not in K_QUANTS:
-        return gguf.quants.quantize(value, kind)
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    blocks = numpy.random.default_rng(7).integers(0, 256, (value.shape[0], value.shape[1] // block, size), numpy.uint8)
-    blocks[..., :4] = numpy.array([0.0008, 0.0008], numpy.float16).view(numpy.uint8)  # d and dmin come first
-    return blocks.reshape(value.shape[0], -1)
 
 
 def _whole(comfyui: ComfyUI, file: str) -> Any:

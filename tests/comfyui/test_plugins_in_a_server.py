@@ -104,7 +104,8 @@ def test_a_pack_gets_its_variants_whenever_comfyui_loads_it(server: ComfyUIServe
 
 
 def test_the_report_says_what_each_plugin_came_to(report: dict[str, dict[str, Any]]) -> None:
-    assert report["comfy_core"]["works"] and len(report["comfy_core"]["nodes"]) == 26
+    core = report["comfy_core"]
+    assert core["works"] and {"UNETLoaderMultiGPU", "VAELoaderDisTorch2MultiGPU", "UNetLoaderLP"} <= {*core["nodes"]}
     for pack in ("a pack", "z pack"):
         assert report[pack]["works"]
         assert len(report[pack]["nodes"]) == 2

@@ -160,22 +160,3 @@ def test_without_settings_no_time_passes(simulated_machine: SimulatedMachine) ->
     a = matrix("npu:0")
     a @ a
     assert simulated_machine.clock.now_seconds == 0 and not simulated_machine.clock.trace
-
-
-def test_an_engine_takes_up_what_is_ready_first_whatever_was_issued_first(npu: Any) -> None:
-    a, b = matrix("npu:0"), matrix("npu:1")
-    restart(npu)
-    late, early = npu.Stream(device="npu:0"), npu.Stream(device="npu:0")
-    with npu.stream(late):
-        late.wait_stream(npu.current_stream("npu:1"))
-        b @ b
-        late.wait_stream(npu.current_stream("npu:1"))
-        a @ a
-    with npu.stream(early):
-        a @ a
-        a @ a
-        a @ a
-    for stream in (late, early):
-        stream.synchronize()
-    ends = [span.end_seconds for span in npu.simulated_machine.clock.trace if span.engine == "npu:0"]
-    assert ends == pytest.approx([4 * MATMUL_SECONDS, MATMUL_SECONDS, 2 * MATMUL_SECONDS, 3 * MATMUL_SECONDS])

@@ -1,0 +1,269 @@
+"""A step of a split model in virtual time, against the limit max(T, V/B): the same figures on every machine.
+
+python benchmarks/clock.py [--json] [--quick] [--trace FOLDER]
+
+T is the step of the resident model, V the offloaded bytes, B the link's bytes a second. The models have Flux's, Wan's
+and uniform proportions, small enough for a processor; their time is scaled so that T is that of the real model on an
+RTX 4090. Steady state: the first step, which learns the order, is reported apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import torch
+from records import Record, report
+from shaped_models import Sizes, shaped_input, shaped_model
+from torch import nn
+
+from multigpu.multigpu_core.allocation import (
+    AllocationMode,
+    AllocationPlan,
+    AllocationRequest,
+    BlockKind,
+    Inventory,
+    Share,
+    Strategy,
+    inventory_of_module,
+    plan_allocation,
+)
+from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
+from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.testing import (
+    GB,
+    ClockSettings,
+    SimulatedMachine,
+    chrome_trace,
+    simulate,
+    trace_picture,
+)
+
+SIZES = Sizes(width=32, tokens=64, text_tokens=8)
+SHAPES = ("uniform", "flux", "wan")
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+STEPS = 6
+WEIGHT_GB = {"uniform": 24.0, "flux": 23.8, "wan": 28.6}
+"""Of the real models, in bfloat16."""
+STEP_SECONDS = {"uniform": 0.9, "flux": 0.9, "wan": 25.0}
+"""Of the real models resident on an RTX 4090: 1.25e14 operations a step for Flux at 1024 x 1024."""
+LINKS = {
+    "PCIe 3.0 x4": 3.2,
+    "PCIe 3.0 x8": 6.8,
+    "PCIe 4.0 x8": 13.0,
+    "PCIe 4.0 x16": 25.0,
+    "PCIe 5.0 x16": 52.0,
+    "NVLink": 376.0,
+}
+"""Gigabytes a second one way, page-locked."""
+LATENCY_SECONDS = 10e-6
+BALANCED = "V/B = T"
+HOP_LINK = "PCIe 4.0 x8"
+ACTIVATION_BYTES = 28e6
+"""Of the real Flux: 4,608 tokens of 3,072 numbers in bfloat16."""
+OTHER_CARD = 1 / 3
+"""Speed of the unlike card."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model, offloaded share and link; `bytes_per_second` in the small model's own bytes."""
+
+    shape: str
+    fraction: float
+    link: str
+
+
+@dataclass(frozen=True)
+class Step:
+    first_seconds: float
+    seconds: float
+
+
+class Bench:
+    """The simulated machine and the small models on it."""
+
+    def __init__(self) -> None:
+        self.machine: SimulatedMachine = simulate((GB, GB), backend="npu")
+        self.registry = default_registry()
+        self._resident: dict[str, float] = {}
+
+    def resident_seconds(self, shape: str) -> float:
+        """The real model's time; the small one's rate is chosen so that it takes as long."""
+        return STEP_SECONDS[shape]
+
+    def rate(self, shape: str) -> float:
+        """The flops a second at which the small model, resident, takes as long as the real one."""
+        if shape not in self._resident:
+            model = shaped_model(shape, SIZES).to("npu:0")
+            x = shaped_input(SIZES).to("npu:0")
+            step = self.timed(partial(model, x), self.profile(1.0, math.inf), steps=1)
+            self._resident[shape] = step.seconds / self.resident_seconds(shape)
+        return self._resident[shape]
+
+    def bytes_per_second(self, case: Case, offloaded_bytes: int) -> float:
+        if case.link == BALANCED:
+            return offloaded_bytes / self.resident_seconds(case.shape)
+        small = inventory_of_module(shaped_model(case.shape, SIZES)).total_bytes
+        return LINKS[case.link] / WEIGHT_GB[case.shape] * small
+
+    def profile(self, rate: float, bytes_per_second: float, other_card: float = 1.0) -> HardwareProfile:
+        link = LinkSpeed(bytes_per_second, bytes_per_second / 2, LATENCY_SECONDS)
+        pairs = [pair for card in ("npu:0", "npu:1") for pair in (("cpu", card), (card, "cpu"))]
+        return HardwareProfile(
+            dict.fromkeys(pairs, link), {"npu:0": {"float32": rate}, "npu:1": {"float32": rate * other_card}}
+        )
+
+    def timed(self, work: Callable[[], object], profile: HardwareProfile, steps: int = STEPS) -> Step:
+        clock = self.machine.clock
+        clock.start(ClockSettings(profile))
+        times = [0.0]
+        for _ in range(steps + 1):
+            work()
+            for card in ("npu:0", "npu:1"):
+                self.machine.module.synchronize(card)
+            times.append(clock.now_seconds)
+        clock.stop()
+        return Step(times[1], (times[-1] - times[1]) / steps)
+
+    def split(
+        self, model: nn.Module, request: AllocationRequest, just_in_time: bool = False
+    ) -> tuple[Distribution, AllocationPlan]:
+        """The model distributed as planned; with two places for blocks on their way, if just in time."""
+        inventory = inventory_of_module(model)
+        plan = plan_allocation(inventory, request, self.registry.devices())
+        if just_in_time:
+            plan = replace(plan, staging_bytes=plan.staging_bytes * 2 // 3)
+        distribution = Distribution(model, inventory, self.registry, PageLockedMemory(self.registry, GB))
+        distribution.begin(plan)
+        for placement in plan.placements:
+            distribution.place(placement.block, placement.device)
+        distribution.serve({placement.block.name: placement.device for placement in plan.placements})
+        return distribution, plan
+
+
+def offload(inventory: Inventory, fraction: float, strategy: Strategy) -> AllocationRequest:
+    """That part of the blocks' bytes in host memory."""
+    movable = sum(block.size_bytes for block in inventory.blocks if block.kind is not BlockKind.HEAD)
+    size = int(fraction * movable)
+    return AllocationRequest(
+        "npu:0", AllocationMode.VIRTUAL_VRAM, virtual_vram_bytes=size, donors=("cpu",), strategy=strategy
+    )
+
+
+def over_limit(bench: Bench, case: Case, strategy: Strategy, *, just_in_time: bool = False) -> tuple[float, float]:
+    """A step in steady state, and the first one, over the limit."""
+    model = shaped_model(case.shape, SIZES)
+    x = shaped_input(SIZES).to("npu:0")
+    distribution, plan = bench.split(model, offload(inventory_of_module(model), case.fraction, strategy), just_in_time)
+    offloaded = sum(placement.block.size_bytes for placement in plan.streamed)
+    bytes_per_second = bench.bytes_per_second(case, offloaded)
+    limit = max(bench.resident_seconds(case.shape), offloaded / bytes_per_second)
+
+    def step() -> None:
+        model(x)
+        if just_in_time:
+            distribution.weights_changed()  # nothing is copied ahead of a step
+
+    took = bench.timed(step, bench.profile(bench.rate(case.shape), bytes_per_second))
+    distribution.release()
+    return took.seconds / limit, took.first_seconds / limit
+
+
+def floor_of_staging(bench: Bench, case: Case) -> float:
+    """The least that any order of copies can take over the limit, where staging is that of three blocks.
+
+    While some stretch of blocks computes, its own streamed bytes have to come, but for what was staged before.
+    """
+    model = shaped_model(case.shape, SIZES)
+    inventory = inventory_of_module(model)
+    plan = plan_allocation(inventory, offload(inventory, case.fraction, Strategy.INTERLEAVE), bench.registry.devices())
+    blocks = [placement for placement in plan.placements if placement.block.kind is not BlockKind.HEAD]
+    work = sum(placement.block.work for placement in blocks)
+    offloaded = sum(placement.block.size_bytes for placement in plan.streamed)
+    seconds = bench.resident_seconds(case.shape)
+    copy_seconds = 1 / bench.bytes_per_second(case, offloaded)
+    limit = max(seconds, offloaded * copy_seconds)
+    worst = limit
+    for begin in range(len(blocks)):
+        worked = moved = 0
+        for placement in blocks[begin:]:
+            worked += placement.block.work
+            moved += placement.block.size_bytes if placement in plan.streamed else 0
+            rest = seconds * (1 - worked / work)
+            worst = max(worst, rest + (moved - plan.staging_bytes) * copy_seconds)
+    return worst / limit
+
+
+def streaming(bench: Bench, cases: list[Case]) -> Iterator[Record]:
+    for case in cases:
+        name = f"{case.shape}, {case.fraction:.0%} over {case.link}"
+        ours, first = over_limit(bench, case, Strategy.INTERLEAVE)
+        contiguous, _ = over_limit(bench, case, Strategy.CONTIGUOUS, just_in_time=True)
+        floor = floor_of_staging(bench, case)
+        yield Record(f"{name}: ours", ours, "limits", bound=1.03 * floor)
+        yield Record(f"{name}: least that three blocks of staging allow", floor, "limits")
+        yield Record(f"{name}: first step", first, "limits")
+        yield Record(f"{name}: contiguous, just in time", contiguous, "limits")
+        if case.link == BALANCED and case.fraction <= 0.6:
+            yield Record(f"{name}: ours over contiguous (at most 1/1.3)", ours / contiguous, "times", bound=1 / 1.3)
+
+
+def relaying(bench: Bench) -> Iterator[Record]:
+    """Two halves of a step on two cards, over both halves on one card that holds the whole model."""
+    x = shaped_input(SIZES).to("npu:0")
+    # A hop takes the small model's activations as long as the real ones.
+    bytes_per_second = LINKS[HOP_LINK] * 1e9 / ACTIVATION_BYTES * x.nbytes
+    for name, other in (("two equal cards", 1.0), ("a second card a third as fast", OTHER_CARD)):
+        share = other / (1 + other)
+        model = shaped_model("uniform", SIZES)
+        shares = tuple(Share(card, Fraction(part)) for card, part in (("npu:0", 1 - share), ("npu:1", share)))
+        request = AllocationRequest("npu:0", AllocationMode.RATIO, shares, strategy=Strategy.RELAY)
+        distribution, _ = bench.split(model, request)
+        assert distribution.ping_pong is not None
+        halves = partial(distribution.ping_pong.run, [partial(model, x)] * 2, kind="half")
+        profile = bench.profile(bench.rate("uniform"), bytes_per_second, other)
+        with torch.inference_mode():
+            both = bench.timed(halves, profile)
+            one = bench.timed(partial(model, x), profile)
+        resident = bench.resident_seconds("uniform")
+        bound = 1 / 1.7 if other == 1 else None
+        yield Record(f"ping-pong, {name}: both halves over resident", both.seconds / (2 * resident), "times", bound)
+        yield Record(f"relay, {name}: one pass over resident", one.seconds / resident, "times")
+        distribution.release()
+
+
+def write_trace(bench: Bench, folder: Path) -> None:
+    """A step of Flux with half of it offloaded, as Chrome trace JSON and as a picture."""
+    case = Case("flux", 0.5, BALANCED)
+    over_limit(bench, case, Strategy.INTERLEAVE)
+    spans = [span for span in bench.machine.clock.trace if span.start_seconds > 2 * STEP_SECONDS["flux"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "flux.trace.json").write_text(json.dumps(chrome_trace(spans)))
+    (folder / "flux.svg").write_text(trace_picture(spans, "Flux, half of it offloaded, V/B = T: two steps"))
+
+
+def measure(quick: bool, trace: Path | None) -> Iterator[Record]:
+    bench = Bench()
+    links = [BALANCED] if quick else [BALANCED, *LINKS]
+    fractions = (0.3, 0.6) if quick else FRACTIONS
+    shapes = ("uniform",) if quick else SHAPES
+    yield from streaming(bench, [Case(s, f, link) for s in shapes for link in links for f in fractions])
+    yield from relaying(bench)
+    if trace is not None:
+        write_trace(bench, trace)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
+    parser.add_argument("--quick", action="store_true", help="one model, one link, two shares")
+    parser.add_argument("--trace", type=Path, help="write a trace and its picture to this folder")
+    options = parser.parse_args()
+    report("Steps in virtual time", list(measure(options.quick, options.trace)), options.json)

@@ -1,0 +1,99 @@
+"""What is predicted of a step is what the streamer then takes on the virtual clock."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from multigpu.multigpu_core.allocation import (
+    AllocationPlan,
+    BlockKind,
+    Placement,
+    Strategy,
+    inventory_of_module,
+    predict_step,
+)
+from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
+from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.testing import ClockSettings, SimulatedMachine
+
+WIDTH = 8
+TOKENS = 16
+
+
+class Model(nn.Module):
+    """Square layers, several a block: blocks of different sizes, and of as much work as size."""
+
+    def __init__(self, layers: list[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(count)) for count in layers
+        )
+        for index, block in enumerate(self.blocks):
+            self.blocks[index] = Block(block)
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Block(nn.Module):
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:  # type: ignore[attr-defined]
+            x = layer(x)
+        return x
+
+
+@given(
+    layers=st.lists(st.integers(1, 5), min_size=2, max_size=12),
+    away=st.lists(st.sampled_from(["npu:0", "cpu", "npu:1"]), min_size=12, max_size=12),
+    places=st.integers(1, 3),
+    seconds_a_byte=st.floats(0.0001, 0.01),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_step_takes_as_long_as_was_predicted(
+    simulated_machine: SimulatedMachine, layers: list[int], away: list[str], places: int, seconds_a_byte: float
+) -> None:
+    machine = simulated_machine
+    machine.peers.add(frozenset(("npu:0", "npu:1")))
+    model = Model(layers)
+    inventory = inventory_of_module(model)
+    assert all(block.kind is not BlockKind.HEAD for block in inventory.blocks)
+    placements = tuple(Placement(block, away[index]) for index, block in enumerate(inventory.blocks))
+    largest = max((p.block.size_bytes for p in placements if p.device != "npu:0"), default=0)
+    plan = AllocationPlan("npu:0", Strategy.INTERLEAVE, placements, staging_bytes=places * largest)
+    fast, slow = LinkSpeed(1 / seconds_a_byte, 1.0), LinkSpeed(0.5 / seconds_a_byte, 1.0)
+    profile = HardwareProfile({("cpu", "npu:0"): fast, ("npu:1", "npu:0"): slow}, {"npu:0": {"float32": 2000.0}})
+    predicted = predict_step(plan, profile, TOKENS)
+    assert predicted.step_seconds >= predicted.limit_seconds * (1 - 1e-9)
+    assert seconds_on_the_clock(machine, model, plan, profile) == pytest.approx(predicted.step_seconds, rel=0.01)
+
+
+def seconds_on_the_clock(
+    machine: SimulatedMachine, model: Model, plan: AllocationPlan, profile: HardwareProfile
+) -> float:
+    registry = default_registry()
+    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, 10**9))
+    distribution.begin(plan)
+    for placement in plan.placements:
+        distribution.place(placement.block, placement.device)
+    distribution.serve({placement.block.name: placement.device for placement in plan.placements})
+    x = torch.randn(TOKENS, WIDTH).to("npu:0")
+    machine.clock.start(ClockSettings(profile))
+    ends = []
+    for _ in range(9):  # three for each number of laps that a ring may have
+        model(x)
+        machine.module.synchronize("npu:0")
+        ends.append(machine.clock.now_seconds)
+    machine.clock.stop()
+    distribution.release()
+    return (ends[-1] - ends[-7]) / 6
