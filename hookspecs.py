@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
-    from multigpu.multigpu_core.devices import DeviceInfo
+    from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
 __all__ = [
     "DevicePart",
@@ -100,11 +100,13 @@ def multigpu_plan_allocation(
     request: AllocationRequest,
     devices: Sequence[DeviceInfo],
     reserve_bytes: Mapping[str, int],
+    profile: HardwareProfile | None,
 ) -> AllocationPlan | None:
     """Decide the device of every block of a model that is about to be loaded, or return None to leave it to others.
 
     `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
-    free of that for inference, by device name. The plan has to hold every block exactly once and keep heads on the
+    free of that for inference, by device name; `profile` says how fast the links and the devices are, as measured or,
+    before that, as published for their kind. The plan has to hold every block exactly once and keep heads on the
     compute device. Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises
     anything else, or whose plan lacks a block, is left out and the next is asked; MultiGPU's own planner is the last.
     """

@@ -3,6 +3,7 @@
 from .amounts import format_bytes, readable_bytes
 from .device_names import KnownDevices, Resolver
 from .errors import AllocationError, PlanError
+from .fastest_plan import plan_with_profile
 from .header_error import HeaderError
 from .inventory import Block, BlockKind, Inventory
 from .inventory_of_file import inventory_of_file
@@ -43,6 +44,7 @@ __all__ = [
     "parse_full",
     "plan_allocation",
     "plan_table",
+    "plan_with_profile",
     "predict_step",
     "readable_bytes",
     "request_from_widgets",

@@ -35,6 +35,8 @@ class AllocationPlan:
     placements: tuple[Placement, ...]
     warnings: tuple[str, ...] = ()
     staging_bytes: int = 0
+    wish: str = ""
+    """The expert string that made the plan, where its bytes by device alone do not tell which blocks are where."""
 
     @cached_property
     def bytes_by_device(self) -> dict[str, int]:
@@ -60,7 +62,9 @@ class AllocationPlan:
 
     @property
     def expert_string(self) -> str:
-        """The byte string that, with the same strategy, reproduces this plan."""
+        """The string that, with the same strategy, reproduces this plan: bytes, unless it was made by another wish."""
+        if self.wish:
+            return self.wish
         if not any(self.bytes_by_device.values()):
             return f"{self.compute_device},*"
         return ";".join(f"{device},{size}b" for device, size in self.bytes_by_device.items())

@@ -20,6 +20,7 @@ class Benchmark(str, Enum):
     PLAN = "plan"
     LOAD = "load"
     FORWARD = "forward"
+    CLOCK = "clock"
 
 
 def bench(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry
+from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile
 from multigpu.multigpu_core.execution import PageLockedMemory
 
 
@@ -26,6 +26,11 @@ class Host:
         """What a split node's `strategy` is until the user chooses."""
         self.page_locked = PageLockedMemory(registry, int(page_locked_fraction * registry.total_bytes("cpu")))
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
+
+    @property
+    def profile(self) -> HardwareProfile | None:
+        """How fast this machine is, as far as that is known."""
+        return None
 
     def default_device(self) -> str:
         """The device on which ComfyUI itself would load a model."""

@@ -22,7 +22,7 @@ from multigpu.multigpu_core.allocation import (
     inventory_of_module,
     plan_table,
 )
-from multigpu.multigpu_core.devices import DeviceInfo
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.execution import Distribution
 
 from .host import Host
@@ -40,6 +40,7 @@ class PlanAllocation(Protocol):
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
         reserve_bytes: Mapping[str, int],
+        profile: HardwareProfile | None,
     ) -> AllocationPlan: ...
 
 
@@ -95,7 +96,7 @@ class ModelPlacement:
         """The plan as it would be on empty devices."""
         infos = (self._host.registry.info(name) for name in self._device_names())
         empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
-        return self._plan_allocation(self.distribution.inventory, self.options.request, empty, {})
+        return self._plan_allocation(self.distribution.inventory, self.options.request, empty, {}, None)
 
     def load(self, patcher: WeightPatcher, weight_budget_bytes: float) -> None:
         """Place every block as planned, with the patcher's weight patches in it. Does only what is not done yet.
@@ -171,7 +172,7 @@ class ModelPlacement:
             granted = weight_budget_bytes + held.get(request.compute_device, 0)
             reserve[request.compute_device] = self._host.inference_reserve_bytes(request.compute_device, granted)
         devices = self._host.devices_for(names, held)
-        return self._plan_allocation(self.distribution.inventory, request, devices, reserve)
+        return self._plan_allocation(self.distribution.inventory, request, devices, reserve, self._host.profile)
 
     def _targets(self, plan: AllocationPlan, weight_budget_bytes: float) -> dict[str, str]:
         """Each block's device: the plan's, but what ComfyUI asked back stays away until there is room again."""

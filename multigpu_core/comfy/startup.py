@@ -128,9 +128,9 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
 
 
 def _plan_with(plugins: PluginManager) -> Any:
-    def plan(inventory: Any, request: Any, devices: Any, reserve_bytes: Any) -> Any:
+    def plan(inventory: Any, request: Any, devices: Any, reserve_bytes: Any, profile: Any) -> Any:
         return plugins.plan_allocation(
-            inventory=inventory, request=request, devices=devices, reserve_bytes=reserve_bytes
+            inventory=inventory, request=request, devices=devices, reserve_bytes=reserve_bytes, profile=profile
         )
 
     return plan

@@ -179,7 +179,9 @@ class Distribution:
             devices[block.name] = device
         if demoted:
             self.serve(devices)
-        return sum(block.size_bytes for block in demoted) - (self.staging_bytes - staging)
+        freed = sum(block.size_bytes for block in demoted) - (self.staging_bytes - staging)
+        is_enough = freed >= bytes_wanted or len(demoted) == len(movable)
+        return freed if is_enough else freed + self.demote(bytes_wanted - freed, device)
 
     def release(self) -> None:
         """Take our hooks off and forget the plan; whoever calls this moves the weights home."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 Replace = Callable[[Tensor], Tensor]
+_ATOMS = frozenset({str, int, float, bool, type(None)})
 
 
 def replace_tensors(tree: Any, replace: Replace, *, in_place: bool = False) -> Any:
@@ -27,6 +28,8 @@ class _Walk:
         self._done: dict[int, Any] = {}
 
     def visit(self, value: Any) -> Any:
+        if type(value) in _ATOMS:  # the most frequent, and this is done for every block
+            return value
         if isinstance(value, Tensor):
             return self._replace(value)
         if isinstance(value, dict):

@@ -39,7 +39,9 @@ class Twins:
         self._twins: list[Twin] = []
 
     def add(self, original: Tensor, copy: Tensor) -> None:
-        self._twins.append(Twin(original, copy))
+        """Note a pair; one that is known already stays one."""
+        if self.of_copy(copy) is None:
+            self._twins.append(Twin(original, copy))
 
     def synchronise(self) -> None:
         """Do so with every pair; one whose original nobody holds is over."""

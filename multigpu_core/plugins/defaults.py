@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from multigpu.hookspecs import LoadedModelInfo, UnloadReason, hookimpl
 from multigpu.multigpu_core import allocation
 from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
-from multigpu.multigpu_core.devices import DeviceInfo
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
 
 class DefaultPlanner:
@@ -20,8 +20,11 @@ class DefaultPlanner:
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
         reserve_bytes: Mapping[str, int],
+        profile: HardwareProfile | None,
     ) -> AllocationPlan:
-        return allocation.plan_allocation(inventory, request, devices, reserve_bytes)
+        if profile is None:
+            return allocation.plan_allocation(inventory, request, devices, reserve_bytes)
+        return allocation.plan_with_profile(inventory, request, devices, reserve_bytes, profile)
 
 
 class KeepWhatNodesKeep:

@@ -18,7 +18,8 @@ MODEL = Inventory(
     tuple(Block(f"blocks.{i}", BlockKind.TRANSFORMER, "bfloat16", 10, (f"blocks.{i}.weight",)) for i in range(4))
 )
 CPU = DeviceInfo("cpu", "cpu", None, "cpu", 1000, 1000, can_pin_host_memory=False, has_streams=False)
-ARGUMENTS = {"inventory": MODEL, "request": AllocationRequest("cpu"), "devices": [CPU], "reserve_bytes": {}}
+REQUEST = AllocationRequest("cpu")
+ARGUMENTS = {"inventory": MODEL, "request": REQUEST, "devices": [CPU], "reserve_bytes": {}, "profile": None}
 Plan = Callable[[], Any]
 
 

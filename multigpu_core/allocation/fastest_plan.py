@@ -1,0 +1,146 @@
+"""Planning with a hardware profile: `auto` is the fastest plan that is found, and slow donors are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+
+from .errors import PlanError
+from .inventory import Inventory
+from .local_search import improved
+from .plan import AllocationPlan
+from .planner import plan_allocation
+from .request import AllocationMode, AllocationRequest, Share, Strategy
+from .room import CPU, Room, measure_room
+from .staging_ring import aligned
+from .staging_room import MOST_BLOCKS
+from .step_time import TOKENS, link_to, predict_step
+
+_STARTS = 3
+"""From how many of the best candidates better plans are looked for."""
+
+_KEPT_STEPS = 8
+"""How many sizes of the compute device's share are tried: with less there, more is on its way in time."""
+
+
+def plan_with_profile(
+    inventory: Inventory,
+    request: AllocationRequest,
+    devices: Sequence[DeviceInfo],
+    reserve_bytes: Mapping[str, int],
+    profile: HardwareProfile,
+    tokens: int = TOKENS,
+) -> AllocationPlan:
+    """As `plan_allocation`; in AUTO mode the plan with the shortest predicted step.
+
+    There, donors whose link is slower than that of page-locked host memory are passed over; where a request names one,
+    the plan warns of it with both figures. Between cards of one model blocks may be relayed, where that is faster: they
+    compute the same there, bit for bit.
+
+    Raises:
+        PlanError: a device cannot store what falls to it.
+        DeviceError: the request names a device that is not in `devices`.
+    """
+    plan = plan_allocation(inventory, request, devices, reserve_bytes)
+    if request.mode is not AllocationMode.AUTO:
+        return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
+    if not plan.offloaded:
+        return plan
+    room = measure_room(inventory, request, devices, reserve_bytes)
+
+    def predict(each: AllocationPlan) -> float:
+        return predict_step(each, profile, tokens).step_seconds
+
+    plans = sorted(_candidates(inventory, request, devices, room, profile), key=predict)
+    room_bytes = {device: room.free_bytes[device] for device in _useful_donors(room, profile)}
+    room_bytes[room.compute_device] = room.free_bytes[room.compute_device] + room.head_bytes
+    starts = [each for each in plans if each.strategy is not Strategy.RELAY][:_STARTS]
+    better = [
+        replace(found, wish="auto") for start in starts if (found := improved(start, room_bytes, predict)) != start
+    ]
+    fastest = min([*plans[:1], *better], key=predict, default=plan)
+    return replace(fastest, warnings=plan.warnings)
+
+
+def _candidates(
+    inventory: Inventory,
+    request: AllocationRequest,
+    devices: Sequence[DeviceInfo],
+    room: Room,
+    profile: HardwareProfile,
+) -> Iterator[AllocationPlan]:
+    compute = request.compute_device
+    names = {info.name: info.marketing_name for info in devices}
+    twins = [name for name in room.accelerators if names[name] == names[compute]]
+    ways = [(request.strategy, _useful_donors(room, profile))]
+    if twins and request.strategy is Strategy.INTERLEAVE:
+        ways.append((Strategy.RELAY, [*twins, CPU]))
+    for strategy, donors in ways:
+        for kept in _kept_bytes(inventory, room):
+            for stored in _shares(room.movable_bytes - kept, donors, room, profile):
+                shares = [Share(compute, Fraction(kept + room.head_bytes))]
+                shares += [Share(device, Fraction(size)) for device, size in stored.items() if size]
+                wish = replace(request, mode=AllocationMode.BYTES, shares=tuple(shares), strategy=strategy)
+                try:
+                    plan = plan_allocation(inventory, wish, devices)
+                except PlanError:
+                    continue
+                if plan.compute_bytes + plan.staging_bytes <= room.free_bytes[compute] + room.head_bytes:
+                    yield plan
+
+
+def _kept_bytes(inventory: Inventory, room: Room) -> Iterator[int]:
+    """Shares of the compute device, beside one to three blocks on their way and a little less each."""
+    free = room.free_bytes[room.compute_device]
+    sizes = [block.size_bytes for block in inventory.blocks]
+    largest = aligned(max(sizes))
+    tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
+    average = room.movable_bytes // max(1, len(sizes))
+    most = max(tried)
+    tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
+    yield from sorted((size for size in tried if size <= room.movable_bytes), reverse=True)
+
+
+def _useful_donors(room: Room, profile: HardwareProfile) -> list[str]:
+    """Sources no slower than host memory, the fastest first; the cpu takes what is left."""
+    speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in _donors(room)}
+    cards = [device for device in speed if device != CPU and speed[device] >= speed.get(CPU, 0.0)]
+    return [*sorted(cards, key=lambda device: -speed[device]), CPU]
+
+
+def _donors(room: Room) -> list[str]:
+    return [device for device in room.free_bytes if device != room.compute_device]
+
+
+def _shares(wanted: int, donors: Sequence[str], room: Room, profile: HardwareProfile) -> Iterator[dict[str, int]]:
+    """The offloaded bytes by donor: the fastest filled first; and all of them in use at once, each as fast as it is."""
+    room_of = {device: room.free_bytes.get(device, 0) for device in donors}
+    filled, left = {}, wanted
+    for device in donors:
+        filled[device] = min(left, room_of[device])
+        left -= filled[device]
+    if left:
+        return
+    yield filled
+    speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in donors}
+    total = sum(speed.values())
+    side_by_side = {device: min(room_of[device], int(wanted * speed[device] / total)) for device in donors}
+    side_by_side[donors[-1]] += wanted - sum(side_by_side.values())
+    if side_by_side[donors[-1]] <= room_of[donors[-1]] and side_by_side != filled:
+        yield side_by_side
+
+
+def _slow_donors(plan: AllocationPlan, profile: HardwareProfile) -> Iterator[str]:
+    """A sentence for each card that is a slower store than host memory, if its weights travel."""
+    compute = plan.compute_device
+    host = link_to(profile, CPU, compute).bytes_per_second
+    for device in dict.fromkeys(placement.device for placement in plan.streamed):
+        speed = link_to(profile, device, compute).bytes_per_second if device != CPU else host
+        if speed < host:
+            yield (
+                f"Weights come from {device} at {speed / 1e9:.1f} GB/s and from host memory at {host / 1e9:.1f} GB/s: "
+                f"let the cpu store them instead, or let {device} compute them (strategy relay)."
+            )
