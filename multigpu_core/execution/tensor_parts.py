@@ -49,7 +49,8 @@ def _rebuilt(tensor: torch.Tensor, parts: Iterator[torch.Tensor]) -> torch.Tenso
     part = next(parts)
     if type(tensor) in _PLAIN:
         return part
-    like: torch.Tensor = part.as_subclass(type(tensor))
+    # No view of `part`: such a one would keep its memory for as long as it lives, wherever it is moved.
+    like = torch.Tensor._make_subclass(type(tensor), part)
     like.__dict__.update(tensor.__dict__)
     return like
 
