@@ -35,6 +35,7 @@ def real_pack(name: str) -> Path:
 def import_pack(comfyui: ComfyUI, folder: Path) -> None:
     """Load a pack as ComfyUI does; the test is skipped where the pack cannot be imported here."""
     _have_a_server()
+    importlib.import_module("folder_paths").models_dir = str(comfyui.models)  # where packs make folders of their own
     for kernel in ("npu_fusion_attention", "npu_rotary_mul"):  # transformers takes them from a module that we simulate
         vars(sys.modules["torch_npu"]).setdefault(kernel, None)
     said = _Said()
