@@ -271,7 +271,10 @@ def labelled_blocks(bench: Bench, split: Schedule) -> Iterator[None]:
     for index, placement in enumerate(split.plan.placements):
         block = split.model.get_submodule(placement.block.name)
         label = f"{index}*" if placement.block.name in streamed else f"{index}"
-        handles += [block.register_forward_pre_hook(partial(begin, label)), block.register_forward_hook(end, prepend=True)]
+        handles += [
+            block.register_forward_pre_hook(partial(begin, label)),
+            block.register_forward_hook(end, prepend=True),
+        ]
     try:
         yield
     finally:
