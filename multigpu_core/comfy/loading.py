@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import comfy.model_patcher
 import structlog
 import torch
 
@@ -16,12 +17,13 @@ from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidge
 from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
 from .host import Host
-from .loader_class import LoaderClass
+from .loader_class import LoaderClass, loader_function
 from .model_devices import Devices, ModelDevices
 from .ours import OurModel, OurModels
 from .packs import Pack, Packs, input_types
 from .patcher import distribute
 from .placement import ModelPlacement, PlacementOptions, PlanAllocation
+from .rebuilding import make_rebuildable, plain_patchers
 from .results import map_outputs, patcher_of, retarget, set_devices, with_output, with_plain_patcher
 from .scope import DeviceScope, device_scope
 
@@ -67,6 +69,8 @@ class LoadJob:
     target: Target
     inputs: Mapping[str, Any]
     requests: tuple[AllocationRequest, ...]
+    theirs: Mapping[str, Any] = field(default_factory=dict)
+    """What of the inputs the wrapped class is given."""
     offload: torch.device | None = None
     """Where models wait that are not needed; None for ComfyUI's own choice."""
     eject_models: bool = False
@@ -81,7 +85,7 @@ class LoadJob:
         object.__setattr__(self, "_requests_by_output", by_output)
 
     @classmethod
-    def of(cls, target: Target, inputs: Mapping[str, Any], context: LoadContext) -> LoadJob:
+    def of(cls, target: Target, inputs: Mapping[str, Any], theirs: Mapping[str, Any], context: LoadContext) -> LoadJob:
         """Read a variant's inputs.
 
         Raises:
@@ -95,6 +99,7 @@ class LoadJob:
             target,
             inputs,
             tuple(_request(part, inputs, context.host, default) for part in target.variant.parts),
+            theirs,
             offload=_offload(target.variant, inputs, context.host) or (followed.offload if followed else None),
             eject_models=bool(inputs.get("eject_models", False)),
             keep_loaded=bool(inputs.get("keep_loaded", False)),
@@ -120,12 +125,16 @@ class LoadJob:
         devices = DeviceScope(offload=home or self.offload, initial=home, **self._devices_by_kind(context))
         with ExitStack() as stack:
             if self.splits and len(self.target.node.RETURN_TYPES) == 1:
-                stack.enter_context(_plain_patchers())
+                stack.enter_context(plain_patchers())
             if self.target.pack is not None:
                 stack.enter_context(context.packs.on(self.target.pack, devices, self.inputs))
             else:
                 stack.enter_context(device_scope(devices))
             yield
+
+    def call(self) -> Any:
+        """Run the wrapped class: stay inside `scope`. A class that is async gives a coroutine."""
+        return loader_function(self.target.node)(**self.theirs)
 
     def finish(self, result: Any, context: LoadContext) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
@@ -142,6 +151,8 @@ class LoadJob:
             return value
         device = context.host.registry.torch_device(request.compute_device)
         part = next(part for part in self.target.variant.parts if index in part.outputs)
+        if not inspect.iscoroutinefunction(loader_function(self.target.node)):
+            make_rebuildable(value, index, partial(self._call_again, context), self.theirs)
         if request.splits and part.splits and index == part.split_output:
             value = self._split(value, request, device, context)
         else:
@@ -150,6 +161,10 @@ class LoadJob:
                 self._remember(patcher, context)
         context.devices.remember(value, Devices(device, self.offload))
         return value
+
+    def _call_again(self, context: LoadContext) -> Any:
+        with self.scope(context):
+            return self.call()
 
     def _split(self, value: Any, request: AllocationRequest, device: torch.device, context: LoadContext) -> Any:
         try:
@@ -214,14 +229,3 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host, default: s
 def _other_cards(host: Host, device: str) -> tuple[str, ...]:
     compute = host.registry.resolve(device)
     return (*(name for name in host.registry.names() if name not in (compute, "cpu")), "cpu")
-
-
-@contextmanager
-def _plain_patchers() -> Iterator[None]:
-    """Let core's loaders make the patcher that obeys a split, where DynamicVRAM has put its own in its place."""
-    chosen = comfy.model_patcher.CoreModelPatcher
-    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcher
-    try:
-        yield
-    finally:
-        comfy.model_patcher.CoreModelPatcher = chosen

@@ -81,8 +81,8 @@ def start() -> Framework:
     """Start the framework in the running ComfyUI, once."""
     user_directory = Path(folder_paths.get_user_directory())
     configuration = read_configuration([SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)])
-    configure_logging(configuration.setting("logging", "level"))
-    host = Host(comfyui_registry(), configuration.setting("planner", "strategy"))
+    configure_logging(configuration.logging.level)
+    host = Host(comfyui_registry(), configuration.planner.strategy, configuration.memory.page_locked_fraction)
     plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")

@@ -43,15 +43,15 @@ class VariantNode:
         job = self._job(inputs)
         job.eject(self.CONTEXT)
         with job.scope(self.CONTEXT):
-            return job.finish(loader_function(self.WRAPPED)(**self.their_inputs(inputs)), self.CONTEXT)
+            return job.finish(job.call(), self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
         job.eject(self.CONTEXT)
-        return await Stepwise(self._load_async(job, inputs), lambda: job.scope(self.CONTEXT))
+        return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
 
-    async def _load_async(self, job: LoadJob, inputs: Mapping[str, Any]) -> Any:
-        return job.finish(await loader_function(self.WRAPPED)(**self.their_inputs(inputs)), self.CONTEXT)
+    async def _load_async(self, job: LoadJob) -> Any:
+        return job.finish(await job.call(), self.CONTEXT)
 
     @classmethod
     def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,9 @@ class VariantNode:
         return [extra_input(e, cls.CONTEXT.host) for e in cls.VARIANT.extra_inputs if takes(cls.WRAPPED, e.name)]
 
     def _job(self, inputs: dict[str, Any]) -> LoadJob:
-        return LoadJob.of(Target(self.VARIANT, self.WRAPPED, self.PACK), inputs, self.CONTEXT)
+        return LoadJob.of(
+            Target(self.VARIANT, self.WRAPPED, self.PACK), inputs, self.their_inputs(inputs), self.CONTEXT
+        )
 
 
 def make_variant(

@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from .core_settings import SECTIONS, LoggingSettings, MemorySettings, PlannerSettings
 from .toml import read_toml_with_lines
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
@@ -22,11 +23,6 @@ DEFAULT = "default"
 """The key in [integrations] that speaks for every plugin that has no entry of its own."""
 ENABLED = "enabled"
 """The key in [integrations.NAME] that does what NAME = true or false does in [integrations]."""
-CORE_SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "planner": {"strategy": ("interleave", "contiguous", "relay")},
-    "logging": {"level": ("debug", "info", "warning", "error")},
-}
-"""Sections of the core: the values that each key takes."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,17 @@ class Configuration:
         entry = self.switches.get(plugin) or self.switches.get(DEFAULT)
         return True if entry is None else bool(entry.value)
 
-    def setting(self, section: str, key: str) -> str:
-        """A setting of the core; the first of its values where no file has it."""
-        entry = self.core.get((section, key))
-        return CORE_SETTINGS[section][key][0] if entry is None else str(entry.value)
+    @property
+    def planner(self) -> PlannerSettings:
+        return PlannerSettings(**self._values("planner"))
+
+    @property
+    def memory(self) -> MemorySettings:
+        return MemorySettings(**self._values("memory"))
+
+    @property
+    def logging(self) -> LoggingSettings:
+        return LoggingSettings(**self._values("logging"))
 
     def unknown_plugins(self, known: Iterable[str]) -> Iterator[ConfigurationProblem]:
         """Entries for plugins that nobody has."""
@@ -79,6 +82,9 @@ class Configuration:
                 yield ConfigurationProblem(
                     entry.file, entry.line, f"integrations.{name}", f"There is no such plugin{_nearest(name, names)}."
                 )
+
+    def _values(self, section: str) -> dict[str, Any]:
+        return {key: entry.value for (of, key), entry in self.core.items() if of == section}
 
 
 def user_files(user_directory: Path | None, environ: Mapping[str, str] = os.environ) -> list[Path]:
@@ -169,7 +175,7 @@ def _entries(
 
 def _fault(path: tuple[str, ...], value: Any) -> str:
     """What is wrong with an entry, or nothing. A plugin's own options are judged by the plugin's model."""
-    sections = ("integrations", *CORE_SETTINGS)
+    sections = ("integrations", *SECTIONS)
     if path[0] not in sections:
         return f"There is no such section{_nearest(path[0], sections)}."
     if len(path) == 1:
@@ -177,13 +183,18 @@ def _fault(path: tuple[str, ...], value: Any) -> str:
     if path[0] == "integrations":
         is_switch = len(path) == 2 or path[2] == ENABLED
         return f"It takes true or false, not {value!r}." if is_switch and not isinstance(value, bool) else ""
-    settings = CORE_SETTINGS[path[0]]
-    if path[1] not in settings:
-        return f"There is no such key{_nearest(path[1], settings)}."
-    if value not in settings[path[1]]:
-        return (
-            f"It takes one of {', '.join(settings[path[1]])}, not {value!r}{_nearest(str(value), settings[path[1]])}."
-        )
+    return _fault_of_setting(SECTIONS[path[0]], path[1], value)
+
+
+def _fault_of_setting(section: type[BaseModel], key: str, value: Any) -> str:
+    fields = section.model_fields
+    if key not in fields:
+        return f"There is no such key{_nearest(key, fields)}."
+    try:
+        section.model_validate({key: value})
+    except ValidationError as error:
+        choices = [str(choice) for choice in get_args(fields[key].annotation)]
+        return f"{error.errors()[0]['msg']}, not {value!r}{_nearest(str(value), choices)}."
     return ""
 
 

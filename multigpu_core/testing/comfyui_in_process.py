@@ -35,6 +35,7 @@ CORE_EXTRAS = (
     "nodes_photomaker",
     "nodes_frame_interpolation",
     "nodes_bg_removal",
+    "nodes_multigpu",
 )
 """Of the node files that ComfyUI ships beside its core, those that are loaded where this ComfyUI has them."""
 

@@ -19,7 +19,7 @@ from multigpu.multigpu_core.testing import tiny_models
 
 from .gguf_files import FILES, SHAPE, write_gguf_files
 from .inprocess import ComfyUI, variants_of
-from .outputs import sampled
+from .outputs import conditioning, sampled
 from .split_models import THIRDS
 
 STAND_IN = Path(__file__).parent / "packs" / "gguf"
@@ -119,6 +119,52 @@ def test_a_whole_quantised_model_goes_to_the_device_of_the_node(comfyui: ComfyUI
     (model,) = comfyui.run("UnetLoaderGGUFMultiGPU", unet_name="q8_0.gguf", device="npu:2")
     assert torch.equal(sampled(comfyui, model), expected)
     assert comfyui.held_bytes()[:2] == [0, 0] and comfyui.held_bytes()[2] > 0
+
+
+@pytest.mark.parametrize("node", ["UnetLoaderGGUFMultiGPU", "UnetLoaderGGUFDisTorch2MultiGPU"])
+def test_core_s_own_device_node_moves_a_model_that_its_loader_cannot_load_again(
+    comfyui: ComfyUI, pack: str, node: str
+) -> None:
+    """ComfyUI leaves a model where it is unless it can be loaded afresh, and the pack's loader does not say how."""
+    _needs(comfyui, "SelectModelDevice")
+    whole = _whole(comfyui, "q8_0")
+    expected, with_lora = sampled(comfyui, whole), sampled(comfyui, _with_lora(comfyui, whole, 0.7))
+    assert str(comfyui.run("SelectModelDevice", model=whole, device="gpu:1")[0].load_device) == "npu:0"
+    del whole
+    comfyui.reset()
+    inputs = THIRDS if "DisTorch" in node else {"device": "npu:0"}
+    (model,) = comfyui.run(node, unet_name="q8_0.gguf", **inputs)
+    for prepared, picture in ((model, expected), (_with_lora(comfyui, model, 0.7), with_lora)):
+        (moved,) = comfyui.run("SelectModelDevice", model=prepared, device="gpu:2")
+        assert str(moved.load_device) == "npu:2" and moved.model is not model.model
+        assert torch.equal(sampled(comfyui, moved), picture)
+    assert comfyui.held_bytes()[2] > 0
+
+
+def test_core_s_cfg_split_works_on_a_quantised_model(comfyui: ComfyUI, pack: str) -> None:
+    _needs(comfyui, "MultiGPU_WorkUnits")
+    (model,) = comfyui.run("UnetLoaderGGUFMultiGPU", unet_name="q8_0.gguf", device="npu:0")
+    expected = _guided(comfyui, model)
+    comfyui.machine.reset_peaks()
+    (doubled,) = comfyui.run("MultiGPU_WorkUnits", model=model, max_gpus=2)
+    assert [str(each.load_device) for each in doubled.get_additional_models_with_key("multigpu")] == ["npu:1"]
+    # Each card computes a batch of one where one card computes a batch of two, which rounds otherwise.
+    assert torch.allclose(_guided(comfyui, doubled), expected, atol=0.1)
+    assert comfyui.machine.devices[1].peak_bytes > 0
+
+
+def _needs(comfyui: ComfyUI, node: str) -> None:
+    if node not in comfyui.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip(f"this ComfyUI has no {node}")
+
+
+def _guided(comfyui: ComfyUI, model: Any) -> torch.Tensor:
+    """With a guidance that makes ComfyUI compute cond and uncond."""
+    latent = {"samples": torch.zeros(1, 16, 4, 4)}
+    prompt = conditioning()
+    (result,) = comfyui.nodes.common_ksampler(model, 5, 1, 4.0, "euler", "simple", prompt, prompt, latent)
+    samples: torch.Tensor = result["samples"]
+    return samples
 
 
 def test_the_stand_in_has_the_inputs_and_outputs_of_the_real_pack(comfyui: ComfyUI, pack: str) -> None:

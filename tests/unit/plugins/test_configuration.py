@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.plugins import read_configuration, user_files
-from multigpu.multigpu_core.plugins.configuration import CORE_SETTINGS
+from multigpu.multigpu_core.plugins.core_settings import SECTIONS
 
 SHIPPED = Path(__file__).parents[3] / "plugins.toml"
 
@@ -31,7 +32,7 @@ def test_a_later_file_overrides_an_earlier_one_entry_by_entry(tmp_path: Path) ->
     second = written(tmp_path, "[integrations]\na = false\n", "second.toml")
     configuration = read_configuration([first, second])
     assert (configuration.is_enabled("a"), configuration.is_enabled("b")) == (False, False)
-    assert configuration.setting("planner", "strategy") == "contiguous"
+    assert configuration.planner.strategy == "contiguous"
 
 
 def test_a_plugin_s_table_switches_it_and_holds_its_options(tmp_path: Path) -> None:
@@ -57,6 +58,11 @@ def test_the_user_s_own_file_and_the_one_that_the_environment_names_are_found(tm
         ("[planner]\nstrategy = 'contigous'\n", 2, "planner.strategy", "did you mean contiguous"),
         ("[integrations]\ncomfy_core = 'yes'\n", 2, "integrations.comfy_core", "true or false"),
         ("[integrations.gguf]\nenabled = 1\n", 2, "integrations.gguf.enabled", "true or false"),
+        ("[memory]\npage_locked_fraction = 1.5\n", 2, "memory.page_locked_fraction", "to 1, not 1.5"),
+        ("[memory]\npage_locked_fraction = '50%'\n", 2, "memory.page_locked_fraction", "valid number"),
+        ("[memory]\npage_locked_fraction = true\n", 2, "memory.page_locked_fraction", "valid number"),
+        ("[memory]\npage_locked_fraction = nan\n", 2, "memory.page_locked_fraction", "finite"),
+        ("[memory]\npage_locked = 0\n", 2, "memory.page_locked", "did you mean page_locked_fraction"),
         ("planner = 3\n", 1, "planner", "section"),
         ("[logging]\nlevel = 7\n", 2, "logging.level", "debug"),
         ('[integrations]\n"my pack.v2" = 1\n', 2, "integrations.my pack.v2", "true or false"),
@@ -72,7 +78,28 @@ def test_a_wrong_entry_names_file_line_key_and_what_would_be_right(
     assert (problem.file, problem.line, problem.key) == (file, line, key)
     assert hint in problem.reason
     assert "Restart" in str(problem)
-    assert configuration.setting("planner", "strategy") == "interleave"
+    assert configuration.planner.strategy == "interleave"
+
+
+def test_page_locked_memory_is_half_of_the_host_s_unless_a_file_says_otherwise(tmp_path: Path) -> None:
+    assert read_configuration([SHIPPED]).memory.page_locked_fraction == 0.5
+    for written_as, fraction in (("0", 0.0), ("0.25", 0.25), ("1", 1.0)):
+        file = written(tmp_path, f"[memory]\npage_locked_fraction = {written_as}\n")
+        configuration = read_configuration([SHIPPED, file])
+        assert not configuration.problems and configuration.memory.page_locked_fraction == fraction
+
+
+def test_every_strategy_of_the_split_nodes_can_be_the_first(tmp_path: Path) -> None:
+    for strategy in Strategy:
+        configuration = read_configuration([written(tmp_path, f"[planner]\nstrategy = '{strategy.value}'\n")])
+        assert configuration.planner.strategy == strategy.value and not configuration.problems
+
+
+def test_the_shipped_file_has_every_setting_at_its_default() -> None:
+    """So that the file shows all that can be set."""
+    configuration = read_configuration([SHIPPED])
+    assert {name: getattr(configuration, name) for name in SECTIONS} == {name: SECTIONS[name]() for name in SECTIONS}
+    assert set(configuration.core) == {(name, key) for name, model in SECTIONS.items() for key in model.model_fields}
 
 
 def test_a_file_that_an_editor_on_windows_wrote_is_read(tmp_path: Path) -> None:
@@ -94,7 +121,20 @@ def test_an_entry_for_a_plugin_that_nobody_has_is_told(tmp_path: Path) -> None:
     assert problem.line == 2 and "did you mean comfy_core" in problem.reason
 
 
-KEYS = st.sampled_from(["integrations", "planner", "logging", "default", "strategy", "level", "x", "enabled"])
+KEYS = st.sampled_from(
+    [
+        "integrations",
+        "planner",
+        "memory",
+        "logging",
+        "page_locked_fraction",
+        "default",
+        "strategy",
+        "level",
+        "x",
+        "enabled",
+    ]
+)
 VALUES = st.sampled_from(["true", "false", "1", "'contiguous'", "'debug'", "[1]", "{a = 1}", "=", '"', "nan"])
 LINES = st.one_of(
     st.builds("[{}]".format, KEYS), st.builds("[{}.{}]".format, KEYS, KEYS), st.builds("{} = {}".format, KEYS, VALUES)
@@ -102,11 +142,10 @@ LINES = st.one_of(
 
 
 @given(lines=st.lists(LINES, max_size=8))
-@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=7000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_keeps_the_framework_from_starting(tmp_path: Path, lines: list[str]) -> None:
     configuration = read_configuration([SHIPPED, written(tmp_path, "\n".join(lines))])
-    for section, settings_of_section in CORE_SETTINGS.items():
-        for key, choices in settings_of_section.items():
-            assert configuration.setting(section, key) in choices
+    for name, section in SECTIONS.items():
+        assert isinstance(getattr(configuration, name), section)
     assert configuration.is_enabled("comfy_core") in (True, False)
     list(configuration.unknown_plugins(["comfy_core"]))

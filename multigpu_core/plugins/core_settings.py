@@ -1,0 +1,41 @@
+"""The core's own sections of plugins.toml: what each key takes, and what it is where no file says so."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CoreSettings(BaseModel):
+    """Base of the sections. Values are taken as they are written: no text is read as a number."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class PlannerSettings(CoreSettings):
+    """[planner]"""
+
+    strategy: Literal["interleave", "contiguous", "relay"] = "interleave"
+    """What split nodes offer first."""
+
+
+class MemorySettings(CoreSettings):
+    """[memory]"""
+
+    page_locked_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    """The share of the host's memory that may be page-locked for streaming; 0 switches that off."""
+
+
+class LoggingSettings(CoreSettings):
+    """[logging]"""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages that are shown."""
+
+
+SECTIONS: dict[str, type[CoreSettings]] = {
+    "planner": PlannerSettings,
+    "memory": MemorySettings,
+    "logging": LoggingSettings,
+}
