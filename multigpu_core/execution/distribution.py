@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
-from multigpu.multigpu_core.allocation.staging_ring import aligned
+from multigpu.multigpu_core.allocation.staging_room import staged_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .called_modules import slots_by_called_module
@@ -175,7 +175,7 @@ class Distribution:
             if block.kind is not BlockKind.HEAD and devices[block.name] == compute
         ]
         staging = self.staging_bytes
-        growth = max(0, aligned(max((block.size_bytes for block in movable), default=0)) - staging)
+        growth = max(0, max(map(staged_bytes, movable), default=0) - staging)
         demoted = _spread(movable, bytes_wanted + growth)
         for block in demoted:
             self.place(block, device)
