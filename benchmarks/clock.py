@@ -1,6 +1,6 @@
 """A step of a split model in virtual time, against the limit max(T, V/B): the same figures on every machine.
 
-python benchmarks/clock.py [--json] [--quick] [--trace FOLDER]
+python benchmarks/clock.py [--json] [--quick] [--trace FOLDER] [--keep FILE]
 
 T is the step of the resident model, V the offloaded bytes, B the link's bytes a second. The models have Flux's, Wan's
 and uniform proportions, small enough for a processor; their time is scaled so that T is that of the real model on an
@@ -182,23 +182,26 @@ def over_limit(bench: Bench, split: Schedule, link: str) -> tuple[float, float]:
 
 
 def floor_of_staging(bench: Bench, split: Schedule, link: str) -> float:
-    """The least over the limit that any order of copies can take with that plan's staging.
+    """The least over the limit that any order of whole blocks' copies can take with that plan's staging.
 
-    While some stretch of blocks computes, its own streamed bytes have to come, but for what was staged before.
+    While some stretch of blocks computes, its own streamed bytes have to come, but for what was staged before. What is
+    staged keeps its place until the first of them has computed, and the last one computes when its copy is done.
     """
     blocks = [placement for placement in split.plan.placements if placement.block.kind is not BlockKind.HEAD]
-    work = sum(placement.block.work for placement in blocks)
+    streamed = set(split.plan.streamed)
+    total = sum(placement.block.work for placement in blocks)
     seconds = STEP_SECONDS[split.shape]
+    took = [seconds * placement.block.work / total for placement in blocks]
     copy_seconds = 1 / bench.bytes_per_second(split.shape, link, split.offloaded_bytes)
     limit = worst = max(seconds, split.offloaded_bytes * copy_seconds)
-    streamed = set(split.plan.streamed)
     for begin in range(len(blocks)):
-        worked = moved = 0
-        for placement in blocks[begin:]:
-            worked += placement.block.work
-            moved += placement.block.size_bytes if placement in streamed else 0
-            rest = seconds * (1 - worked / work)
-            worst = max(worst, rest + (moved - split.plan.staging_bytes) * copy_seconds)
+        moved, inside = 0, 0.0
+        for index in range(begin, len(blocks)):
+            inside += took[index]
+            if blocks[index] in streamed:
+                moved += blocks[index].block.size_bytes
+                copies = (moved - split.plan.staging_bytes) * copy_seconds
+                worst = max(worst, seconds - inside + took[begin] + copies + took[index])
     return worst / limit
 
 
@@ -271,7 +274,10 @@ def labelled_blocks(bench: Bench, split: Schedule) -> Iterator[None]:
     for index, placement in enumerate(split.plan.placements):
         block = split.model.get_submodule(placement.block.name)
         label = f"{index}*" if placement.block.name in streamed else f"{index}"
-        handles += [block.register_forward_pre_hook(partial(begin, label)), block.register_forward_hook(end, prepend=True)]
+        handles += [
+            block.register_forward_pre_hook(partial(begin, label)),
+            block.register_forward_hook(end, prepend=True),
+        ]
     try:
         yield
     finally:
@@ -297,5 +303,6 @@ if __name__ == "__main__":
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
     parser.add_argument("--quick", action="store_true", help="one model, one link, two shares")
     parser.add_argument("--trace", type=Path, help="write a trace and its picture to this folder")
+    parser.add_argument("--keep", type=Path, help="write the records, with machine and date, to this file")
     options = parser.parse_args()
-    report("Steps in virtual time", list(measure(options.quick, options.trace)), options.json)
+    report("Steps in virtual time", list(measure(options.quick, options.trace)), options.json, options.keep)

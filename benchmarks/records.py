@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
 from typing import NoReturn
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -34,13 +40,27 @@ def main(title: str, measure: Callable[[], Iterable[Record]]) -> None:
     report(title, list(measure()), as_json)
 
 
-def report(title: str, records: Sequence[Record], as_json: bool) -> NoReturn:
-    """Print; the exit status says whether every promise is kept."""
+def report(title: str, records: Sequence[Record], as_json: bool, keep: Path | None = None) -> NoReturn:
+    """Print, and keep in a file where one is named; the exit status says whether every promise is kept."""
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        kept = {**machine(), "title": title, "records": [_as_json(record) for record in records]}
+        keep.write_text(json.dumps(kept, indent=1) + "\n")
     if as_json:
-        Console().print_json(data=[{**asdict(record), "ratio": record.ratio} for record in records])
+        Console().print_json(data=[_as_json(record) for record in records])
     else:
         _print_table(title, records)
     raise SystemExit(any(record.ratio is not None and record.ratio > 1 for record in records))
+
+
+def machine() -> dict[str, object]:
+    """What figures were measured on, and when."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"date": date.today().isoformat(), "processor": platform.machine(), "cores": os.cpu_count(), **versions}
+
+
+def _as_json(record: Record) -> dict[str, object]:
+    return {**asdict(record), "ratio": record.ratio}
 
 
 def _print_table(title: str, records: Iterable[Record]) -> None:

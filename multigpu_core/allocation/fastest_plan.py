@@ -15,8 +15,7 @@ from .plan import AllocationPlan
 from .planner import plan_allocation
 from .request import AllocationMode, AllocationRequest, Share, Strategy
 from .room import CPU, Room, measure_room
-from .staging_ring import aligned
-from .staging_room import MOST_BLOCKS
+from .staging_room import MOST_BLOCKS, staged_bytes
 from .step_time import TOKENS, link_to, predict_step
 
 _STARTS = 3
@@ -95,10 +94,9 @@ def _candidates(
 def _kept_bytes(inventory: Inventory, room: Room) -> Iterator[int]:
     """Shares of the compute device, beside one to three blocks on their way and a little less each."""
     free = room.free_bytes[room.compute_device]
-    sizes = [block.size_bytes for block in inventory.blocks]
-    largest = aligned(max(sizes))
+    largest = max(map(staged_bytes, inventory.blocks))
     tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
-    average = room.movable_bytes // max(1, len(sizes))
+    average = room.movable_bytes // len(inventory.blocks)
     most = max(tried)
     tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
     yield from sorted((size for size in tried if size <= room.movable_bytes), reverse=True)

@@ -12,8 +12,7 @@ from itertools import combinations, product
 
 from .inventory import BlockKind
 from .plan import AllocationPlan, Placement
-from .staging_ring import aligned
-from .staging_room import MOST_BLOCKS
+from .staging_room import best_staging_bytes, staged_bytes
 
 MOST_BLOCKS_TRIED = 20_000
 """Blocks in all plans whose time is predicted: about half a second."""
@@ -87,11 +86,10 @@ def _with_devices(
     changed = replace(plan, placements=tuple(placements))
     if any(size > room_bytes.get(device, 0) for device, size in changed.bytes_by_device.items()):
         return None
-    sizes = [aligned(placement.block.size_bytes) for placement in changed.streamed]
-    spare = room_bytes[plan.compute_device] - changed.compute_bytes
-    if not sizes:
+    streamed = [placement.block for placement in changed.streamed if placement.block.size_bytes]
+    if not streamed:
         return replace(changed, staging_bytes=0)
-    if max(sizes) > spare:
+    spare = room_bytes[plan.compute_device] - changed.compute_bytes
+    if max(map(staged_bytes, streamed)) > spare:
         return None
-    places = min(MOST_BLOCKS, spare // max(sizes))
-    return replace(changed, staging_bytes=min(places * max(sizes), sum(sizes)))
+    return replace(changed, staging_bytes=best_staging_bytes(streamed, spare))

@@ -52,7 +52,7 @@ def plan_allocation(
     sizes = {i: inventory.blocks[i].size_bytes for i in movable}
     room = all_room
     if not request.is_explicit and not _fits_whole(request, room):
-        room = room_beside_staging(room, [*sizes.values()])
+        room = room_beside_staging(room, [inventory.blocks[i] for i in movable])
     quotas, warnings = quotas_for(request, room)
     way_out = _way_out(request)
     room.refuse_overfull(quotas, way_out)
@@ -66,7 +66,7 @@ def plan_allocation(
     room.refuse_overfull(stored, way_out)
     warnings = [*room.warnings, *warnings, *_rounding_warnings(request, quotas, stored)]
     plan = _plan(inventory, request, device_of, tuple(warnings))
-    streamed = [placement.block.size_bytes for placement in plan.streamed if placement.block.size_bytes]
+    streamed = [placement.block for placement in plan.streamed if placement.block.size_bytes]
     staging = staging_bytes(streamed, stored[request.compute_device], all_room, way_out)
     return replace(plan, staging_bytes=staging)
 

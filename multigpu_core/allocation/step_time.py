@@ -14,6 +14,7 @@ from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
 from .plan import AllocationPlan, Placement
 from .staging_ring import StagingRing, staging_ring
+from .staging_room import staged_bytes
 
 TOKENS = 4608
 """Of an image of 1024 x 1024 in Flux, text included: what is assumed where nobody says. Videos have many more."""
@@ -56,7 +57,7 @@ def predict_step(plan: AllocationPlan, profile: HardwareProfile, tokens: int = T
     compute = plan.compute_device
     links = {device: link_to(profile, device, compute) for device in plan.bytes_by_device if device != compute}
     streamed = [placement for placement in plan.streamed if placement.block.size_bytes]
-    ring = staging_ring([placement.block.size_bytes for placement in streamed], plan.staging_bytes)
+    ring = staging_ring([staged_bytes(placement.block) for placement in streamed], plan.staging_bytes)
     seconds = [_compute_seconds(placement, profile, compute, tokens) for placement in plan.placements]
     copies = [_transfer_seconds(links[placement.device], placement.block.size_bytes) for placement in streamed]
     transfers: dict[str, float] = {}

@@ -6,6 +6,7 @@ from string import ascii_uppercase
 
 from .amounts import readable_bytes
 from .plan import AllocationPlan
+from .step_time import TOKENS, StepPrediction
 
 _BAR_WIDTH = 20
 _LINE_WIDTH = 64
@@ -13,8 +14,11 @@ _LONGEST_MAP = 256
 """Blocks beyond which a map of them is no longer readable."""
 
 
-def plan_table(plan: AllocationPlan) -> str:
-    """Lines of plain ASCII: bytes by device, the device of every block in execution order, and the expert string."""
+def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -> str:
+    """Lines of plain ASCII: bytes by device, the device of every block in execution order, and the expert string.
+
+    With a prediction, also what a step is expected to take.
+    """
     sizes = plan.bytes_by_device
     total = sum(sizes.values())
     letters = dict(zip(sizes, ascii_uppercase, strict=False))
@@ -37,8 +41,17 @@ def plan_table(plan: AllocationPlan) -> str:
     if plan.staging_bytes:
         lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} for blocks on their way")
     lines += _block_map(plan, letters)
+    if prediction is not None and plan.offloaded:
+        lines.append(
+            f"  a step of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
+            f"{prediction.limit_seconds:.3g} s at best, bound by {_bound(prediction)}"
+        )
     lines += [f"  same again: {plan.expert_string}"]
     return "\n".join(lines)
+
+
+def _bound(prediction: StepPrediction) -> str:
+    return "computing" if prediction.bound_by == "compute" else f"the link from {prediction.bound_by}"
 
 
 def _block_map(plan: AllocationPlan, letters: dict[str, str]) -> list[str]:

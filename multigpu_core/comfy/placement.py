@@ -19,8 +19,10 @@ from multigpu.multigpu_core.allocation import (
     AllocationPlan,
     AllocationRequest,
     Inventory,
+    StepPrediction,
     inventory_of_module,
     plan_table,
+    predict_step,
 )
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.execution import Distribution
@@ -70,6 +72,8 @@ class ModelPlacement:
         self._applied = AppliedPatches()
         self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.page_locked)
         self._demoted_bytes = 0
+        self.prediction: StepPrediction | None = None
+        """What a step of the plan in force is expected to take, where the machine's speeds are known."""
 
     @property
     def compute_bytes_wanted(self) -> int:
@@ -142,9 +146,26 @@ class ModelPlacement:
 
     def release(self) -> None:
         """The weights are the file's again and leave all devices: the caller moves them home."""
+        self._log_steps()
         self.distribution.release()
         self._applied.forget()
         self._demoted_bytes = 0
+
+    def _predict(self, plan: AllocationPlan) -> StepPrediction | None:
+        profile = self._host.profile
+        return predict_step(plan, profile) if profile is not None else None
+
+    def _log_steps(self) -> None:
+        """Say what a step was predicted to take and what it took, for whoever doubts the one or the other."""
+        residency = self.distribution.residency()
+        if residency is None or residency.step_seconds is None or self.prediction is None:
+            return
+        log.info(
+            "Steps",
+            model=type(self.distribution.module).__name__,
+            predicted=f"{self.prediction.step_seconds:.3g}s",
+            took=f"{residency.step_seconds:.3g}s",
+        )
 
     def _plan_in_force(self, weight_budget_bytes: float) -> AllocationPlan:
         inventory = inventory_of_module(self.distribution.module)
@@ -154,7 +175,8 @@ class ModelPlacement:
             return self.distribution.plan
         plan = self._make_plan(weight_budget_bytes)
         self.distribution.begin(plan)
-        log.info(f"{type(self.distribution.module).__name__} is split\n{plan_table(plan)}")
+        self.prediction = self._predict(plan)
+        log.info(f"{type(self.distribution.module).__name__} is split\n{plan_table(plan, self.prediction)}")
         for warning in plan.warnings:
             log.warning(warning)
         return plan

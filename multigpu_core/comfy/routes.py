@@ -42,6 +42,8 @@ def split_models(models: OurModels) -> list[dict[str, Any]]:
             "bytes_by_device": residency.bytes_by_device,
             "step_transfer_bytes": residency.step_transfer_bytes,
             "total_transfer_bytes": residency.total_transfer_bytes,
+            "staging_bytes": residency.staging_bytes,
+            "step_seconds": residency.step_seconds,
             "blocks": [
                 {"name": p.block.name, "kind": p.block.kind.value, "bytes": p.block.size_bytes, "device": p.device}
                 for p in residency.plan.placements

@@ -3,7 +3,8 @@
 from .distribution import Distribution, DistributionError, Residency
 from .nested import replace_tensors
 from .page_locked import PageLockedMemory
-from .streamer import Streamer, TransferCount
+from .step_record import StepRecord
+from .streamer import Streamer
 from .tensor_slots import TensorSlot
 
 __all__ = [
@@ -11,8 +12,8 @@ __all__ = [
     "DistributionError",
     "PageLockedMemory",
     "Residency",
+    "StepRecord",
     "Streamer",
     "TensorSlot",
-    "TransferCount",
     "replace_tensors",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
-from multigpu.multigpu_core.allocation.staging_ring import aligned
+from multigpu.multigpu_core.allocation.staging_room import staged_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .called_modules import slots_by_called_module
@@ -17,7 +17,8 @@ from .packed_storage import PackedStorage
 from .page_locked import PageLockedMemory
 from .ping_pong import PingPong, ping_pong_on
 from .relay import Relay
-from .streamer import Streamer, TransferCount
+from .step_record import StepRecord
+from .streamer import Streamer
 from .tensor_slots import TensorSlot, move_slots, slots_by_tensor, slots_of_module, stored_bytes
 
 
@@ -44,6 +45,8 @@ class Residency:
     total_transfer_bytes: int
     staging_bytes: int = 0
     """Bytes of the compute device that are kept, beside the weights, for those on their way."""
+    step_seconds: float | None = None
+    """What a step took of late; None before the second."""
 
 
 class Distribution:
@@ -172,7 +175,7 @@ class Distribution:
             if block.kind is not BlockKind.HEAD and devices[block.name] == compute
         ]
         staging = self.staging_bytes
-        growth = max(0, aligned(max((block.size_bytes for block in movable), default=0)) - staging)
+        growth = max(0, max(map(staged_bytes, movable), default=0) - staging)
         demoted = _spread(movable, bytes_wanted + growth)
         for block in demoted:
             self.place(block, device)
@@ -200,8 +203,15 @@ class Distribution:
         """What is occupied now, or None while the model is not loaded."""
         if self._plan is None:
             return None
-        count = self._streamer.count if self._streamer is not None else TransferCount()
-        return Residency(self._plan, self.bytes_by_device(), count.step_bytes, count.total_bytes, self.staging_bytes)
+        record = self._streamer.record if self._streamer is not None else StepRecord()
+        return Residency(
+            self._plan,
+            self.bytes_by_device(),
+            record.step_bytes,
+            record.total_bytes,
+            self.staging_bytes,
+            record.step_seconds,
+        )
 
     @property
     def ping_pong(self) -> PingPong | None:

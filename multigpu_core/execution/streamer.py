@@ -24,28 +24,8 @@ from .lane_choice import LaneChoice
 from .page_locked import PageLockedMemory
 from .prefetch import Prefetcher
 from .region import Region
+from .step_record import StepRecord
 from .tensor_slots import TensorSlot
-
-
-class TransferCount:
-    """Bytes that regions were given on the compute device, in all and for each step."""
-
-    def __init__(self) -> None:
-        self.total_bytes = 0
-        self._finished_step_bytes: int | None = None
-        self._running_step_bytes = 0
-
-    @property
-    def step_bytes(self) -> int:
-        """Bytes of the last finished step; of the running one while it is the first."""
-        return self._running_step_bytes if self._finished_step_bytes is None else self._finished_step_bytes
-
-    def entered(self, size_bytes: int, is_new_step: bool) -> None:
-        if is_new_step:
-            self._finished_step_bytes = self._running_step_bytes
-            self._running_step_bytes = 0
-        self._running_step_bytes += size_bytes
-        self.total_bytes += size_bytes
 
 
 class Streamer:
@@ -56,7 +36,7 @@ class Streamer:
 
     def __init__(self, registry: DeviceRegistry, compute: str, locked: PageLockedMemory, staging_bytes: int) -> None:
         self.compute = registry.torch_device(compute)
-        self.count = TransferCount()
+        self.record = StepRecord()
         streams = registry.streams(compute)
         self._prefetcher = Prefetcher(self.compute, streams, staging_bytes) if streams is not None else None
         self._lanes = LaneChoice(registry, compute, locked)
@@ -149,7 +129,7 @@ class Streamer:
             self._active = index
         else:
             staged = region.staged_on(self.compute)
-        self.count.entered(region.size_bytes, is_new_step)
+        self.record.entered(region.size_bytes, is_new_step)
         self._inner[index].suspend()
         region.stage(staged)
 

@@ -49,8 +49,8 @@ def _rebuilt(tensor: torch.Tensor, parts: Iterator[torch.Tensor]) -> torch.Tenso
     part = next(parts)
     if type(tensor) in _PLAIN:
         return part
-    # No view of `part`: such a one would keep its memory for as long as it lives, wherever it is moved.
-    like = torch.Tensor._make_subclass(type(tensor), part)
+    # Not as_subclass: that makes a view, which would keep its memory even when it is given other data.
+    like: torch.Tensor = torch.Tensor._make_subclass(type(tensor), part)
     like.__dict__.update(tensor.__dict__)
     return like
 

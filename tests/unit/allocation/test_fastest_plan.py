@@ -20,7 +20,7 @@ from multigpu.multigpu_core.allocation import (
     plan_with_profile,
     predict_step,
 )
-from multigpu.multigpu_core.allocation.staging_ring import aligned
+from multigpu.multigpu_core.allocation.staging_room import staged_bytes
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile, LinkSpeed
 
 from .planning import GIB, expert, machine, model
@@ -64,7 +64,7 @@ def best_of_all(inventory: Inventory, devices: list[DeviceInfo], speeds: Hardwar
             Placement(block, "cuda:0" if block.kind is BlockKind.HEAD else next(chosen)) for block in inventory.blocks
         )
         plan = AllocationPlan("cuda:0", Strategy.INTERLEAVE, placements)
-        largest = max((aligned(placement.block.size_bytes) for placement in plan.streamed), default=0)
+        largest = max((staged_bytes(placement.block) for placement in plan.streamed), default=0)
         spare = free["cuda:0"] - plan.compute_bytes
         if largest > spare or any(plan.bytes_by_device.get(name, 0) > free[name] for name in DONORS):
             continue

@@ -17,7 +17,7 @@ from multigpu.multigpu_core.allocation import (
     Strategy,
     inventory_of_module,
 )
-from multigpu.multigpu_core.devices import default_registry
+from multigpu.multigpu_core.devices import AcceleratorBackend, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 from multigpu.multigpu_core.testing import SimulatedMachine
 
@@ -101,6 +101,17 @@ def test_steps_give_the_resident_model_s_numbers(machine: SimulatedMachine, way:
     model = Model()
     split(model, device, locked_bytes, staged_blocks)
     for seed in range(4):
+        assert torch.equal(model(inputs(seed)).cpu(), expected(inputs(seed)))
+
+
+def test_a_device_without_streams_gets_each_block_when_it_is_called(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AcceleratorBackend, "streams", None)
+    model = Model()
+    distribution = split(model, "cpu")
+    assert distribution.staging_bytes == 0
+    for seed in range(3):
         assert torch.equal(model(inputs(seed)).cpu(), expected(inputs(seed)))
 
 
