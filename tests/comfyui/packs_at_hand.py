@@ -7,7 +7,6 @@ import importlib
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,6 @@ def import_pack(comfyui: ComfyUI, folder: Path) -> None:
     """Load a pack as ComfyUI does; the test is skipped where the pack cannot be imported here."""
     _have_a_server()
     importlib.import_module("folder_paths").models_dir = str(comfyui.models)  # where packs make folders of their own
-    for kernel in ("npu_fusion_attention", "npu_rotary_mul"):  # transformers takes them from a module that we simulate
-        vars(sys.modules["torch_npu"]).setdefault(kernel, None)
     said = _Said()
     logging.getLogger().addHandler(said)
     try:
