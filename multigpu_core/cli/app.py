@@ -9,9 +9,11 @@ from .demo import demo
 from .devices import devices
 from .new_integration import new_integration
 from .plugins import plugins
+from .profile import profile
 
 app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
 app.command()(devices)
+app.command()(profile)
 app.command()(demo)
 app.command()(bench)
 app.command()(plugins)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile
+from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile, known_profile
 from multigpu.multigpu_core.execution import PageLockedMemory
 
 
@@ -27,10 +28,10 @@ class Host:
         self.page_locked = PageLockedMemory(registry, int(page_locked_fraction * registry.total_bytes("cpu")))
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
-    @property
-    def profile(self) -> HardwareProfile | None:
-        """How fast this machine is, as far as that is known."""
-        return None
+    @cached_property
+    def profile(self) -> HardwareProfile:
+        """How fast this machine is: as `multigpu profile` has measured, else as published for its kind."""
+        return known_profile(self.registry)
 
     def default_device(self) -> str:
         """The device on which ComfyUI itself would load a model."""

@@ -152,8 +152,10 @@ class ModelPlacement:
         self._demoted_bytes = 0
 
     def _predict(self, plan: AllocationPlan) -> StepPrediction | None:
-        profile = self._host.profile
-        return predict_step(plan, profile) if profile is not None else None
+        try:
+            return predict_step(plan, self._host.profile)
+        except KeyError:  # a device that has come since the profile was read
+            return None
 
     def _log_steps(self) -> None:
         """Say what a step was predicted to take and what it took, for whoever doubts the one or the other."""

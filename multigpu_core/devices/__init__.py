@@ -7,9 +7,12 @@ from .default import default_backends, default_registry
 from .directml import DirectMLBackend
 from .errors import DeviceError
 from .info import DeviceInfo
+from .link_tiers import published_profile
+from .measure import Measured, measure_profile
 from .mps import MpsBackend
 from .page_lock import PageLockError
 from .profile import HardwareProfile, LinkSpeed
+from .profile_cache import known_profile, load_profile, profile_file, save_profile
 from .registry import DeviceRegistry
 from .streams import DeviceEvent, DeviceStream, Streams
 from .survey import DeviceProblem, DeviceSurvey
@@ -30,6 +33,7 @@ __all__ = [
     "DirectMLBackend",
     "HardwareProfile",
     "LinkSpeed",
+    "Measured",
     "MemoryReading",
     "MpsBackend",
     "PageLockError",
@@ -39,4 +43,10 @@ __all__ = [
     "default_backends",
     "default_registry",
     "import_vendor_package",
+    "known_profile",
+    "load_profile",
+    "measure_profile",
+    "profile_file",
+    "published_profile",
+    "save_profile",
 ]

@@ -99,6 +99,11 @@ class DeviceRegistry:
         slot = self._slot(name)
         return slot.backend.total_bytes(slot.index)
 
+    def marketing_name(self, name: str) -> str:
+        """What the vendor calls the device; creates no context on it."""
+        slot = self._slot(name)
+        return slot.backend.marketing_name(slot.index)
+
     def empty_cache(self, name: str) -> None:
         """Give the memory that torch holds but does not use back to the driver."""
         slot = self._slot(name)

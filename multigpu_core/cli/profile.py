@@ -1,0 +1,90 @@
+"""`multigpu profile`: measures how fast this machine's links and devices are, and keeps it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.devices import DeviceRegistry, HardwareProfile
+
+GIGA = 1e9
+TERA = 1e12
+
+
+def profile(
+    again: Annotated[bool, typer.Option("--again", help="Measure even if this machine has been measured.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
+    """Measure the links between all devices and what each computes, in under 20 seconds, for plans to go by."""
+    # Imports torch, which the other commands do without.
+    from multigpu.multigpu_core.devices import default_registry, load_profile, profile_file, save_profile
+
+    registry = default_registry()
+    console = Console(stderr=as_json)
+    found = None if again else load_profile(registry)
+    if found is None:
+        found = _measured(registry, console)
+        save_profile(found, registry)
+    if as_json:
+        typer.echo(json.dumps(_report(found), indent=2))
+        return
+    console.print(_links(found))
+    console.print(_rates(found))
+    console.print(f"Kept in {profile_file()}; --again measures anew.", markup=False)
+
+
+def _measured(registry: DeviceRegistry, console: Console) -> HardwareProfile:
+    from multigpu.multigpu_core.devices import Measured, measure_profile
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Measuring", total=None)
+
+        def show(measured: Measured) -> None:
+            bar.update(task, description=f"Measured {measured.what}")
+            if measured.failure:
+                bar.console.print(f"{measured.what}: {measured.failure}", style="yellow", markup=False)
+
+        return measure_profile(registry, progress=show)
+
+
+def _report(profile: HardwareProfile) -> dict[str, object]:
+    links = [
+        {
+            "from": source,
+            "to": target,
+            "bytes_per_second": link.bytes_per_second,
+            "pageable_bytes_per_second": link.pageable_bytes_per_second,
+            "latency_seconds": link.latency_seconds,
+        }
+        for (source, target), link in profile.links.items()
+    ]
+    return {"links": links, "flops_per_second": profile.flops_per_second}
+
+
+def _links(profile: HardwareProfile) -> Table:
+    table = Table(title="Links")
+    for heading in ("From", "To"):
+        table.add_column(heading)
+    for heading in ("GB/s", "GB/s, ordinary host memory", "Latency, µs"):
+        table.add_column(heading, justify="right")
+    for (source, target), link in profile.links.items():
+        figures = (link.bytes_per_second / GIGA, link.pageable_bytes_per_second / GIGA, link.latency_seconds * 1e6)
+        table.add_row(source, target, *(f"{figure:.1f}" for figure in figures))
+    return table
+
+
+def _rates(profile: HardwareProfile) -> Table:
+    dtypes = list(dict.fromkeys(dtype for rates in profile.flops_per_second.values() for dtype in rates))
+    table = Table(title="Products of matrices, TFLOP/s")
+    table.add_column("Device")
+    for dtype in dtypes:
+        table.add_column(dtype, justify="right")
+    for device, rates in profile.flops_per_second.items():
+        table.add_row(device, *(f"{rates[dtype] / TERA:.3g}" if dtype in rates else "-" for dtype in dtypes))
+    return table

@@ -1,0 +1,127 @@
+"""Measures a machine: how fast each link carries, and how fast each device multiplies matrices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+
+import torch
+
+from .profile import HardwareProfile, LinkSpeed
+from .registry import DeviceRegistry
+
+COPY_BYTES = 64 * 1024**2
+SMALL_COPY_BYTES = 4096
+MATRIX_SIDE = {"cpu": 768}
+"""Rows and columns of the matrices on a device of that type; of others, `LARGE_SIDE`."""
+LARGE_SIDE = 4096
+DTYPES = ("float32", "float16", "bfloat16")
+SECONDS = 15.0
+MOST_REPEATS = 20
+SHARE_OF_FREE_MEMORY = 8
+"""A measurement takes no more than one part in so many of what is free on a device."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure: of a link in bytes a second, of a device in operations a second; or why there is none."""
+
+    what: str
+    value: float
+    failure: str = ""
+
+
+def measure_profile(
+    registry: DeviceRegistry, seconds: float = SECONDS, progress: Callable[[Measured], None] = lambda _: None
+) -> HardwareProfile:
+    """Measure every pair of devices and every device, in about so many seconds in all.
+
+    What a driver refuses is told to `progress` and left out of the profile.
+    """
+    names = registry.names()
+    pairs = list(permutations(names, 2))
+    each = seconds / (3 * len(pairs) + len(DTYPES) * len(names))
+    links = {}
+    for source, target in pairs:
+        try:
+            links[source, target] = _measure_link(registry, source, target, each)
+            progress(Measured(f"{source} to {target}", links[source, target].bytes_per_second))
+        except RuntimeError as error:
+            progress(Measured(f"{source} to {target}", 0.0, str(error)))
+    rates: dict[str, dict[str, float]] = {}
+    for name in names:
+        for dtype, rate in _measure_rates(registry, name, each):
+            rates.setdefault(name, {})[dtype] = rate
+            progress(Measured(f"{name} in {dtype}", rate))
+    return HardwareProfile(links, rates)
+
+
+def _measure_link(registry: DeviceRegistry, source: str, target: str, seconds: float) -> LinkSpeed:
+    size = min(COPY_BYTES, *(registry.free_bytes(name) // SHARE_OF_FREE_MEMORY for name in (source, target)))
+    ordinary = [_ordinary(registry, name, size) for name in (source, target)]
+    best = [_locked(registry, name, size, other) for name, other in ((source, target), (target, source))]
+    on = target if source == "cpu" else source
+
+    def rate(memories: list[torch.Tensor], count: int) -> float:
+        given, taken = memories[0][:count], memories[1][:count]
+        return _seconds_of(registry, on, lambda: taken.copy_(given, non_blocking=True), seconds)
+
+    latency = rate(best, SMALL_COPY_BYTES)
+    return LinkSpeed(size / max(1e-9, rate(best, size) - latency), size / rate(ordinary, size), latency)
+
+
+def _ordinary(registry: DeviceRegistry, name: str, size: int) -> torch.Tensor:
+    return torch.zeros(size, dtype=torch.uint8, device=registry.torch_device(name))
+
+
+def _locked(registry: DeviceRegistry, name: str, size: int, other: str) -> torch.Tensor:
+    """Memory from which copies are as fast as they can be."""
+    if name == "cpu":
+        try:
+            return registry.empty_page_locked(size, other).zero_()
+        except (RuntimeError, NotImplementedError):
+            pass
+    return _ordinary(registry, name, size)
+
+
+def _measure_rates(registry: DeviceRegistry, name: str, seconds: float) -> Iterator[tuple[str, float]]:
+    device = registry.torch_device(name)
+    side = MATRIX_SIDE.get(device.type, LARGE_SIDE)
+    while 3 * 4 * side**2 > registry.free_bytes(name) // SHARE_OF_FREE_MEMORY and side > 64:
+        side //= 2
+    for dtype in DTYPES:
+        try:
+            matrix = torch.zeros(side, side, dtype=getattr(torch, dtype), device=device)
+            took = _seconds_of(registry, name, partial(torch.matmul, matrix, matrix), seconds)
+            yield dtype, 2 * side**3 / took
+        except RuntimeError:  # a device that does not compute in this type
+            continue
+
+
+def _seconds_of(registry: DeviceRegistry, name: str, work: Callable[[], object], seconds: float) -> float:
+    """What the work takes, in the mean of as many times as there is time for."""
+    with registry.device_scope(name):
+        once = _timed(registry, name, work, 1)
+        repeats = max(1, min(MOST_REPEATS, int(seconds / 2 / max(once, 1e-9))))
+        return _timed(registry, name, work, repeats)
+
+
+def _timed(registry: DeviceRegistry, name: str, work: Callable[[], object], repeats: int) -> float:
+    streams = registry.streams(name)
+    registry.synchronize(name)
+    if streams is None:
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return (time.perf_counter() - begin) / repeats
+    stream = streams.current_stream(registry.torch_device(name))
+    start, end = streams.Event(enable_timing=True), streams.Event(enable_timing=True)
+    start.record(stream)
+    for _ in range(repeats):
+        work()
+    end.record(stream)
+    end.synchronize()
+    return max(start.elapsed_time(end) / 1000 / repeats, 1e-9)

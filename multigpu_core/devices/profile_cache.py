@@ -1,0 +1,96 @@
+"""A machine's measured profile, kept in a file between runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from .link_tiers import published_profile
+from .profile import HardwareProfile, LinkSpeed
+from .registry import DeviceRegistry
+
+log = structlog.get_logger("multigpu")
+FILE_VARIABLE = "MULTIGPU_PROFILE"
+
+
+def profile_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the profile is kept: the file that `MULTIGPU_PROFILE` names, else one in the user's cache folder."""
+    if environ.get(FILE_VARIABLE):
+        return Path(environ[FILE_VARIABLE])
+    home = Path.home()
+    if sys.platform == "win32":
+        folder = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        folder = home / "Library" / "Caches"
+    else:
+        folder = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return folder / "multigpu" / "profile.json"
+
+
+def known_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile:
+    """The profile measured on this machine, or what is published for its kind of devices."""
+    return load_profile(registry, file) or published_profile(registry)
+
+
+def load_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile | None:
+    """The kept profile; None where there is none, or it is of other devices or another torch, or cannot be read."""
+    file = file or profile_file()
+    if not file.is_file():
+        return None
+    try:
+        kept = json.loads(file.read_text())
+        profile = _profile(kept["profile"])
+        if kept["machine"] != machine_identity(registry):
+            log.info(f"{file} is of other devices or another torch: run `multigpu profile` for this machine's speeds")
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning(f"{file} cannot be read ({error!r}): run `multigpu profile` to measure again")
+        return None
+    return profile
+
+
+def save_profile(profile: HardwareProfile, registry: DeviceRegistry, file: Path | None = None) -> Path:
+    """Keep a profile for this machine; returns the file."""
+    file = file or profile_file()
+    links = {
+        f"{source} > {target}": [link.bytes_per_second, link.pageable_bytes_per_second, link.latency_seconds]
+        for (source, target), link in profile.links.items()
+    }
+    rates = {device: dict(by_dtype) for device, by_dtype in profile.flops_per_second.items()}
+    kept = {"machine": machine_identity(registry), "profile": {"links": links, "flops_per_second": rates}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(kept, indent=1) + "\n")
+    return file
+
+
+def machine_identity(registry: DeviceRegistry) -> dict[str, Any]:
+    """What a profile is of: the devices in order, with their names and memory, and torch with its driver interface."""
+    names = [name for name in registry.names() if name != "cpu"]
+    devices = [[name, registry.marketing_name(name), registry.total_bytes(name)] for name in names]
+    return {"devices": devices, "torch": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip}
+
+
+def _profile(kept: dict[str, Any]) -> HardwareProfile:
+    links = {}
+    for pair, figures in kept["links"].items():
+        source, _, target = pair.partition(" > ")
+        links[source, target] = LinkSpeed(*_positive(figures))
+    rates = {
+        device: dict(zip(by_dtype, _positive(by_dtype.values()), strict=True))
+        for device, by_dtype in kept["flops_per_second"].items()
+    }
+    return HardwareProfile(links, rates)
+
+
+def _positive(figures: Any) -> list[float]:
+    numbers = [float(figure) for figure in figures]
+    if not all(0 < number < float("inf") for number in numbers):
+        raise ValueError(f"{numbers} are no speeds")
+    return numbers
