@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from multigpu.hookspecs import (
     DevicePart,
@@ -13,6 +15,9 @@ from multigpu.hookspecs import (
     hookimpl,
     split_and_device,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 # Loaders of text encoders call their compute device just "device", also where they split.
 TEXT_ENCODERS = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader", "CLIPVisionLoader")
@@ -41,6 +46,30 @@ WHOLE = (
 
 # Before ComfyUI gave upscale models a patcher, the node that used one chose its device.
 UPSCALING = PackDevices(model_types=("UPSCALE_MODEL",))
+
+
+@contextmanager
+def style_model_on(inputs: Mapping[str, Any], compute: torch.device) -> Iterator[None]:
+    """ComfyUI keeps style models on the cpu for good: this one computes elsewhere for a call, and goes back."""
+    module = getattr(inputs.get("style_model"), "model", None)
+    if module is None:
+        yield
+        return
+    home = next(module.parameters()).device
+    hooks = (
+        module.register_forward_pre_hook(lambda _, seen: tuple(each.to(compute) for each in seen)),
+        module.register_forward_hook(lambda _, seen, tokens: tokens.to(home)),
+    )
+    module.to(compute)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.to(home)
+
+
+STYLE = PackDevices(model_types=("STYLE_MODEL",), around=style_model_on)
 
 CHECKPOINT_PARTS = NodeVariant(
     "CheckpointLoaderAdvancedMultiGPU",
@@ -100,6 +129,7 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
     for target in WHOLE:
         yield WrappedLoader(target, split_and_device(target)[:1])
     yield WrappedLoader("UpscaleModelLoader", split_and_device("UpscaleModelLoader")[:1], UPSCALING)
+    yield WrappedLoader("StyleModelLoader", split_and_device("StyleModelLoader")[:1], STYLE)
     yield WrappedLoader("CheckpointLoaderSimple", (CHECKPOINT_PARTS, CHECKPOINT_PARTS_SPLIT))
     yield WrappedLoader("UNETLoader", (LOW_PRECISION_LORAS,))
     yield OwnNode("DeviceSelectorMultiGPU", "Device Selector (MultiGPU)", DeviceSelector, ("device",))

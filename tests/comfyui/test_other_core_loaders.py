@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,7 +16,7 @@ from .inprocess import ComfyUI
 from .packs_at_hand import DEVICES
 
 CHECKPOINT = {"ckpt_name": "flux.safetensors"}
-LOADERS = [*comfy_core.MODELS[6:], *comfy_core.WHOLE, "UpscaleModelLoader"]
+LOADERS = [*comfy_core.MODELS[6:], *comfy_core.WHOLE, "UpscaleModelLoader", "StyleModelLoader"]
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -48,6 +52,27 @@ def test_an_upscale_model_works_on_its_device(comfyui: ComfyUI) -> None:
     assert [device.peak_bytes > 0 for device in comfyui.machine.devices] == [False, True, False]
     (theirs,) = comfyui.run("ImageUpscaleWithModel", upscale_model=whole, image=image)
     assert torch.equal(ours.cpu(), theirs.cpu()) and ours.shape == (1, 16, 16, 3)
+
+
+def test_a_style_model_computes_on_its_device_and_leaves_nothing_there(
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redux = importlib.import_module("comfy.ldm.flux.redux")
+    smaller = partial(redux.ReduxImageEncoder, redux_dim=8, txt_in_features=16)
+    monkeypatch.setattr(redux, "ReduxImageEncoder", smaller)
+    weights = {name: torch.rand_like(value) for name, value in smaller().state_dict().items()}
+    tiny_models.write(comfyui.models / "style_models" / "redux.safetensors", weights)
+    seen = SimpleNamespace(last_hidden_state=torch.rand(1, 4, 8))
+    prompt = [[torch.rand(1, 2, 16), {}]]
+    inputs = {"conditioning": prompt, "clip_vision_output": seen, "strength": 1.0, "strength_type": "multiply"}
+    (own,) = comfyui.run("StyleModelLoader", style_model_name="redux.safetensors")
+    (model,) = comfyui.run("StyleModelLoaderMultiGPU", style_model_name="redux.safetensors", device="npu:1")
+    comfyui.machine.reset_peaks()
+    (ours,) = comfyui.run("StyleModelApply", style_model=model, **inputs)
+    assert [device.peak_bytes > 0 for device in comfyui.machine.devices] == [False, True, False]
+    (theirs,) = comfyui.run("StyleModelApply", style_model=own, **inputs)
+    assert torch.equal(ours[0][0], theirs[0][0])
+    assert comfyui.held_bytes() == [0, 0, 0]
 
 
 def _write_upscaler(comfyui: ComfyUI) -> None:
