@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from .inprocess import ComfyUI
-from .made_up import load_pack, module_of, smaller, weights_of, write
+from .made_up import (
+    devices_at_download,
+    load_pack,
+    module_of,
+    smaller,
+    stop_at_downloads,
+    weights_of,
+    write,
+)
 
 WAN = {
     "model": "wan.safetensors",
@@ -18,6 +26,10 @@ WAN = {
     "quantization": "disabled",
     "load_device": "offload_device",
 }
+
+
+FILE = "one.safetensors"
+CONTROLNET = {"model": FILE, "base_precision": "fp32", "quantization": "disabled", "load_device": "main_device"}
 
 
 @pytest.fixture
@@ -94,3 +106,47 @@ def test_wanvideo_s_tiny_vae_encodes_and_decodes_on_its_device(wan: ComfyUI, mon
     (image,) = wan.run("WanVideoDecode", vae=vae, samples=latent, **tiles)
     assert image.shape[-1] == 3 and image.isfinite().all()
     assert [device.peak_bytes > 0 for device in wan.machine.devices] == [False, True, False]
+
+
+def test_wanvideo_s_wav2vec_loader_comes_to_its_download_with_the_device_already_right(
+    wan: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at_downloads(monkeypatch)
+    inputs = {"model": "facebook/wav2vec2-base-960h", "base_precision": "fp32", "load_device": "main_device"}
+    found = devices_at_download(lambda: wan.run("DownloadAndLoadWav2VecModelMultiGPU", device="npu:1", **inputs))
+    assert found[0] == "npu:1"
+
+
+LOADED_WHOLE = {
+    "WanVideoVAELoader": ("vae", {"model_name": FILE, "precision": "fp32"}),
+    "LoadWanVideoT5TextEncoder": ("text_encoders", {"model_name": FILE, "precision": "fp32"}),
+    "LoadWanVideoClipTextEncoder": ("clip_vision", {"model_name": FILE, "precision": "fp32"}),
+    "FantasyTalkingModelLoader": ("diffusion_models", {"model": FILE, "base_precision": "fp32"}),
+    "WanVideoControlnetLoader": ("controlnet", CONTROLNET),
+    "WanVideoUni3C_ControlnetLoader": ("controlnet", {**CONTROLNET, "attention_mode": "sdpa"}),
+}
+
+
+@pytest.mark.parametrize("loader", LOADED_WHOLE)
+def test_a_loader_of_a_model_of_one_size_comes_to_its_file_with_the_device_already_right(
+    wan: ComfyUI, monkeypatch: pytest.MonkeyPatch, loader: str
+) -> None:
+    """Their sizes are those of the published files, of up to five billion weights: too many for a test."""
+    kind, inputs = LOADED_WHOLE[loader]
+    write(wan, kind, FILE, {"a": torch.zeros(1)})
+    module, seen = module_of(wan, loader), []
+    mm = importlib.import_module("comfy.model_management")
+
+    class FileWantedError(Exception): ...
+
+    def load_torch_file(*_: Any, **__: Any) -> Any:
+        own = getattr(module, "device", mm.get_torch_device())  # the pack's global where the module has one
+        seen.extend([str(mm.get_torch_device()), str(own)])
+        raise FileWantedError
+
+    monkeypatch.setattr(module, "load_torch_file", load_torch_file)
+    node = wan.nodes.NODE_CLASS_MAPPINGS[f"{loader}MultiGPU"]
+    (part,) = node.VARIANT.parts
+    with pytest.raises(FileWantedError):
+        wan.run(f"{loader}MultiGPU", **{**inputs, part.device_name: "npu:2"})
+    assert seen == ["npu:2", "npu:2"]
