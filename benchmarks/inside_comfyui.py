@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,31 @@ class Inside:
 
     machine: SimulatedMachine
     nodes: Any
+    framework: Any = None
 
     def start(self) -> float:
         """Start our framework; returns the seconds that it took, its imports included."""
         begin = time.perf_counter()
-        framework = importlib.import_module("multigpu.multigpu_core.comfy.startup").start()
+        self.framework = importlib.import_module("multigpu.multigpu_core.comfy.startup").start()
         seconds = time.perf_counter() - begin
-        self.nodes.NODE_CLASS_MAPPINGS.update(framework.NODE_CLASS_MAPPINGS)
+        self.nodes.NODE_CLASS_MAPPINGS.update(self.framework.NODE_CLASS_MAPPINGS)
         return seconds
+
+    def stop(self) -> None:
+        """Take our framework and its nodes out again."""
+        self.framework.stop()
+        for node_id in self.framework.NODE_CLASS_MAPPINGS:
+            del self.nodes.NODE_CLASS_MAPPINGS[node_id]
+
+    def load_packs(self, folders: Iterable[Path]) -> int:
+        """Load ComfyUI's own extra nodes, and node packs; returns how many of the packs could be imported."""
+        server = importlib.import_module("server").PromptServer
+        server(asyncio.new_event_loop())  # some packs ask for it
+        asyncio.run(self.nodes.init_builtin_extra_nodes())
+        load = self.nodes.load_custom_node
+        loaded = sum(asyncio.run(load(str(folder), module_parent="custom_nodes")) for folder in folders)
+        del server.instance
+        return loaded
 
     def whole(self) -> Any:
         return self.nodes.UNETLoader().load_unet(**MODEL)[0]

@@ -17,6 +17,8 @@ from .machine import SimulatedMachine
 
 COMFYUI_BACKEND = "npu"
 COMFYUI_PROBE = "torch_npu"
+KERNELS_OF_TRANSFORMERS = ("npu_fusion_attention", "npu_rotary_mul")
+"""What transformers imports from the module where there is one; it is called on request only."""
 
 
 def appear_to_comfyui(machine: SimulatedMachine) -> None:
@@ -31,7 +33,8 @@ def appear_to_comfyui(machine: SimulatedMachine) -> None:
         raise SimulationUnavailableError("ComfyUI has chosen its devices already; simulate before it is imported")
     if COMFYUI_PROBE not in sys.modules:
         spec = importlib.machinery.ModuleSpec(COMFYUI_PROBE, loader=None)
-        sys.modules[COMFYUI_PROBE] = importlib.util.module_from_spec(spec)
+        probe = sys.modules[COMFYUI_PROBE] = importlib.util.module_from_spec(spec)
+        vars(probe).update(dict.fromkeys(KERNELS_OF_TRANSFORMERS))
     # A CUDA or ROCm build of torch is taken for a CUDA or ROCm card, whether there is one or not.
     torch.version.cuda = None
     torch.version.hip = None
