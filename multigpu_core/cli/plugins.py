@@ -14,15 +14,20 @@ import multigpu
 from multigpu import hookspecs
 from multigpu.multigpu_core.logs import configure_logging
 from multigpu.multigpu_core.plugins import (
+    PackState,
     PluginManager,
     PluginRecord,
+    TargetPack,
     built_in,
     carried_by_packs,
     installed,
+    pack_folders,
     packs_in,
+    plain_name,
     read_configuration,
     report_json,
     user_files,
+    version_of_pack,
 )
 
 SHIPPED = Path(multigpu.__file__).parent / "plugins.toml"
@@ -31,7 +36,10 @@ SHIPPED = Path(multigpu.__file__).parent / "plugins.toml"
 def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
     custom_nodes: Annotated[
-        list[Path] | None, typer.Option(help="A ComfyUI's custom_nodes folder, whose packs may carry plugins.")
+        list[Path] | None,
+        typer.Option(
+            help="A ComfyUI's custom_nodes folder, whose packs may carry plugins. Known where MultiGPU is in it."
+        ),
     ] = None,
     user_directory: Annotated[Path | None, typer.Option(help="A ComfyUI's user folder, for its plugins.toml.")] = None,
 ) -> None:
@@ -40,30 +48,56 @@ def plugins(
     Which nodes a plugin registers is known inside ComfyUI alone: see its log, or GET /multigpu/plugins.
     """
     configure_logging("error")
+    folders = custom_nodes or _own_custom_nodes()
+    if user_directory is None and folders:
+        user_directory = folders[0].parent / "user"
     configuration = read_configuration([SHIPPED, *user_files(user_directory)])
     manager = PluginManager(hookspecs, configuration)
-    for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes or ()))):
+    for found in (built_in(), installed(), carried_by_packs(packs_in(folders))):
         manager.register_all(found)
     manager.problems += configuration.unknown_plugins(manager.records)
+    if folders:
+        _note_targets(manager, folders)
     records = list(manager.records.values())
     console = Console()
     if as_json:
         console.print_json(data=report_json(records))
     else:
         console.print(_table(records))
+        for record in records:
+            if record.enabled and record.why_not:
+                console.print(f"{record.name}: {record.why_not}", style="red", markup=False, soft_wrap=True)
         for problem in manager.problems:
             console.print(str(problem), style="yellow", markup=False)
     raise typer.Exit(any(record.enabled and record.why_not for record in records))
 
 
+def _own_custom_nodes() -> list[Path]:
+    """The custom_nodes folder that this package is a node pack of, if it is one."""
+    folder = Path(multigpu.__file__).parent.parent
+    return [folder] if folder.name == "custom_nodes" else []
+
+
+def _note_targets(manager: PluginManager, folders: list[Path]) -> None:
+    packs = pack_folders(folders)
+    for plugin in list(manager.records):
+        if name := manager.pack_named_by(plugin):
+            pack = packs.get(plain_name(name))
+            target = TargetPack(name, state=PackState.ABSENT)
+            if pack is not None:
+                target = TargetPack(pack.name, version_of_pack(pack), PackState.PRESENT)
+            manager.note_targets(plugin, (target,), ())
+
+
 def _table(records: list[PluginRecord]) -> Table:
-    table = Table("Plugin", "Version", "Source", "State")
+    table = Table("Plugin", "Version", "Source", "Node pack", "State")
     for record in records:
-        table.add_row(record.name, record.version, record.source, _state(record))
+        packs = ", ".join(str(pack) if pack.state is PackState.PRESENT else f"no {pack}" for pack in record.targets)
+        table.add_row(record.name, record.version, escape(record.source), escape(packs), _state(record))
     return table
 
 
 def _state(record: PluginRecord) -> str:
     if record.works:
         return "[green]works[/]"
-    return f"[red]failed[/]: {escape(record.why_not)}" if record.enabled else "off"
+    return "[red]failed[/]" if record.enabled else "off"

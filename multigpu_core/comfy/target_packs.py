@@ -10,7 +10,7 @@ import folder_paths
 import nodes as comfy_nodes
 from comfy.cli_args import args
 
-from multigpu.multigpu_core.plugins import PackState, TargetPack, name_of_pack, packs_in, version_of_pack
+from multigpu.multigpu_core.plugins import PackState, TargetPack, name_of_pack, packs_in, plain_name, version_of_pack
 
 from .loader_class import LoaderClass
 
@@ -38,11 +38,11 @@ class PacksHere:
     """All packs in the custom node folders, as they are once ComfyUI has loaded them."""
 
     def __init__(self) -> None:
-        self._packs = {_plain(name): pack for names, pack in _all_packs() for name in names}
+        self._packs = {plain_name(name): pack for names, pack in _all_packs() for name in names}
 
     def named(self, name: str) -> TargetPack:
         """A pack by the name of its folder or of its project."""
-        return self._packs.get(_plain(name), TargetPack(name, state=PackState.ABSENT))
+        return self._packs.get(plain_name(name), TargetPack(name, state=PackState.ABSENT))
 
 
 def _all_packs() -> Iterator[tuple[tuple[str, ...], TargetPack]]:
@@ -67,7 +67,3 @@ def _custom_nodes() -> list[Path]:
 
 def _is_skipped(pack: Path) -> bool:
     return bool(args.disable_all_custom_nodes) and pack.name not in args.whitelist_custom_nodes
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")

@@ -1,7 +1,17 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
 from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
-from .discovery import Candidate, built_in, carried_by_packs, installed, name_of_pack, packs_in, version_of_pack
+from .discovery import (
+    Candidate,
+    built_in,
+    carried_by_packs,
+    installed,
+    name_of_pack,
+    pack_folders,
+    packs_in,
+    plain_name,
+    version_of_pack,
+)
 from .loaders import (
     DevicePart,
     ExtraInput,
@@ -43,7 +53,9 @@ __all__ = [
     "device_only",
     "installed",
     "name_of_pack",
+    "pack_folders",
     "packs_in",
+    "plain_name",
     "read_configuration",
     "report_json",
     "report_lines",

@@ -77,6 +77,17 @@ def packs_in(custom_nodes: Iterable[Path]) -> Iterator[Path]:
                 yield pack
 
 
+def pack_folders(custom_nodes: Iterable[Path]) -> dict[str, Path]:
+    """The folders of node packs by their names, those that their pyproject.toml states included, as `plain_name`s."""
+    packs = list(packs_in(custom_nodes))
+    return {plain_name(name): pack for pack in packs for name in (name_of_pack(pack), pack.name) if name}
+
+
+def plain_name(pack: str) -> str:
+    """A pack's name without the differences that nobody means: case, and hyphens or underscores."""
+    return pack.lower().replace("_", "-")
+
+
 def name_of_pack(pack: Path) -> str:
     """The name that a node pack's pyproject.toml states, or nothing."""
     name = _pyproject(pack, "project", "name")

@@ -7,12 +7,14 @@ from enum import Enum
 
 
 class PackState(str, Enum):
-    """What became of a node pack when ComfyUI started."""
+    """What became of a node pack when ComfyUI started, or what is known of it without ComfyUI."""
 
     LOADED = "loaded"
     ABSENT = "absent"
     DISABLED = "disabled"
     FAILED = "import failed"
+    PRESENT = "present"
+    """Its folder is there; whether it can be imported is known inside ComfyUI alone."""
 
 
 @dataclass(frozen=True)

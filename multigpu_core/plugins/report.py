@@ -32,11 +32,13 @@ def _state(record: PluginRecord) -> str:
     absent = f", not here: {', '.join(record.absent)}" if record.absent else ""
     loaded = [str(pack) for pack in record.targets if pack.state is PackState.LOADED]
     of = f" for {', '.join(loaded)}" if loaded else ""
-    return f"{len(record.nodes)} nodes{of}{taken}{absent} ({origin})"
+    count = f"{len(record.nodes)} node{'' if len(record.nodes) == 1 else 's'}"
+    return f"{count}{of}{taken}{absent} ({origin})"
 
 
 def _why_none(targets: Iterable[TargetPack]) -> str:
     words = {
+        PackState.PRESENT: "is there",
         PackState.LOADED: "has none of its loaders",
         PackState.ABSENT: "is absent",
         PackState.DISABLED: "is disabled",

@@ -49,3 +49,13 @@ def test_what_is_wrong_in_the_user_s_file_is_shown(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plugins", "--user-directory", str(tmp_path)])
     assert result.exit_code == 0
     assert "did you mean comfy_core" in " ".join(result.output.split())
+
+
+def test_the_packs_that_are_there_are_shown_with_their_versions(custom_nodes: Path) -> None:
+    pack = custom_nodes / "comfyui-gguf"
+    pack.mkdir()
+    (pack / "pyproject.toml").write_text('[project]\nversion = "2.0.0"\n')
+    result = CliRunner().invoke(app, ["plugins", "--json", "--custom-nodes", str(custom_nodes)])
+    targets = {record["name"]: record["targets"] for record in json.loads(result.output)}
+    assert targets["gguf"] == [{"name": "comfyui-gguf", "version": "2.0.0", "state": "present"}]
+    assert targets["florence2"][0]["state"] == "absent"

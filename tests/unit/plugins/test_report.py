@@ -23,11 +23,12 @@ def test_each_plugin_has_one_short_line() -> None:
         "  planner        works (built in)",
         "  gguf           no nodes: none of its loaders is here (built in 0.1.0)",
         "  some           2 nodes, taken by others: KSampler, not here: Z (their-package 2.0)",
-        "  here           1 nodes for ComfyUI-GGUF 2.0 (built in 0.1.0)",
+        "  here           1 node for ComfyUI-GGUF 2.0 (built in 0.1.0)",
         "  loaded         no nodes: ComfyUI-GGUF 2.0 has none of its loaders (built in)",
         "  absent         no nodes: ComfyUI-GGUF 2.0 is absent (built in)",
         "  disabled       no nodes: ComfyUI-GGUF 2.0 is disabled (built in)",
         "  import failed  no nodes: ComfyUI-GGUF 2.0 could not be imported (built in)",
+        "  present        no nodes: ComfyUI-GGUF 2.0 is there (built in)",
         "  off            off (a file)",
         "  bad            FAILED: ImportError: no (a file)",
     ]
