@@ -18,6 +18,9 @@ from .room import CPU, Room, measure_room
 from .staging_room import MOST_BLOCKS, staged_bytes
 from .step_time import TOKENS, link_to, predict_step
 
+_MOST_BLOCKS = 500
+"""Real models have up to a hundred or so; with many more, trying plans takes longer than it can gain."""
+
 _STARTS = 3
 """From how many of the best candidates better plans are looked for."""
 
@@ -46,7 +49,7 @@ def plan_with_profile(
     plan = plan_allocation(inventory, request, devices, reserve_bytes)
     if request.mode is not AllocationMode.AUTO:
         return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
-    if not plan.offloaded:
+    if not plan.offloaded or len(inventory.blocks) > _MOST_BLOCKS:
         return plan
     room = measure_room(inventory, request, devices, reserve_bytes)
 

@@ -34,7 +34,10 @@ def profile(
     if as_json:
         typer.echo(json.dumps(_report(found), indent=2))
         return
-    console.print(_links(found))
+    if found.links:
+        console.print(_links(found))
+    else:
+        console.print("There is one device only, and so no link between two.")
     console.print(_rates(found))
     console.print(f"Kept in {profile_file()}; --again measures anew.", markup=False)
 

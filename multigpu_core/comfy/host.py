@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -11,6 +12,9 @@ import comfy.model_management as mm
 from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile, known_profile
 from multigpu.multigpu_core.execution import PageLockedMemory
+from multigpu.multigpu_core.plugins.core_settings import MemorySettings
+
+LIMITLESS = sys.maxsize
 
 
 class Host:
@@ -20,12 +24,15 @@ class Host:
         self,
         registry: DeviceRegistry,
         default_strategy: str = Strategy.INTERLEAVE.value,
-        page_locked_fraction: float = 0.5,
+        memory: MemorySettings | None = None,
     ) -> None:
         self.registry = registry
+        self.memory = memory or MemorySettings()
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
-        self.page_locked = PageLockedMemory(registry, int(page_locked_fraction * registry.total_bytes("cpu")))
+        self.page_locked = PageLockedMemory(
+            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu"))
+        )
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
     @cached_property
@@ -37,10 +44,16 @@ class Host:
         """The device on which ComfyUI itself would load a model."""
         return self.registry.name_of(mm.get_torch_device())
 
-    def devices_for(self, names: Iterable[str], held_bytes: dict[str, int]) -> tuple[DeviceInfo, ...]:
-        """These devices as they are now. What this model holds there already counts as free: it will be placed anew."""
-        infos = (self.registry.info(name) for name in names)
-        return tuple(replace(info, free_bytes=info.free_bytes + held_bytes.get(info.name, 0)) for info in infos)
+    def devices_for(
+        self, names: Iterable[str], held_bytes: Mapping[str, int], limits: Mapping[str, int]
+    ) -> tuple[DeviceInfo, ...]:
+        """These devices as they are now. What this model holds there already counts as free: it will be placed anew.
+
+        `limits` are the most bytes that a device is known to take, where it has shown that it takes less than it says.
+        """
+        infos = [self.registry.info(name) for name in names]
+        free = {info.name: info.free_bytes + held_bytes.get(info.name, 0) for info in infos}
+        return tuple(replace(info, free_bytes=min(free[info.name], limits.get(info.name, LIMITLESS))) for info in infos)
 
     def inference_reserve_bytes(self, compute: str, weight_budget_bytes: float) -> int:
         """Bytes of a compute device's free memory that ComfyUI wants left for inference.

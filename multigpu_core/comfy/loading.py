@@ -22,7 +22,8 @@ from .model_devices import Devices, ModelDevices
 from .ours import OurModel, OurModels
 from .packs import Pack, Packs, input_types
 from .patcher import distribute
-from .placement import ModelPlacement, PlacementOptions, PlanAllocation
+from .placement import ModelPlacement, PlacementOptions
+from .planning import PlanAllocation
 from .rebuilding import make_rebuildable, plain_patchers
 from .results import map_outputs, patcher_of, retarget, set_devices, with_output, with_plain_patcher
 from .scope import DeviceScope, device_scope

@@ -9,19 +9,24 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import structlog
 import torch
 
 from multigpu.multigpu_core.allocation import Strategy
 
 from .halves import run_halves_at_once
 from .placement import ModelPlacement
+from .sampling import guard_sampling
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher as PatcherClass
 else:
     PatcherClass = object
+
+log = structlog.get_logger("multigpu")
 
 
 class DistributedPatcher(PatcherClass):  # type: ignore[misc]
@@ -63,7 +68,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             self.unpatch_model(self.offload_device, unpatch_weights=False)
             self.patch_model(load_weights=False)
             try:
-                self._load_as_planned(extra_memory, force_patch_weights)
+                self._load_or_offload_more(extra_memory, force_patch_weights)
             except BaseException:  # an interrupt, too, leaves the model as it was
                 self.detach()
                 raise
@@ -78,10 +83,24 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         self.model.model_loaded_weight_memory -= freed
         return freed
 
+    def offload_more(self, share: float) -> int:
+        """Move a share of what may move off the computing devices, until the model is unloaded. Returns bytes."""
+        with self.use_ejected():
+            self.unpatch_hooks()
+            freed = self.placement.offload_more(share)
+        self.model.model_loaded_weight_memory = self.placement.compute_bytes_loaded
+        return freed
+
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
-        if unpatch_weights:
-            self.placement.release()
-        super().unpatch_model(device_to, unpatch_weights)
+        if not unpatch_weights:
+            super().unpatch_model(device_to, unpatch_weights)
+            return
+        self.placement.release()
+        try:
+            super().unpatch_model(device_to, unpatch_weights)
+        except BaseException:  # an unload that was broken off is brought to its end: half a model is of no use
+            super().unpatch_model(device_to, unpatch_weights)
+            raise
 
     def patch_hooks(self, hooks: Any) -> None:
         super().patch_hooks(hooks)
@@ -90,6 +109,27 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
     def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().unpatch_hooks(*args, **kwargs)
         self.placement.weights_changed()
+
+    def _load_or_offload_more(self, extra_memory: float, force_patch_weights: bool) -> None:
+        """Load as planned; where memory runs out and the plan may be bent, once more with less on that device."""
+        before = self.placement.compute_bytes_loaded
+        try:
+            self._load_as_planned(extra_memory, force_patch_weights)
+            return
+        except Exception as error:
+            if not comfy.model_management.is_oom(error):
+                raise
+            shortage = self.placement.shortage()
+            if (refusal := self.placement.refusal(shortage)) is not None:
+                raise refusal from error
+            if not self.placement.host.memory.retry_load:
+                raise
+        # Only now is the error gone, and with it what its frames held on the device.
+        log.warning(f"{shortage}; {type(self.model).__name__} is loaded again with more of it offloaded.")
+        self.unpatch_model(self.offload_device)
+        self.patch_model(load_weights=False)
+        self.placement.limit(shortage)
+        self._load_as_planned(extra_memory + before, force_patch_weights)
 
     def _load_as_planned(self, extra_memory: float, force_patch_weights: bool) -> None:
         """What core's `load` does, with the placement in the place of its choice of modules."""
@@ -132,6 +172,7 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     patcher.placement = placement
     patcher.load_device = compute
     patcher.offload_device = torch.device("cpu")
+    guard_sampling(patcher, placement)
     if placement.options.request.strategy is Strategy.RELAY:
         run_halves_at_once(patcher, placement)
     return patcher

@@ -46,12 +46,13 @@ class AppliedPatches:
 
     def _restore(self, patcher: WeightPatcher, key: str) -> None:
         self._applied.pop(key, None)
-        original = patcher.backup.pop(key, None)
+        original = patcher.backup.get(key)
         if original is None:
             _take_off(patcher, key)
             return
         put = comfy.utils.copy_to_param if original.inplace_update else comfy.utils.set_attr_param
         put(patcher.model, key, original.weight)
+        patcher.backup.pop(key)  # only now: an error before leaves the original where it is found again
 
 
 def _take_off(patcher: WeightPatcher, key: str) -> None:

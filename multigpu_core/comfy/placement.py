@@ -7,47 +7,29 @@ next one comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+import math
+from dataclasses import dataclass
 
 import structlog
+import torch
 from torch import nn
 
 from multigpu.multigpu_core.allocation import (
     AllocationMode,
     AllocationPlan,
     AllocationRequest,
-    Inventory,
     StepPrediction,
     inventory_of_module,
     plan_table,
-    predict_step,
 )
-from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.execution import Distribution
 
 from .host import Host
 from .patches import AppliedPatches, WeightPatcher
+from .planning import MakeRoom, PlanAllocation, Planning, setting_for
+from .shortage import LoadOutOfMemoryError, Shortage
 
 log = structlog.get_logger("multigpu")
-
-
-class PlanAllocation(Protocol):
-    """The plan-allocation hook as this room calls it."""
-
-    def __call__(
-        self,
-        inventory: Inventory,
-        request: AllocationRequest,
-        devices: Sequence[DeviceInfo],
-        reserve_bytes: Mapping[str, int],
-        profile: HardwareProfile | None,
-    ) -> AllocationPlan: ...
-
-
-MakeRoom = Callable[[int, str, nn.Module], None]
-"""Frees that many bytes on a device by unloading other models than the given one."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +48,13 @@ class ModelPlacement:
         self, module: nn.Module, options: PlacementOptions, host: Host, plan: PlanAllocation, make_room: MakeRoom
     ) -> None:
         self.options = options
-        self._host = host
-        self._plan_allocation = plan
-        self._make_room = make_room
+        self.host = host
+        self._planning = Planning(options.request, host, plan, make_room)
         self._applied = AppliedPatches()
         self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.page_locked)
         self._demoted_bytes = 0
+        self._held_back_bytes = 0
+        self._filling = options.request.compute_device
         self.prediction: StepPrediction | None = None
         """What a step of the plan in force is expected to take, where the machine's speeds are known."""
 
@@ -83,6 +66,8 @@ class ModelPlacement:
             PlanError: the request cannot be met by these devices even when they are empty.
         """
         plan = self.distribution.plan
+        if plan is not None and self._held_back_bytes:
+            return self.compute_bytes_loaded
         if plan is not None:
             return plan.compute_bytes + max(plan.staging_bytes, self.distribution.staging_bytes)
         if self.options.request.mode is AllocationMode.AUTO:
@@ -98,9 +83,7 @@ class ModelPlacement:
 
     def draft(self) -> AllocationPlan:
         """The plan as it would be on empty devices."""
-        infos = (self._host.registry.info(name) for name in self._device_names())
-        empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
-        return self._plan_allocation(self.distribution.inventory, self.options.request, empty, {}, None)
+        return self._planning.draft(self.distribution.inventory)
 
     def load(self, patcher: WeightPatcher, weight_budget_bytes: float) -> None:
         """Place every block as planned, with the patcher's weight patches in it. Does only what is not done yet.
@@ -112,9 +95,9 @@ class ModelPlacement:
             DistributionError: the weights are not where the plan puts them.
         """
         self.distribution.settle()
+        self._filling = self.options.request.compute_device
         plan = self._plan_in_force(weight_budget_bytes)
         outdated = self._applied.outdated(patcher)
-        compute = self._host.registry.torch_device(plan.compute_device)
         devices = self._targets(plan, weight_budget_bytes)
         todo = [
             (block, devices[block.name], keys)
@@ -125,11 +108,14 @@ class ModelPlacement:
         # Other devices' blocks first; on the compute device patched ones first: patching needs room of its own.
         todo.sort(key=lambda job: (job[1] == plan.compute_device, not job[2]))
         for block, device, keys in todo:
-            patch_on = compute if self.options.high_precision_loras else self._host.registry.torch_device(device)
+            self._filling = plan.compute_device if keys and self.options.high_precision_loras else device
+            patch_on = self.host.registry.torch_device(self._filling)
             for key in sorted(keys):
                 self._applied.renew(patcher, key, patch_on)
+            self._filling = device
             self.distribution.place(block, device)
-        if todo:
+        self._filling = plan.compute_device
+        if todo or not self.distribution.is_served:
             self.distribution.serve(devices)
             log.info("Placed", **self._loaded_line(len(todo)))
         self._shrink_to_grant(weight_budget_bytes)
@@ -140,6 +126,64 @@ class ModelPlacement:
         self._demoted_bytes += freed
         return freed
 
+    def offload_more(self, share: float) -> int:
+        """Move a share of what lies on the fullest of the computing devices, and may move, to the cpu until `release`.
+
+        Staging becomes as small as it can be. Returns the bytes freed.
+        """
+        freed = self.distribution.save_staging()
+        movable = {device: self.distribution.movable_on(device) for device in self._computing}
+        if any(movable.values()):
+            fullest = min(filter(movable.get, movable), key=self.host.registry.free_bytes)
+            size = sum(block.size_bytes for block in movable[fullest])
+            freed += self.distribution.demote(math.ceil(share * size), "cpu", fullest)
+        self._held_back_bytes += freed
+        return freed
+
+    @property
+    def can_offload_more(self) -> bool:
+        """Whether anything lies on a computing device that need not."""
+        staging = self.distribution.staging_bytes if not self._held_back_bytes else 0
+        return staging > 0 or any(self.distribution.movable_on(device) for device in self._computing)
+
+    @property
+    def computing_devices(self) -> tuple[torch.device, ...]:
+        """The devices on which blocks of the loaded model are computed."""
+        return tuple(self.host.registry.torch_device(device) for device in self._computing)
+
+    @property
+    def _computing(self) -> tuple[str, ...]:
+        plan = self.distribution.plan
+        if plan is None:
+            return ()
+        relays = (placement.device for placement in plan.placements if placement.relayed)
+        return tuple(dict.fromkeys((plan.compute_device, *relays)))
+
+    @property
+    def setting_in_force(self) -> str:
+        """What a user sets to get by intent what the loaded model came to."""
+        return setting_for(self.options.request, self.distribution.bytes_by_device())
+
+    def shortage(self) -> Shortage:
+        """What a load that has just run out of memory lacked: ask before anything is moved home."""
+        plan, placed = self.distribution.plan, self.distribution.bytes_by_device()
+        planned = dict(plan.bytes_by_device) if plan is not None else {}
+        if plan is not None:
+            planned[plan.compute_device] += plan.staging_bytes
+        return Shortage(self._filling, planned.get(self._filling, 0), placed.get(self._filling, 0))
+
+    def limit(self, shortage: Shortage) -> None:
+        """Plan no more for a device than found room there, until `release`."""
+        self._planning.limits[shortage.device] = shortage.placed_bytes
+        self.host.registry.empty_cache(shortage.device)
+
+    def refusal(self, shortage: Shortage) -> LoadOutOfMemoryError | None:
+        """For a split that the user wrote out, the error that says what would fit instead; None for others."""
+        plan = self.distribution.plan
+        if not self.options.request.is_explicit or plan is None:
+            return None
+        return self._planning.refusal(shortage, self.distribution.inventory, plan, self.distribution.bytes_by_device())
+
     def weights_changed(self) -> None:
         """Say that ComfyUI has written to stored weights, in place."""
         self.distribution.weights_changed()
@@ -149,13 +193,8 @@ class ModelPlacement:
         self._log_steps()
         self.distribution.release()
         self._applied.forget()
-        self._demoted_bytes = 0
-
-    def _predict(self, plan: AllocationPlan) -> StepPrediction | None:
-        try:
-            return predict_step(plan, self._host.profile)
-        except KeyError:  # a device that has come since the profile was read
-            return None
+        self._demoted_bytes = self._held_back_bytes = 0
+        self._planning.limits.clear()
 
     def _log_steps(self) -> None:
         """Say what a step was predicted to take and what it took, for whoever doubts the one or the other."""
@@ -175,40 +214,27 @@ class ModelPlacement:
         self.distribution.take_stock(inventory)
         if self.distribution.plan is not None and is_known:
             return self.distribution.plan
-        plan = self._make_plan(weight_budget_bytes)
+        distribution = self.distribution
+        held = distribution.bytes_by_device()
+        plan = self._planning.plan(inventory, distribution.module, held, weight_budget_bytes)
         self.distribution.begin(plan)
-        self.prediction = self._predict(plan)
+        self.prediction = self._planning.predict(plan)
         log.info(f"{type(self.distribution.module).__name__} is split\n{plan_table(plan, self.prediction)}")
         for warning in plan.warnings:
             log.warning(warning)
         return plan
 
-    def _make_plan(self, weight_budget_bytes: float) -> AllocationPlan:
-        request = self.options.request
-        names = self._device_names()
-        held = self.distribution.bytes_by_device()
-        if request.mode is not AllocationMode.AUTO:
-            for device, wanted in self.draft().bytes_by_device.items():
-                if device != request.compute_device:  # ComfyUI has made room there already
-                    self._make_room(wanted - held.get(device, 0), device, self.distribution.module)
-        reserve = {}
-        if request.mode is AllocationMode.AUTO:
-            granted = weight_budget_bytes + held.get(request.compute_device, 0)
-            reserve[request.compute_device] = self._host.inference_reserve_bytes(request.compute_device, granted)
-        devices = self._host.devices_for(names, held)
-        return self._plan_allocation(self.distribution.inventory, request, devices, reserve, self._host.profile)
-
     def _targets(self, plan: AllocationPlan, weight_budget_bytes: float) -> dict[str, str]:
         """Each block's device: the plan's, but what ComfyUI asked back stays away until there is room again."""
         wanted = {placement.block.name: placement.device for placement in plan.placements}
-        if self._demoted_bytes:
+        if self._demoted_bytes or self._held_back_bytes:
             compute = plan.compute_device
             is_auto = self.options.request.mode is AllocationMode.AUTO
-            room = weight_budget_bytes if is_auto else self._host.registry.free_bytes(compute)
-            if room < self._demoted_bytes:
+            room = weight_budget_bytes if is_auto else self.host.registry.free_bytes(compute)
+            if self._held_back_bytes or room < self._demoted_bytes:
                 blocks = self.distribution.inventory.blocks
                 return {
-                    b.name: self.distribution.device_of(b) if wanted[b.name] == compute else wanted[b.name]
+                    b.name: self.distribution.device_of(b) if wanted[b.name] in self._computing else wanted[b.name]
                     for b in blocks
                 }
             self._demoted_bytes = 0
@@ -218,14 +244,6 @@ class ModelPlacement:
         """Give back what ComfyUI wants back. Only `auto` follows its estimate; a split that the user sized stands."""
         if weight_budget_bytes < 0 and self.options.request.mode is AllocationMode.AUTO:
             self.demote(int(-weight_budget_bytes))
-
-    def _device_names(self) -> tuple[str, ...]:
-        """The devices that the request may use; no other is touched, not even to ask for its memory."""
-        request = self.options.request
-        if request.mode is AllocationMode.AUTO:
-            return self._host.registry.names()
-        named = [request.compute_device, *(share.device for share in request.shares), *request.donors, "cpu"]
-        return tuple(dict.fromkeys(named))
 
     def _loaded_line(self, block_count: int) -> dict[str, str | int]:
         """What a load did: how many blocks it touched, and the bytes found on each device afterwards."""

@@ -82,7 +82,7 @@ def start() -> Framework:
     user_directory = Path(folder_paths.get_user_directory())
     configuration = read_configuration([SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)])
     configure_logging(configuration.logging.level)
-    host = Host(comfyui_registry(), configuration.planner.strategy, configuration.memory.page_locked_fraction)
+    host = Host(comfyui_registry(), configuration.planner.strategy, configuration.memory)
     plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")

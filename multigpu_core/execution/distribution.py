@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
@@ -68,6 +69,7 @@ class Distribution:
         self._streamer: Streamer | None = None
         self._current_device: CurrentDevice | None = None
         self._relay: Relay | None = None
+        self._is_served = False
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -86,6 +88,11 @@ class Distribution:
     def plan(self) -> AllocationPlan | None:
         """The plan in force, or None while the model is not loaded."""
         return self._plan
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the hooks are on that bring each offloaded block to where it is computed."""
+        return self._is_served
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
@@ -139,6 +146,7 @@ class Distribution:
             DistributionError: the tensors are not there.
         """
         assert self._plan and self._streamer and self._current_device and self._relay, "serve() follows begin()"
+        self._is_served = False
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -158,33 +166,38 @@ class Distribution:
             self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
         self._current_device.attach(self.module)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
+        self._is_served = True
 
-    def demote(self, bytes_wanted: int, device: str) -> int:
-        """Move resident blocks off the compute device to `device` until `bytes_wanted` are free; heads stay.
+    def demote(self, bytes_wanted: int, device: str, source: str | None = None) -> int:
+        """Move blocks off `source`, or else the compute device, to `device` until `bytes_wanted` are free; heads stay.
 
         Takes them evenly along execution order. Returns the bytes freed, which may be fewer: what staging grows by, if
         one of them is larger than all that were streamed before, is not free.
         """
-        if self._plan is None or device == self._plan.compute_device:
+        if self._plan is None or device in (self._plan.compute_device, source):
             return 0
-        compute = self._plan.compute_device
         devices = {block.name: self.device_of(block) for block in self.inventory.blocks}
-        movable = [
-            block
-            for block in self.inventory.blocks
-            if block.kind is not BlockKind.HEAD and devices[block.name] == compute
-        ]
+        movable = self.movable_on(source or self._plan.compute_device)
         staging = self.staging_bytes
         growth = max(0, max(map(staged_bytes, movable), default=0) - staging)
         demoted = _spread(movable, bytes_wanted + growth)
-        for block in demoted:
-            self.place(block, device)
-            devices[block.name] = device
         if demoted:
-            self.serve(devices)
+            self._move_or_put_back(devices, {block.name: device for block in demoted})
         freed = sum(block.size_bytes for block in demoted) - (self.staging_bytes - staging)
         is_enough = freed >= bytes_wanted or len(demoted) == len(movable)
-        return freed if is_enough else freed + self.demote(bytes_wanted - freed, device)
+        return freed if is_enough else freed + self.demote(bytes_wanted - freed, device, source)
+
+    def save_staging(self) -> int:
+        """Keep no more for blocks on their way than the largest of them needs. Returns the bytes freed."""
+        before = self.staging_bytes
+        if self._streamer is not None:
+            self._streamer.save_memory()
+        return before - self.staging_bytes
+
+    def movable_on(self, device: str) -> list[Block]:
+        """The blocks that lie on a device and need not."""
+        blocks = (block for block in self.inventory.blocks if block.kind is not BlockKind.HEAD)
+        return [block for block in blocks if self.device_of(block) == device]
 
     def release(self) -> None:
         """Take our hooks off and forget the plan; whoever calls this moves the weights home."""
@@ -223,10 +236,26 @@ class Distribution:
         """Bytes of the compute device that are kept for weights on their way."""
         return self._streamer.staging_bytes if self._streamer is not None else 0
 
+    def _move_or_put_back(self, before: Mapping[str, str], moves: Mapping[str, str]) -> None:
+        """Move some blocks, by name, and serve all; if that fails in the middle, all is as `before`."""
+        try:
+            self._place_all({**before, **moves})
+        except BaseException:
+            self._place_all(before)
+            raise
+
+    def _place_all(self, devices: Mapping[str, str]) -> None:
+        for block in self.inventory.blocks:
+            if not self.is_placed(block, devices[block.name]):
+                self.place(block, devices[block.name])
+        self.serve(devices)
+
     def _stop_serving(self) -> None:
-        for hooks in (self._streamer, self._relay, self._current_device):
-            if hooks is not None:
-                hooks.detach()
+        self._is_served = False
+        with ExitStack() as all_of_them:  # also after one that fails
+            for hooks in (self._streamer, self._relay, self._current_device):
+                if hooks is not None:
+                    all_of_them.callback(hooks.detach)
         self._streamer = self._relay = self._current_device = self._storage = None
 
     def _slots_to_pack(self, root: nn.Module | None, slots: tuple[TensorSlot, ...]) -> list[tuple[TensorSlot, ...]]:

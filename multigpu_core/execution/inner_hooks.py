@@ -5,15 +5,16 @@ They are off while the whole region is staged: a layer without hooks is called s
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .region import Region
+from .suspendable_hook import SuspendableHook
 from .tensor_slots import TensorSlot
 
 
@@ -34,11 +35,11 @@ class InnerHooks:
 
     def suspend(self) -> None:
         for hook in self._hooks:
-            hook.suspend()
+            hook.before.suspend()
 
     def resume(self) -> None:
         for hook in self._hooks:
-            hook.resume()
+            hook.before.resume()
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
@@ -56,30 +57,16 @@ class _InnerHook:
 
     def __init__(self, module: nn.Module, region: Region, compute: torch.device) -> None:
         self.region = region
-        self._module = weakref.ref(module)
-        self._after: list[Any] = []
-        self._stage = partial(_stage, region, compute, self._after)
-        self._before = module.register_forward_pre_hook(self._stage, prepend=True)
-
-    def suspend(self) -> None:
-        module = self._module()
-        if module is not None:
-            module._forward_pre_hooks.pop(self._before.id, None)
-
-    def resume(self) -> None:
-        module = self._module()
-        if module is not None:
-            hooks = module._forward_pre_hooks
-            hooks[self._before.id] = self._stage
-            if len(hooks) > 1:
-                hooks.move_to_end(self._before.id, last=False)  # type: ignore[attr-defined]
+        self._after: list[RemovableHandle] = []
+        self.before = SuspendableHook(module, partial(_stage, region, compute, self._after), first=True)
 
     def remove(self) -> None:
-        for handle in (self._before, *self._after):
+        self.before.remove()
+        for handle in self._after:
             handle.remove()
 
 
-def _stage(region: Region, compute: torch.device, after: list[Any], module: nn.Module, args: Any) -> None:
+def _stage(region: Region, compute: torch.device, after: list[RemovableHandle], module: nn.Module, args: Any) -> None:
     if not after:
         after.append(module.register_forward_hook(partial(_unstage, region), always_call=True))
     if region.enter():

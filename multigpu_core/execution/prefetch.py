@@ -52,7 +52,8 @@ class Prefetcher:
         self._compute = compute
         self._streams = streams
         self._staging_bytes = staging_bytes
-        self._buffer = torch.empty(0, dtype=torch.uint8, device=compute)
+        self._no_buffer = torch.empty(0, dtype=torch.uint8, device=compute)
+        self._buffer = self._no_buffer
         self._turns: list[Turn] = []
         self._lanes: tuple[Lane, ...] = ()
         self._begin = 0
@@ -72,7 +73,7 @@ class Prefetcher:
         sizes = [Layout(region.tensors).size_bytes for region, _ in regions]
         ring = staging_ring(sizes, self._staging_bytes)
         if ring.size_bytes > self._buffer.numel():
-            self._buffer = torch.empty(0, dtype=torch.uint8, device=self._compute)  # frees the old one first
+            self._free_buffer()  # before there is a new one
             with torch.inference_mode(False):
                 self._buffer = torch.empty(ring.size_bytes, dtype=torch.uint8, device=self._compute)
         self._lanes = tuple(dict.fromkeys(lane for _, lane in regions))
@@ -111,9 +112,19 @@ class Prefetcher:
     def close(self) -> None:
         """Free the staging memory."""
         self._quiesce()
-        self._turns.clear()
         self._lanes = ()
-        self._buffer = torch.empty(0, dtype=torch.uint8, device=self._compute)
+        self._free_buffer()
+
+    def save_memory(self) -> None:
+        """Keep no more from now on than the largest region needs: `arrange` follows."""
+        self._quiesce()
+        self._staging_bytes = 0
+        self._free_buffer()
+
+    def _free_buffer(self) -> None:
+        self.drop()
+        self._turns.clear()
+        self._buffer = self._no_buffer
 
     def _make_turn(self, region: Region, lane: Lane, begin: int, size_bytes: int, distance: int) -> Turn:
         staging = self._buffer[begin : begin + size_bytes]

@@ -131,7 +131,7 @@ class Relay:
                 self._hook_exit(module)
             return self._enter(module, stop, args, kwargs)
 
-        return SuspendableHook(module, _uncompiled(enter))
+        return SuspendableHook(module, _uncompiled(enter), with_kwargs=True)
 
     def _hook_exit(self, module: nn.Module) -> None:
         def leave(module: nn.Module, args: Any, output: Any) -> Any:

@@ -100,6 +100,12 @@ class Streamer:
         if self._prefetcher is not None:
             self._prefetcher.drop()
 
+    def save_memory(self) -> None:
+        """Keep no more for staging from now on than the largest region needs."""
+        if self._prefetcher is not None:
+            self._prefetcher.save_memory()
+            self._arrange()
+
     def _arrange(self) -> None:
         """Let the prefetcher expect the order that is expected now."""
         self._arranged = self._order.expected

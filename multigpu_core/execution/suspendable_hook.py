@@ -10,12 +10,18 @@ from torch import nn
 
 
 class SuspendableHook:
-    """A pre-hook that gets the keyword arguments, too. Keeps neither the module alive nor itself on it."""
+    """Keeps neither the module alive nor itself on it.
 
-    def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+    With `with_kwargs` the hook gets keyword arguments, too; one that is `first` runs before those of other extensions.
+    """
+
+    def __init__(
+        self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, first: bool = False
+    ) -> None:
         self._module = weakref.ref(module)
         self._hook = hook
-        self._handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+        self._first = first
+        self._handle = module.register_forward_pre_hook(hook, prepend=first, with_kwargs=with_kwargs)
 
     def suspend(self) -> None:
         module = self._module()
@@ -25,7 +31,10 @@ class SuspendableHook:
     def resume(self) -> None:
         module = self._module()
         if module is not None:
-            module._forward_pre_hooks[self._handle.id] = self._hook
+            hooks = module._forward_pre_hooks
+            hooks[self._handle.id] = self._hook
+            if self._first and len(hooks) > 1:
+                hooks.move_to_end(self._handle.id, last=False)  # type: ignore[attr-defined]
 
     def remove(self) -> None:
         self._handle.remove()

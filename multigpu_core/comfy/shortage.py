@@ -1,0 +1,39 @@
+"""A load that ran out of memory: on which device, how much found room there, and what to tell whoever asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from multigpu.multigpu_core.allocation import readable_bytes
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What a device turned out to take of a model's weights, against what the plan gave it. Sizes are bytes."""
+
+    device: str
+    planned_bytes: int
+    placed_bytes: int
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.planned_bytes - self.placed_bytes)
+
+    def __str__(self) -> str:
+        planned, placed = readable_bytes(self.planned_bytes), readable_bytes(self.placed_bytes)
+        return f"{self.device} ran out of memory: of {planned} of weights and staging {placed} found room"
+
+
+class LoadOutOfMemoryError(torch.cuda.OutOfMemoryError):  # so that ComfyUI's executor sees what it is
+    """A split that the user wrote out does not fit in what is really free.
+
+    `shortage` says where; `fitting_string` is an expert string that would fit, empty where there is none.
+    """
+
+    def __init__(self, shortage: Shortage, fitting_string: str) -> None:
+        self.shortage = shortage
+        self.fitting_string = fitting_string
+        way_out = f'"{fitting_string}" would fit.' if fitting_string else "Free memory, or use a smaller model file."
+        super().__init__(f"{shortage}. {way_out}")
