@@ -28,9 +28,7 @@ from .made_up import (
     weights_of,
     write,
 )
-from .outputs import sampled
 from .packs_at_hand import real_pack
-from .split_models import THIRDS
 
 
 def test_florence2_runs_on_its_device_and_waits_on_the_offload_device(
@@ -280,18 +278,3 @@ def test_xflux_s_controlnet_is_loaded_and_fed_on_its_device(comfyui: ComfyUI, mo
         "ApplyFluxControlNet", controlnet=controlnet, image=torch.rand(1, 8, 8, 3), strength=1
     )
     assert str(condition["img"].device) == "npu:1"
-
-
-def test_ltx_checkpoints_go_to_their_device_or_are_split(comfyui: ComfyUI) -> None:
-    load_pack(comfyui, "ComfyUI-LTXVideo", "ltx")
-    if "LowVRAMCheckpointLoader" not in comfyui.nodes.NODE_CLASS_MAPPINGS:
-        pytest.skip("this version of ComfyUI-LTXVideo has no such loader")
-    whole = comfyui.run("LowVRAMCheckpointLoader", ckpt_name="flux.safetensors")[0]
-    expected = sampled(comfyui, whole)
-    del whole
-    comfyui.reset()
-    outputs = comfyui.run("LowVRAMCheckpointLoaderMultiGPU", ckpt_name="flux.safetensors", device="npu:1")
-    assert {str(getattr(each, "patcher", each).load_device) for each in outputs} == {"npu:1"}
-    assert torch.equal(sampled(comfyui, outputs[0]), expected)
-    split = comfyui.run("LowVRAMCheckpointLoaderDisTorch2MultiGPU", ckpt_name="flux.safetensors", **THIRDS)[0]
-    assert torch.equal(sampled(comfyui, split), expected)
