@@ -21,6 +21,7 @@ class Benchmark(str, Enum):
     LOAD = "load"
     FORWARD = "forward"
     CLOCK = "clock"
+    GPU = "gpu"
 
 
 def bench(

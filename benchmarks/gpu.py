@@ -1,0 +1,200 @@
+"""Streaming on a real card: one random-weight Flux-shaped model, resident, split by us, and split in one piece.
+
+python benchmarks/gpu.py [--device cuda:0] [--tiny] [--json] [--keep FILE]
+
+Controls first, in the same run: T, the resident model's step, and B, the link's page-locked bytes a second. Then, for
+each offloaded share, the limit max(T, V/B), our step, and that of one contiguous part fetched just in time. Peak memory
+of the card is beside every time. Medians of events, after warm-ups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from records import Record, report
+from shaped_models import Sizes, shaped_input, shaped_model
+from torch import nn
+
+from multigpu.multigpu_core.allocation import (
+    AllocationMode,
+    AllocationPlan,
+    AllocationRequest,
+    BlockKind,
+    Strategy,
+    inventory_of_module,
+    plan_allocation,
+    predict_step,
+)
+from multigpu.multigpu_core.devices import DeviceRegistry, HardwareProfile, LinkSpeed, default_registry
+from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+
+FULL = Sizes(width=3072, tokens=4608, text_tokens=512, dtype=torch.bfloat16)
+TINY = Sizes(width=64, tokens=32, text_tokens=8, dtype=torch.float32)
+FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+WARM_UPS = 3
+STEPS = 20
+COPY_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The card and the model's sizes."""
+
+    registry: DeviceRegistry
+    device: str
+    sizes: Sizes
+    steps: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        return self.registry.torch_device(self.device)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """The median step."""
+        for _ in range(WARM_UPS):
+            work()
+        streams = self.registry.streams(self.device)
+        assert streams is not None, "this benchmark is of devices with streams"
+        stream = streams.current_stream(self.torch_device)
+        marks = [streams.Event(enable_timing=True) for _ in range(self.steps + 1)]
+        marks[0].record(stream)
+        for mark in marks[1:]:
+            work()
+            mark.record(stream)
+        self.registry.synchronize(self.device)
+        took = [a.elapsed_time(b) / 1000 for a, b in pairwise(marks)]
+        return statistics.median(took)
+
+    def peak_bytes(self) -> float:
+        module = getattr(torch, self.torch_device.type)
+        peak = float(module.max_memory_allocated(self.torch_device))
+        module.reset_peak_memory_stats(self.torch_device)
+        return peak
+
+    def model(self) -> nn.Module:
+        """The same weights each time, in host memory; they are made on the card, where that is quick."""
+        place = self.device if self.torch_device.type == "cuda" else "cpu"
+        return shaped_model("flux", replace(self.sizes, device=place)).to("cpu")
+
+    def link_bytes_per_second(self) -> float:
+        size = min(COPY_BYTES, self.registry.free_bytes(self.device) // 8)
+        there = torch.empty(size, dtype=torch.uint8, device=self.torch_device)
+        here = self.registry.empty_page_locked(size, self.device)
+        return size / max(self.seconds(lambda: there.copy_(here, non_blocking=True)), 1e-9)
+
+
+@dataclass(frozen=True)
+class Split:
+    step: Callable[[], torch.Tensor]
+    plan: AllocationPlan
+    distribution: Distribution
+
+    @property
+    def offloaded_bytes(self) -> int:
+        return sum(placement.block.size_bytes for placement in self.plan.streamed)
+
+
+def split(bench: Bench, x: torch.Tensor, fraction: float, strategy: Strategy) -> Split:
+    """That share of the blocks' bytes in host memory; one piece is fetched just in time, into two places."""
+    model = bench.model()
+    inventory = inventory_of_module(model)
+    movable = sum(block.size_bytes for block in inventory.blocks if block.kind is not BlockKind.HEAD)
+    request = AllocationRequest(
+        bench.device,
+        AllocationMode.VIRTUAL_VRAM,
+        virtual_vram_bytes=int(fraction * movable),
+        donors=("cpu",),
+        strategy=strategy,
+    )
+    plan = plan_allocation(inventory, request, bench.registry.devices())
+    just_in_time = strategy is Strategy.CONTIGUOUS
+    if just_in_time:
+        plan = replace(plan, staging_bytes=plan.staging_bytes * 2 // 3)
+    locked = PageLockedMemory(bench.registry, 2 * inventory.total_bytes)
+    distribution = Distribution(model, inventory, bench.registry, locked)
+    distribution.begin(plan)
+    for placement in plan.placements:
+        distribution.place(placement.block, placement.device)
+    distribution.serve({placement.block.name: placement.device for placement in plan.placements})
+
+    def step() -> torch.Tensor:
+        output: torch.Tensor = model(x)
+        if just_in_time:
+            distribution.weights_changed()
+        return output
+
+    return Split(step, plan, distribution)
+
+
+def measure(bench: Bench) -> Iterator[Record]:
+    x = shaped_input(bench.sizes).to(bench.torch_device)
+    with torch.inference_mode():
+        resident = bench.model().to(bench.torch_device)
+        expected = resident(x).cpu()
+        bench.peak_bytes()
+        seconds = bench.seconds(partial(resident, x))
+        yield Record("T, all resident", seconds, "s")
+        yield Record("T, peak memory", bench.peak_bytes(), "bytes")
+        work = sum(block.work for block in inventory_of_module(resident).blocks)
+        del resident
+        link = bench.link_bytes_per_second()
+        yield Record("B, page-locked", link, "bytes/s")
+        rate = {str(bench.sizes.dtype).removeprefix("torch."): 2 * work * bench.sizes.tokens / max(seconds, 1e-9)}
+        profile = HardwareProfile({("cpu", bench.device): LinkSpeed(link, link)}, {bench.device: rate})
+        for fraction in FRACTIONS:
+            for strategy in (Strategy.INTERLEAVE, Strategy.CONTIGUOUS):
+                yield from _arm(bench, x, fraction, strategy, seconds, profile, expected)
+
+
+def _arm(
+    bench: Bench,
+    x: torch.Tensor,
+    fraction: float,
+    strategy: Strategy,
+    resident_seconds: float,
+    profile: HardwareProfile,
+    expected: torch.Tensor,
+) -> Iterator[Record]:
+    ours = split(bench, x, fraction, strategy)
+    what = "ours" if strategy is Strategy.INTERLEAVE else "one piece, just in time"
+    name = f"{fraction:.0%} offloaded, {what}"
+    yield Record(f"{name}: outputs that differ (must be 0)", float(not torch.equal(ours.step().cpu(), expected)), "")
+    bench.peak_bytes()
+    took = bench.seconds(ours.step)
+    transfer = ours.offloaded_bytes / profile.links["cpu", bench.device].bytes_per_second
+    limit = max(resident_seconds, transfer, 1e-9)
+    bound = 1.05 if transfer <= resident_seconds else 1.10
+    yield Record(f"{name}: step over the limit", took / limit, "limits", bound if what == "ours" else None)
+    yield Record(f"{name}: peak memory", bench.peak_bytes(), "bytes")
+    if what == "ours":
+        predicted = predict_step(ours.plan, profile, bench.sizes.tokens).step_seconds
+        yield Record(f"{name}: prediction off by", abs(predicted / max(took, 1e-9) - 1), "of the step", bound=0.1)
+    ours.distribution.release()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--tiny", action="store_true", help="a small model and few steps: to see that it runs")
+    parser.add_argument("--simulate", action="store_true", help="on a simulated accelerator, npu:0")
+    parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
+    parser.add_argument("--keep", type=Path, help="write the records, with machine and date, to this file")
+    options = parser.parse_args()
+    if options.simulate:
+        from multigpu.multigpu_core.testing import GB, simulated
+
+        scope, device = simulated((4 * GB,)), "npu:0"
+    else:
+        scope, device = nullcontext(), options.device
+    with scope:
+        sizes, steps = (TINY, 2) if options.tiny else (FULL, STEPS)
+        records = list(measure(Bench(default_registry(), device, sizes, steps)))
+    report("Streaming on a card", records, options.json, options.keep)
