@@ -1,0 +1,154 @@
+"""Whatever fails, at whatever copy or allocation: the model is whole, nothing is left behind, and the next run is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from multigpu.multigpu_core.testing.ledger import SimulatedDevice
+from multigpu.multigpu_core.testing.machine import SimulatedMachine
+from multigpu.multigpu_core.testing.timeline import Timeline
+
+from .inprocess import ComfyUI
+from .split_models import Sampler, model_management, weights_of
+
+MB = 2**20
+STREAMED = {"expert_mode_allocations": "npu:0,60%;npu:1,20%;cpu,20%"}
+RELAY = {"expert_mode_allocations": "npu:0,50%;npu:1,30%;cpu,20%", "strategy": "relay"}
+WHERE_IT_FAILS = ((SimulatedDevice, "charge"), (Timeline, "copied"), (SimulatedMachine, "empty_page_locked"))
+
+
+class Broken(RuntimeError):
+    """An error that nobody expects."""
+
+
+def _interrupt() -> BaseException:
+    """ComfyUI's, which is no Exception in newer releases."""
+    error: BaseException = model_management().InterruptProcessingException()
+    return error
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "out of memory": partial(torch.OutOfMemoryError, "NPU out of memory"),
+    "an unexpected error": Broken,
+    "ComfyUI's interrupt": _interrupt,
+    "Ctrl-C": KeyboardInterrupt,
+}
+
+
+@contextmanager
+def failing(at: int | None, error: Callable[[], BaseException]) -> Iterator[list[int]]:
+    """Raise at the `at`-th copy or allocation of a device or of page-locked memory; yields their count so far."""
+    count = [0]
+
+    def counted(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        if at is not None and count[0] == at:
+            raise error()
+        return original(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in WHERE_IT_FAILS:
+            original = getattr(owner, name)
+            patch.setattr(owner, name, lambda *args, _of=original, **kwargs: counted(_of, *args, **kwargs))
+        yield count
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A split model and what users do with it, each by a name."""
+
+    comfyui: ComfyUI
+    sampler: Sampler
+    split: Any
+    expected: torch.Tensor
+    weights: dict[str, torch.Tensor]
+
+    def prepare(self, deed: str) -> None:
+        """Bring about what the deed starts from."""
+        self.comfyui.reset()
+        if deed != "load":
+            model_management().load_models_gpu([self.split])
+
+    def do(self, deed: str) -> None:
+        mm = model_management()
+        if deed == "load":
+            mm.load_models_gpu([self.split])
+        elif deed == "load with a LoRA":
+            mm.load_models_gpu([self.sampler.with_lora(self.split, 0.7)])
+        elif deed == "demotion":
+            self.split.partially_unload(self.split.offload_device, MB)
+        elif deed == "release":
+            mm.free_memory(1e30, torch.device("npu:0"))
+        else:
+            self.sampler.picture(self.split)
+
+    def is_whole(self) -> None:
+        """Nothing is lost, and nothing is held that the model does not account for."""
+        distribution, page_locked = self.split.placement.distribution, self.comfyui.framework.context.host.page_locked
+        sizes = distribution.bytes_by_device()
+        held = [sizes.get(f"npu:{index}", 0) for index in range(3)]
+        uncounted = sum(slot.tensor.nbytes for slot in distribution._uncounted if slot.tensor.device.type != "cpu")
+        live = self.comfyui.held_bytes()
+        assert sum(live) - sum(held) in range(distribution.staging_bytes, distribution.staging_bytes + uncounted + 1)
+        assert sum(sizes.values()) == distribution.inventory.total_bytes
+        assert self.split.loaded_size() == self.split.placement.compute_bytes_loaded or distribution.plan is None
+        if distribution.plan is None:
+            assert live == [0, 0, 0]
+            assert page_locked.locked_bytes == self._packed_bytes(page_locked)
+            assert not any(m._forward_pre_hooks or m._forward_hooks for m in self.split.model.modules())
+        assert torch.npu.current_device() == 0  # type: ignore[attr-defined]
+
+    def _packed_bytes(self, page_locked: Any) -> int:
+        """The page-locked memory that weights lie in: what is unloaded keeps it."""
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in self.split.model.parameters()}
+        return sum(each.nbytes() for address, each in storages.items() if address in page_locked._addresses)
+
+    def weights_are_the_file_s(self) -> None:
+        now = weights_of(self.split)
+        assert all(torch.equal(now[name], weight) for name, weight in self.weights.items())
+
+
+@pytest.fixture(params=[STREAMED, RELAY], ids=["streamed", "relayed"])
+def scene(comfyui: ComfyUI, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    sampler = Sampler(comfyui, "flux")
+    split = sampler.split(**request.param)
+    weights = weights_of(split)
+    expected = sampler.picture(split)
+    yield Scene(comfyui, sampler, split, expected, weights)
+
+
+DEEDS = ("load", "load with a LoRA", "demotion", "release", "forward")
+
+
+def test_after_a_failure_at_any_copy_or_allocation_the_model_is_whole_and_the_next_picture_right(scene: Scene) -> None:
+    steps: dict[str, int] = {}
+    for deed in DEEDS:
+        scene.prepare(deed)
+        with failing(None, Broken) as count:
+            scene.do(deed)
+        steps[deed] = count[0]
+        assert count[0] > 0, f"{deed} touches nothing"
+
+    @settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(DEEDS), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(ERRORS)))
+    def fails(deed: str, when: float, error: str) -> None:
+        scene.prepare(deed)
+        with suppress(Broken, torch.OutOfMemoryError, KeyboardInterrupt, type(_interrupt())):
+            with failing(1 + int(when * steps[deed]), ERRORS[error]):
+                scene.do(deed)
+        scene.is_whole()
+        assert torch.equal(scene.sampler.picture(scene.split), scene.expected)
+        scene.comfyui.reset()
+        scene.is_whole()
+        scene.weights_are_the_file_s()
+
+    fails()
