@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,8 +79,11 @@ class OurModels:
                 mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
 
     def unload_all(self, core_unload_all: Callable[[], None]) -> None:
-        """ComfyUI's `unload_all_models`, sparing what the policy keeps; ComfyUI's own where nothing is kept."""
-        kept = self._kept(UnloadReason.USER_FREED)
+        """ComfyUI's `unload_all_models`, sparing what the policy keeps; ComfyUI's own where nothing is kept.
+
+        ComfyUI calls it as well while it handles an error of running out of memory: then nothing is spared.
+        """
+        kept = [] if mm.is_oom(sys.exc_info()[1]) else self._kept(UnloadReason.USER_FREED)
         if kept:
             self._unload_others(kept, {loaded.device for loaded in mm.current_loaded_models})
             return

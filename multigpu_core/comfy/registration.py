@@ -8,7 +8,7 @@ import structlog
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
 from .loading import LoadContext
-from .target_packs import PacksHere, target_of
+from .target_packs import PacksHere, rivals, target_of
 from .variants import make_own_node, make_variant
 
 log = structlog.get_logger("multigpu")
@@ -22,6 +22,7 @@ class NodeRegistration:
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
         self._found: list[WrappedLoader] = []
+        self._taken: dict[str, list[str]] = {}
         self._owners: dict[str, str] = {}
         self._targets: dict[str, dict[str, TargetPack]] = {}
         self.classes: dict[str, type] = {}
@@ -29,8 +30,14 @@ class NodeRegistration:
 
     def register(self) -> None:
         """Make the nodes of every loader that is there. Ids that somebody else has are left to them."""
+        for folder in rivals():
+            log.warning(
+                f"ComfyUI-MultiGPU is in custom_nodes/{folder} and has nodes of the same ids: it keeps all that it "
+                "registers. Remove or disable one of the two extensions and restart ComfyUI."
+            )
         for plugin, loader in list(self._plugins.loaders()):
             self._register(plugin, loader)
+        self._tell_of_taken()
         self._note_targets(None)
         self._follow()
 
@@ -41,6 +48,7 @@ class NodeRegistration:
         self._give_up_lost_ids()
         for plugin, loader in waiting:
             self._register(plugin, loader)
+        self._tell_of_taken()
         self._note_targets(PacksHere())
         self._follow()
         late = [node_id for node_id in self.classes if node_id not in before]
@@ -88,7 +96,7 @@ class NodeRegistration:
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
         if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.classes:
-            log.warning(f"{plugin}: a node {node_id} is there already; the one of this plugin is left out")
+            self._taken.setdefault(self._keeper_of(node_id), []).append(node_id)
             self._plugins.note_nodes(plugin, taken=(node_id,))
             return
         self.classes[node_id] = node
@@ -101,8 +109,20 @@ class NodeRegistration:
         for node_id, plugin in self._owners.items():
             served = comfy_nodes.NODE_CLASS_MAPPINGS.get(node_id)
             if served is not self.classes[node_id]:
-                log.warning(f"{plugin}: its node {node_id} was replaced by {target_of(served)}")
+                self._taken.setdefault(self._keeper_of(node_id), []).append(node_id)
                 self._plugins.note_nodes(plugin, taken=(node_id,))
+
+    def _keeper_of(self, node_id: str) -> str:
+        """Whose node is served under an id that we want, too."""
+        served = comfy_nodes.NODE_CLASS_MAPPINGS.get(node_id)
+        return str(target_of(served)) if served is not None else self._owners.get(node_id, "nobody")
+
+    def _tell_of_taken(self) -> None:
+        """One line for each pack, however many ids it keeps."""
+        for keeper, node_ids in self._taken.items():
+            shown = ", ".join(node_ids[:3]) + (", …" if len(node_ids) > 3 else "")
+            log.warning(f"{keeper} has {len(node_ids)} node ids that are ours too ({shown}): its nodes are served")
+        self._taken.clear()
 
     def _note_targets(self, here: PacksHere | None) -> None:
         """Enter into the records what every plugin is for; `here` is None while ComfyUI still loads packs."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNode
 from .core_patches import CorePatches
 from .devices_in_comfyui import comfyui_registry
 from .host import Host
+from .host_memory_watch import watch_of
 from .loading import LoadContext
 from .ours import OurModels
 from .registration import NodeRegistration
@@ -124,7 +127,17 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
             log.exception("Nodes for packs that were loaded after MultiGPU are missing")
 
     prompt_server.app.on_startup.append(finish)
+    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context.host))
     return True
+
+
+async def _watching(host: Host, app: Any) -> AsyncIterator[None]:
+    """Watch the host's memory for as long as the server runs."""
+    watch = watch_of(server.PromptServer.instance.prompt_queue, host.registry, host.memory)
+    task = asyncio.create_task(watch.run()) if watch is not None else None
+    yield
+    if task is not None:
+        task.cancel()
 
 
 def _plan_with(plugins: PluginManager) -> Any:

@@ -15,6 +15,7 @@ from multigpu.multigpu_core.plugins import PackState, TargetPack, name_of_pack, 
 from .loader_class import LoaderClass
 
 DISABLED = ".disabled"
+RIVAL = "comfyui-multigpu"
 
 
 def loadable_packs() -> Iterator[Path]:
@@ -32,6 +33,11 @@ def target_of(node: LoaderClass) -> TargetPack:
     name = origin.removeprefix("custom_nodes.")
     folder = comfy_nodes.LOADED_MODULE_DIRS.get(name)
     return TargetPack(name, version_of_pack(Path(folder)) if folder else "")
+
+
+def rivals() -> list[str]:
+    """Folders of the existing ComfyUI-MultiGPU, whose node ids are ours too, among the packs that ComfyUI loads."""
+    return [pack.name for pack in loadable_packs() if _plain(name_of_pack(pack) or pack.name) == RIVAL]
 
 
 class PacksHere:

@@ -36,7 +36,8 @@ class PageLockedMemory:
         if self._locked_bytes + size_bytes > self._limit_bytes:
             return None
         try:
-            memory = self._registry.empty_page_locked(size_bytes, compute_device)
+            with torch.inference_mode(False):  # it outlives the inference in which it is made
+                memory = self._registry.empty_page_locked(size_bytes, compute_device)
         except (RuntimeError, NotImplementedError) as error:
             self._limit_bytes = self._locked_bytes
             log.warning(

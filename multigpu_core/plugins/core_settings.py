@@ -29,6 +29,10 @@ class MemorySettings(CoreSettings):
     """Whether a load by auto or virtual VRAM that runs out of memory is done once more, with more offloaded."""
     sampling_retries: Annotated[int, Field(ge=0, le=2)] = 2
     """How often a sampling of a split model that runs out of memory is done again; 0 switches that off."""
+    host_threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.85
+    """The used share of the host's memory above which an idle ComfyUI lets cached outputs go; 1 switches that off."""
+    host_hysteresis: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
+    """How far below the threshold use has to fall before that is done again."""
 
 
 class LoggingSettings(CoreSettings):

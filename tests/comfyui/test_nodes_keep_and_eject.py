@@ -64,6 +64,16 @@ def test_a_model_that_is_not_ours_never_survives_because_of_us(comfyui: ComfyUI,
     assert {str(parameter.device) for parameter in core.model.parameters()} == {"cpu"}
 
 
+def test_after_running_out_of_memory_kept_models_go_too(comfyui: ComfyUI, mm: ModuleType) -> None:
+    kept = _loaded(comfyui, **SPLIT, keep_loaded=True)
+    try:
+        raise torch.OutOfMemoryError("NPU out of memory")
+    except torch.OutOfMemoryError:
+        mm.unload_all_models()  # as ComfyUI's executor does
+    assert not _is_loaded(mm, kept)
+    assert comfyui.held_bytes() == [0, 0, 0]
+
+
 def test_where_everything_is_kept_nothing_happens_at_all(comfyui: ComfyUI, mm: ModuleType) -> None:
     _loaded(comfyui, **SPLIT, keep_loaded=True)
     comfyui.machine.copies.clear()

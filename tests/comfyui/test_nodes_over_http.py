@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,39 @@ def test_a_split_workflow_saves_the_picture_of_the_single_device(server: ComfyUI
     assert loaded["bytes_by_device"] == loaded["planned_bytes"]
     assert set(loaded["bytes_by_device"]) == set(DEVICES)
     assert loaded["step_transfer_bytes"] > 0
+
+
+def _free(server: ComfyUIServer, **what: bool) -> list[Input]:
+    """What is loaded after ComfyUI has been told to free memory, as its menu and the Manager's button tell it."""
+    server.client.post("/free", what)
+    before = server.client.get("/multigpu/models")
+    for _ in range(50):
+        if server.client.get("/multigpu/models") != before:
+            break
+        time.sleep(0.1)
+    loaded: list[Input] = server.client.get("/multigpu/models")
+    return loaded
+
+
+def _run_split(server: ComfyUIServer, keep_loaded: bool) -> None:
+    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,20%;npu:1,50%;cpu,30%", 1)
+    loader = {**workflow["load"], "inputs": {**workflow["load"]["inputs"], "keep_loaded": keep_loaded}}
+    prompt = {"class_type": "MadeUpPrompt", "inputs": {}}
+    server.client.run({**workflow, "load": loader, "prompt": prompt})
+    assert server.client.get("/multigpu/models")
+
+
+def test_unload_models_unloads_a_split_model_and_it_loads_again(server: ComfyUIServer) -> None:
+    for _ in range(2):
+        _run_split(server, keep_loaded=False)
+        assert _free(server, unload_models=True) == []
+
+
+def test_unload_models_leaves_a_kept_model_and_free_memory_lets_everything_go(server: ComfyUIServer) -> None:
+    _run_split(server, keep_loaded=True)
+    (kept,) = _free(server, unload_models=True)
+    assert kept["bytes_by_device"] == kept["planned_bytes"]
+    assert _free(server, unload_models=True, free_memory=True) == []
 
 
 def test_a_failing_node_shows_the_page_what_is_wrong(server: ComfyUIServer) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from multigpu import hookimpl, hookspecs
 from multigpu.hookspecs import WrappedLoader, split_and_device
@@ -77,3 +79,34 @@ def test_a_loader_that_cannot_say_its_inputs_costs_its_own_variants_alone(starte
     started.registration.register_late()
     assert "ZeroDivisionError" in started.record.why_not
     assert "LateLoaderMultiGPU" in started.nodes and "TheirLoaderMultiGPU" in started.nodes
+
+
+def _warnings(logs: list[Any]) -> list[str]:
+    return [str(entry["event"]) for entry in logs if entry["log_level"] == "warning"]
+
+
+def test_the_other_multigpu_extension_is_named_before_anything_is_registered(
+    started: Started, comfyui: ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival = tmp_path / "MultiGPU of old"
+    rival.mkdir()
+    (rival / "pyproject.toml").write_text('[project]\nname = "ComfyUI-MultiGPU"\n')
+    folder_paths = importlib.import_module("folder_paths")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path)], set()))
+    with capture_logs() as logs:
+        Started(comfyui, dict(started.nodes))
+    (line,) = [each for each in _warnings(logs) if "MultiGPU of old" in each]
+    assert "Remove or disable one" in line
+
+
+def test_ids_that_others_have_are_told_in_one_line_for_each_pack_and_stay_theirs(
+    started: Started, comfyui: ComfyUI
+) -> None:
+    theirs = {f"TheirLoader{kind}": TheirLoader for kind in ("MultiGPU", "DisTorch2MultiGPU")}
+    started.nodes.update(theirs)
+    with capture_logs() as logs:
+        again = Started(comfyui, started.nodes)
+        again.registration.register_late()
+    assert [each for each in _warnings(logs) if "2 node ids that are ours too" in each] == _warnings(logs)
+    assert len(_warnings(logs)) == 1
+    assert all(started.nodes[node_id] is TheirLoader for node_id in theirs)

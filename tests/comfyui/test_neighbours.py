@@ -1,0 +1,126 @@
+"""A split model among other nodes: merging, saving, core's device nodes, LoRA hooks, and its file split anew."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from .inprocess import ComfyUI
+from .split_models import MODES, THIRDS, Sampler, model_management, weights_of, write_split_models
+
+EVENLY = {"expert_mode_allocations": "npu:0,40%;npu:2,60%"}
+
+
+@pytest.fixture
+def sampler(comfyui: ComfyUI) -> Sampler:
+    write_split_models(comfyui)
+    return Sampler(comfyui, "flux")
+
+
+def test_two_prompts_in_a_row_with_different_splits_of_one_file_give_the_same_picture(
+    sampler: Sampler, comfyui: ComfyUI
+) -> None:
+    expected = sampler.picture(sampler.whole())
+    comfyui.reset()
+    for wishes in (THIRDS, EVENLY, MODES["relay"], THIRDS):
+        split = sampler.split(**wishes)
+        assert torch.equal(sampler.picture(split), expected)
+
+
+def _merged(comfyui: ComfyUI, first: Any, second: Any) -> Any:
+    merging = importlib.import_module("comfy_extras.nodes_model_merging")
+    (merged,) = merging.ModelMergeSimple().merge(first, second, 0.3)
+    return merged
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_split_models_merge_as_whole_ones_do(sampler: Sampler, comfyui: ComfyUI, is_loaded: bool) -> None:
+    expected = sampler.picture(_merged(comfyui, sampler.whole(), sampler.with_lora(sampler.whole(), 0.7)))
+    comfyui.reset()
+    first, second = sampler.split(**THIRDS), sampler.with_lora(sampler.split(**EVENLY), 0.7)
+    if is_loaded:
+        model_management().load_models_gpu([first, second])
+    assert torch.equal(sampler.picture(_merged(comfyui, first, second)), expected)
+
+
+def test_saving_a_split_model_saves_the_weights_of_its_file(sampler: Sampler, comfyui: ComfyUI) -> None:
+    saving = importlib.import_module("comfy.sd")
+    file = comfyui.models.parent / "saved.safetensors"
+    split = sampler.split(**THIRDS)
+    sampler.picture(split)
+    saving.save_checkpoint(str(file), split)
+    saved = importlib.import_module("comfy.utils").load_torch_file(str(file))
+    prefix = "model."
+    weights = {name: weight for name, weight in weights_of(sampler.whole()).items() if prefix + name in saved}
+    assert len(weights) > 20
+    assert all(torch.equal(saved[prefix + name], weight) for name, weight in weights.items())
+
+
+def test_block_weight_hooks_of_a_lora_give_the_picture_of_the_whole_model(sampler: Sampler, comfyui: ComfyUI) -> None:
+    hooks, utils = importlib.import_module("comfy.hooks"), importlib.import_module("comfy.utils")
+    lora = utils.load_torch_file(str(comfyui.models / "loras" / "two blocks.safetensors"))
+
+    def picture(model: Any) -> torch.Tensor:
+        from .outputs import conditioning
+
+        (prompt,) = conditioning()
+        prompt[1]["hooks"] = hooks.create_hook_lora(lora=lora, strength_model=0.8, strength_clip=0.0)
+        latent = {"samples": torch.zeros(1, 16, 4, 4)}
+        result = comfyui.nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", [prompt], conditioning(), latent)
+        samples: torch.Tensor = result[0]["samples"]
+        return samples
+
+    expected = picture(sampler.whole())
+    comfyui.reset()
+    assert not torch.equal(expected, sampler.picture(sampler.whole(), steps=2))
+    comfyui.reset()
+    assert torch.equal(picture(sampler.split(**THIRDS)), expected)
+
+
+def _needs(comfyui: ComfyUI, node_id: str) -> None:
+    if node_id not in comfyui.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip(f"this ComfyUI has no {node_id}")
+
+
+def test_select_model_device_moves_a_split_model_whole_to_the_device(sampler: Sampler, comfyui: ComfyUI) -> None:
+    _needs(comfyui, "SelectModelDevice")
+    expected = sampler.picture(sampler.whole())
+    comfyui.reset()
+    split = sampler.split(**THIRDS)
+    assert torch.equal(sampler.picture(split), expected)
+    (moved,) = comfyui.run("SelectModelDevice", model=split, device="gpu:2")
+    assert str(moved.load_device) == "npu:2"
+    assert torch.equal(sampler.picture(moved), expected)
+    assert torch.equal(sampler.picture(split), expected), "the split one is as it was"
+
+
+def test_select_model_device_on_the_split_model_s_own_device_leaves_it_split(
+    sampler: Sampler, comfyui: ComfyUI
+) -> None:
+    _needs(comfyui, "SelectModelDevice")
+    split = sampler.split(**THIRDS)
+    (same,) = comfyui.run("SelectModelDevice", model=split, device="gpu:0")
+    sampler.picture(same)
+    assert comfyui.held_bytes()[1] > 0
+
+
+def test_cfg_split_over_two_cards_gives_the_picture_of_one(sampler: Sampler, comfyui: ComfyUI) -> None:
+    _needs(comfyui, "MultiGPU_WorkUnits")
+
+    def picture(model: Any) -> torch.Tensor:
+        from .outputs import conditioning
+
+        latent, prompt = {"samples": torch.zeros(1, 16, 4, 4)}, conditioning()
+        negative = [[prompt[0][0] * 0.5, prompt[0][1]]]
+        result = comfyui.nodes.common_ksampler(model, 5, 1, 3.0, "euler", "simple", prompt, negative, latent)
+        samples: torch.Tensor = result[0]["samples"]
+        return samples
+
+    (core,) = comfyui.run("MultiGPU_WorkUnits", model=sampler.whole(), max_gpus=2)
+    expected = picture(core)
+    comfyui.reset()
+    (doubled,) = comfyui.run("MultiGPU_WorkUnits", model=sampler.split(**THIRDS), max_gpus=2)
+    assert torch.equal(picture(doubled), expected)
