@@ -13,7 +13,7 @@ Because they are fixed, what points to them (parameters, compiled code) can be k
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 256
@@ -44,12 +44,16 @@ def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
     """
     aligned_sizes = [aligned(size) for size in sizes]
     most = max([min(size_bytes, sum(aligned_sizes)), *aligned_sizes], default=0)
-    rings = [
-        _ring(aligned_sizes, capacity, laps)
-        for capacity in _capacities(aligned_sizes, most)
-        for laps in range(1, MOST_LAPS + 1)
-    ]
-    return max(rings, key=lambda ring: _shortest_lead(aligned_sizes, ring))
+    best, best_lead = StagingRing(most, 1, (), ()), -1
+    for capacity in _capacities(aligned_sizes, most):
+        for laps in range(1, MOST_LAPS + 1):
+            turns = aligned_sizes * laps
+            offsets = _offsets(turns, capacity)
+            found = _distances(turns, offsets, best_lead)
+            if found is not None:
+                distances, best_lead = found
+                best = StagingRing(capacity, laps, tuple(offsets), tuple(distances))
+    return best
 
 
 def _capacities(sizes: Sequence[int], most: int) -> list[int]:
@@ -66,22 +70,12 @@ def _capacities(sizes: Sequence[int], most: int) -> list[int]:
     return sorted(filled, reverse=True)
 
 
-def _shortest_lead(sizes: Sequence[int], ring: StagingRing) -> int:
-    """Of all copies, the fewest bytes of blocks still to compute that a copy can be ahead of."""
-    turns = [*sizes] * ring.laps
-    return min(
-        (sum(turns[turn - ago] for ago in range(1, distance)) for turn, distance in enumerate(ring.distances)),
-        default=0,
-    )
-
-
 def aligned(size_bytes: int) -> int:
     """The next multiple of the alignment."""
     return -(-size_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def _ring(sizes: Sequence[int], capacity: int, laps: int) -> StagingRing:
-    turns = [*sizes] * laps
+def _offsets(turns: Sequence[int], capacity: int) -> list[int]:
     offsets = []
     position = 0
     for size in turns:
@@ -89,14 +83,26 @@ def _ring(sizes: Sequence[int], capacity: int, laps: int) -> StagingRing:
             position = 0
         offsets.append(position)
         position += size
+    return offsets
+
+
+def _distances(turns: Sequence[int], offsets: Sequence[int], least_lead: int) -> tuple[list[int], int] | None:
+    """The distance of every turn, and the fewest bytes of blocks still to compute that a copy can be ahead of.
+
+    None, as soon as it is known, where these are not more than `least_lead`.
+    """
+    count = len(turns)
     ends = [offset + size for offset, size in zip(offsets, turns, strict=True)]
-    distances = tuple(
-        next(ago for ago, j in _turns_before(i, len(turns)) if offsets[j] < ends[i] and offsets[i] < ends[j])
-        for i in range(len(turns))
-    )
-    return StagingRing(capacity, laps, tuple(offsets), distances)
-
-
-def _turns_before(turn: int, count: int) -> Iterator[tuple[int, int]]:
-    """How many turns ago, and which: the latest first, back to that turn itself the time before."""
-    return ((ago, (turn - ago) % count) for ago in range(1, count + 1))
+    borders = [0, *itertools.accumulate(itertools.chain(turns, turns))]
+    shortest = borders[-1]
+    distances = []
+    for turn in range(count):
+        begin, end = offsets[turn], ends[turn]
+        before = turn - 1  # below zero it is a turn of the time before, and at last this turn itself
+        while offsets[before] >= end or begin >= ends[before]:
+            before -= 1
+        shortest = min(shortest, borders[turn + count] - borders[before + 1 + count])
+        if shortest <= least_lead:
+            return None
+        distances.append(turn - before)
+    return (distances, shortest) if shortest > least_lead else None
