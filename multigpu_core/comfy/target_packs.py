@@ -37,7 +37,7 @@ def target_of(node: LoaderClass) -> TargetPack:
 
 def rivals() -> list[str]:
     """Folders of the existing ComfyUI-MultiGPU, whose node ids are ours too, among the packs that ComfyUI loads."""
-    return [pack.name for pack in loadable_packs() if _plain(name_of_pack(pack) or pack.name) == RIVAL]
+    return [pack.name for pack in loadable_packs() if plain_name(name_of_pack(pack) or pack.name) == RIVAL]
 
 
 class PacksHere:
