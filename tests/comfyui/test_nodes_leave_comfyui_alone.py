@@ -34,6 +34,7 @@ def without_us(comfyui: ComfyUI) -> Iterator[Callable[[], None]]:
     yield comfyui.framework.stop
     patches.restore()
     patches.install()
+    comfyui.framework.registration.register_late()  # core's nodes follow our models again
 
 
 def _answers(mm: ModuleType) -> dict[str, str]:
