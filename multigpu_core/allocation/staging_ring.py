@@ -3,7 +3,8 @@
     buffer  |--- 0 ---|-- 1 --|- 2 -|      the places are taken one behind the other ...
             |-- 3 --|---- 4 ----|          ... and from the beginning again where the next block does not fit
 
-Block 3 overwrites 0 and a part of 1, so its copy waits for 1, the later of the two, and can run while 2 computes.
+Block 3 overwrites 0 and a part of 1. It comes in two pieces: the first may be copied when 0 has computed, and the
+second, what lies over 1, when 1 has, while 2 computes.
 
 After the last block comes the first again, of the next step. Were it always at the beginning of the buffer, it would
 often have to wait for one of the last; so the places are laid out for a few steps, a *lap* each, and only then again.
@@ -21,19 +22,33 @@ ALIGNMENT = 256
 
 MOST_LAPS = 3
 
+_LEAST_PIECE = 8
+"""A piece is this part of its block at least: each costs the host a few microseconds."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The bytes `begin` to `end` of a block.
+
+    They may be copied when the block of `distance` turns before has computed, the last to use any byte of their place.
+    """
+
+    begin: int
+    end: int
+    distance: int
+
 
 @dataclass(frozen=True)
 class StagingRing:
     """One buffer of `size_bytes`, and a turn for each streamed block in execution order, `laps` times over.
 
-    `offsets` are the places in the buffer. `distances[i]` says how many turns before turn `i` the last one was that
-    used any byte of its place: it has to be computed before turn `i` may be copied.
+    `offsets` are the places in the buffer, and `pieces[i]` the one or two that turn `i` is copied in, in this order.
     """
 
     size_bytes: int
     laps: int
     offsets: tuple[int, ...]
-    distances: tuple[int, ...]
+    pieces: tuple[tuple[Piece, ...], ...]
 
 
 def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
@@ -44,7 +59,8 @@ def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
     """
     aligned_sizes = [aligned(size) for size in sizes]
     most = max([min(size_bytes, sum(aligned_sizes)), *aligned_sizes], default=0)
-    best, best_lead = StagingRing(most, 1, (), ()), -1
+    best: tuple[int, int, list[int], list[int]] = (most, 1, [], [])
+    best_lead = -1
     for capacity in _capacities(aligned_sizes, most):
         for laps in range(1, MOST_LAPS + 1):
             turns = aligned_sizes * laps
@@ -52,8 +68,10 @@ def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
             found = _distances(turns, offsets, best_lead)
             if found is not None:
                 distances, best_lead = found
-                best = StagingRing(capacity, laps, tuple(offsets), tuple(distances))
-    return best
+                best = (capacity, laps, offsets, distances)
+    size, laps, offsets, distances = best
+    pieces = (_pieces(aligned_sizes * laps, offsets, turn, distance) for turn, distance in enumerate(distances))
+    return StagingRing(size, laps, tuple(offsets), tuple(pieces))
 
 
 def _capacities(sizes: Sequence[int], most: int) -> list[int]:
@@ -106,3 +124,23 @@ def _distances(turns: Sequence[int], offsets: Sequence[int], least_lead: int) ->
             return None
         distances.append(turn - before)
     return (distances, shortest) if shortest > least_lead else None
+
+
+def _pieces(turns: Sequence[int], offsets: Sequence[int], turn: int, distance: int) -> tuple[Piece, ...]:
+    """A turn's place divided where the last one before it that used a part of it begins or ends."""
+    begin, size = offsets[turn], turns[turn]
+    low = max(0, offsets[turn - distance] - begin)
+    high = min(size, offsets[turn - distance] + turns[turn - distance] - begin)
+    earlier = (0, low) if high == size else (high, size)
+    is_one_piece = low > 0 and high < size
+    if is_one_piece or min(earlier[1] - earlier[0], high - low) * _LEAST_PIECE < size:
+        return (Piece(0, size, distance),)
+    ago = distance + 1
+    count = len(turns)
+    while ago < count and not _overlaps(begin + earlier[0], begin + earlier[1], (turn - ago) % count, turns, offsets):
+        ago += 1
+    return (Piece(*earlier, ago), Piece(low, high, distance))
+
+
+def _overlaps(begin: int, end: int, turn: int, turns: Sequence[int], offsets: Sequence[int]) -> bool:
+    return offsets[turn] < end and begin < offsets[turn] + turns[turn]

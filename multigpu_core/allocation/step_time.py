@@ -1,19 +1,20 @@
 """Predicts how long a step of a plan takes: the streamer's schedule, worked out in advance.
 
-Blocks compute one after the other. A streamed block's copy starts when the source's last copy is done and when the
-last block that used its place in the staging ring has computed; the block computes when its copy is done. At the end of
-a step the first copies of the next are under way, so the figure is that of a step in steady state.
+Blocks compute one after the other. A piece of a streamed block is copied when the source's last copy is done and when
+the last block that used its place in the staging ring has computed; the block computes when all of it is there. At the
+end of a step the first copies of the next are under way, so the figure is that of a step in steady state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
 from .plan import AllocationPlan, Placement
-from .staging_ring import StagingRing, staging_ring
+from .staging_ring import Piece, staging_ring
 from .staging_room import staged_bytes
 
 TOKENS = 4608
@@ -59,12 +60,16 @@ def predict_step(plan: AllocationPlan, profile: HardwareProfile, tokens: int = T
     streamed = [placement for placement in plan.streamed if placement.block.size_bytes]
     ring = staging_ring([staged_bytes(placement.block) for placement in streamed], plan.staging_bytes)
     seconds = [_compute_seconds(placement, profile, compute, tokens) for placement in plan.placements]
-    copies = [_transfer_seconds(links[placement.device], placement.block.size_bytes) for placement in streamed]
     transfers: dict[str, float] = {}
-    for placement, each in zip(streamed, copies, strict=True):
-        transfers[placement.device] = transfers.get(placement.device, 0.0) + each
+    for placement in streamed:
+        whole = _transfer_seconds(links[placement.device], placement.block.size_bytes)
+        transfers[placement.device] = transfers.get(placement.device, 0.0) + whole
+    copies = [
+        _piece_seconds(links[placement.device], placement.block.size_bytes, pieces)
+        for placement, pieces in zip(itertools.cycle(streamed), ring.pieces, strict=False)
+    ]
     hops = _hop_seconds(plan, links, tokens)
-    ends = _Schedule(plan, ring, seconds, copies, hops).ends(2 * ring.laps)
+    ends = _Schedule(plan, seconds, copies, hops).ends(2 * ring.laps)
     step_seconds = (ends[-1] - ends[-1 - ring.laps]) / ring.laps
     limit = max([sum(seconds), *transfers.values()])
     return StepPrediction(step_seconds, sum(seconds), transfers, limit)
@@ -89,9 +94,9 @@ class _Schedule:
     """All that the recurrence needs, by block and by turn."""
 
     plan: AllocationPlan
-    ring: StagingRing
     compute_seconds: list[float]
-    copy_seconds: list[float]
+    copies: list[tuple[tuple[int, float], ...]]
+    """For each turn of the staging ring its pieces: how many turns before the last reader was, and the copy's time."""
     hop_seconds: list[float]
 
     def ends(self, steps: int) -> list[float]:
@@ -100,20 +105,19 @@ class _Schedule:
         ends = [0.0]
         computed: list[float] = []
         lane_free: dict[str, float] = {}
-        turns = len(self.ring.distances)
+        turns = len(self.copies)
         for _ in range(steps):
-            streamed = 0
             for index, placement in enumerate(self.plan.placements):
                 now += self.hop_seconds[index]
                 if self._is_streamed(placement):
                     turn = len(computed)
-                    reader = turn - self.ring.distances[turn % turns]
-                    free = max(lane_free.get(placement.device, 0.0), computed[reader] if reader >= 0 else 0.0)
-                    copied = free + self.copy_seconds[streamed]
+                    copied = lane_free.get(placement.device, 0.0)
+                    for distance, copy_seconds in self.copies[turn % turns]:
+                        reader = turn - distance
+                        copied = max(copied, computed[reader] if reader >= 0 else 0.0) + copy_seconds
                     lane_free[placement.device] = copied
                     now = max(now, copied) + self.compute_seconds[index]
                     computed.append(now)
-                    streamed += 1
                 else:
                     now += self.compute_seconds[index]
             ends.append(now)
@@ -131,8 +135,15 @@ def _compute_seconds(placement: Placement, profile: HardwareProfile, compute: st
     return 2 * placement.block.work * tokens / rate if rate else 0.0
 
 
-def _transfer_seconds(link: LinkSpeed, size_bytes: int) -> float:
+def _transfer_seconds(link: LinkSpeed, size_bytes: float) -> float:
     return link.latency_seconds + size_bytes / link.bytes_per_second
+
+
+def _piece_seconds(link: LinkSpeed, size_bytes: int, pieces: Sequence[Piece]) -> tuple[tuple[int, float], ...]:
+    staged = sum(piece.end - piece.begin for piece in pieces)
+    return tuple(
+        (piece.distance, _transfer_seconds(link, size_bytes * (piece.end - piece.begin) / staged)) for piece in pieces
+    )
 
 
 def _hop_seconds(plan: AllocationPlan, links: Mapping[str, LinkSpeed], tokens: int) -> list[float]:

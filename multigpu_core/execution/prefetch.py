@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from multigpu.multigpu_core.allocation import staging_ring
+from multigpu.multigpu_core.allocation.staging_ring import Piece, staging_ring
 from multigpu.multigpu_core.devices import DeviceEvent, Streams
 
 from .arena import Layout, packed_memory
@@ -37,8 +37,8 @@ class Turn:
     staged: list[torch.Tensor]
     """The region's tensors over that place."""
     arena: torch.Tensor | None
-    distance: int
-    """How many turns ago the last one was that used any byte of the place."""
+    pieces: tuple[Piece, ...]
+    """What of the place is copied when: one piece, the last one, where there is no arena."""
     copied: DeviceEvent
     computed: DeviceEvent
     versions: tuple[int, ...] = ()
@@ -59,6 +59,7 @@ class Prefetcher:
         self._begin = 0
         self._done = 0
         self._issued = 0
+        self._issued_pieces = 0
         self._is_in_order = False
 
     @property
@@ -78,8 +79,8 @@ class Prefetcher:
                 self._buffer = torch.empty(ring.size_bytes, dtype=torch.uint8, device=self._compute)
         self._lanes = tuple(dict.fromkeys(lane for _, lane in regions))
         self._turns = [
-            self._make_turn(*regions[turn % len(regions)], begin, sizes[turn % len(regions)], distance)
-            for turn, (begin, distance) in enumerate(zip(ring.offsets, ring.distances, strict=True))
+            self._make_turn(*regions[turn % len(regions)], begin, pieces)
+            for turn, (begin, pieces) in enumerate(zip(ring.offsets, ring.pieces, strict=True))
         ]
 
     def take(self, region: Region) -> list[torch.Tensor] | None:
@@ -92,10 +93,12 @@ class Prefetcher:
             return None
         turn = self._turn(self._done)
         if self._issued == self._done:
-            self._issue()
-        elif turn.versions != turn.region.versions(turn.arena):
+            self._issue(len(turn.pieces))
+        if turn.versions != turn.region.versions(turn.arena):
             turn.lane.wait_for_writers()  # somebody has changed the weights since
-            self._copy(turn)
+            self._copy(turn, 0, turn.staging.numel())
+            turn.copied.record(turn.lane.stream)
+            turn.versions = turn.region.versions(turn.arena)
         self._streams.current_stream(self._compute).wait_event(turn.copied)
         return turn.staged
 
@@ -126,15 +129,19 @@ class Prefetcher:
         self._turns.clear()
         self._buffer = self._no_buffer
 
-    def _make_turn(self, region: Region, lane: Lane, begin: int, size_bytes: int, distance: int) -> Turn:
+    def _make_turn(self, region: Region, lane: Lane, begin: int, pieces: tuple[Piece, ...]) -> Turn:
+        size_bytes = max(piece.end for piece in pieces)
         staging = self._buffer[begin : begin + size_bytes]
+        arena = packed_memory(region.tensors)
+        if arena is None:
+            pieces = (Piece(0, size_bytes, pieces[-1].distance),)
         return Turn(
             region=region,
             lane=lane,
             staging=staging,
             staged=region.staged_in(staging),
-            arena=packed_memory(region.tensors),
-            distance=distance,
+            arena=arena,
+            pieces=pieces,
             copied=self._streams.Event(),
             computed=self._streams.Event(),
         )
@@ -158,25 +165,40 @@ class Prefetcher:
         while position < self._issued:
             position += len(self._turns)
         self._begin = self._done = self._issued = position
+        self._issued_pieces = 0
         self._is_in_order = True
         return True
 
     def _issue_ahead(self) -> None:
-        while self._issued - self._turn(self._issued).distance < self._done:
-            self._issue()
+        """Queue every copy whose last reader has been queued."""
+        while True:
+            pieces = self._turn(self._issued).pieces
+            ready = self._issued_pieces
+            while ready < len(pieces) and self._issued - pieces[ready].distance < self._done:
+                ready += 1
+            self._issue(ready)
+            if ready < len(pieces):
+                return
 
-    def _issue(self) -> None:
+    def _issue(self, until: int) -> None:
+        """Queue copies of the next turn's pieces that are not queued yet, up to that one."""
         turn = self._turn(self._issued)
-        last_reader = self._issued - turn.distance
-        if last_reader >= self._begin:
-            turn.lane.stream.wait_event(self._turn(last_reader).computed)
-        self._copy(turn)
-        self._issued += 1
+        for piece in turn.pieces[self._issued_pieces : until]:
+            if self._issued_pieces == 0:
+                turn.versions = turn.region.versions(turn.arena)
+            last_reader = self._issued - piece.distance
+            if last_reader >= self._begin:
+                turn.lane.stream.wait_event(self._turn(last_reader).computed)
+            self._copy(turn, piece.begin, piece.end)
+            self._issued_pieces += 1
+        if until == len(turn.pieces):
+            turn.copied.record(turn.lane.stream)
+            self._issued += 1
+            self._issued_pieces = 0
 
-    def _copy(self, turn: Turn) -> None:
-        turn.lane.copy(turn.staging, turn.arena, turn.region.tensors)
-        turn.copied.record(turn.lane.stream)
-        turn.versions = turn.region.versions(turn.arena)
+    def _copy(self, turn: Turn, begin: int, end: int) -> None:
+        arena = turn.arena[begin:end] if turn.arena is not None else None
+        turn.lane.copy(turn.staging[begin:end], arena, turn.region.tensors)
 
     def _quiesce(self) -> None:
         """Let the host wait until nothing is under way."""

@@ -140,8 +140,8 @@ def test_a_split_workflow_saves_the_picture_of_the_single_device(server: ComfyUI
 
 def _free(server: ComfyUIServer, **what: bool) -> list[Input]:
     """What is loaded after ComfyUI has been told to free memory, as its menu and the Manager's button tell it."""
-    server.client.post("/free", what)
     before = server.client.get("/multigpu/models")
+    server.client.post("/free", what)
     for _ in range(50):
         if server.client.get("/multigpu/models") != before:
             break
@@ -150,17 +150,18 @@ def _free(server: ComfyUIServer, **what: bool) -> list[Input]:
     return loaded
 
 
-def _run_split(server: ComfyUIServer, keep_loaded: bool) -> None:
+def _run_split(server: ComfyUIServer, keep_loaded: bool, seed: int = 0) -> None:
     workflow = split_workflow(DemoModels(), "npu:0", "npu:0,20%;npu:1,50%;cpu,30%", 1)
     loader = {**workflow["load"], "inputs": {**workflow["load"]["inputs"], "keep_loaded": keep_loaded}}
+    sampler = {**workflow["sample"], "inputs": {**workflow["sample"]["inputs"], "seed": seed}}
     prompt = {"class_type": "MadeUpPrompt", "inputs": {}}
-    server.client.run({**workflow, "load": loader, "prompt": prompt})
+    server.client.run({**workflow, "load": loader, "sample": sampler, "prompt": prompt})
     assert server.client.get("/multigpu/models")
 
 
 def test_unload_models_unloads_a_split_model_and_it_loads_again(server: ComfyUIServer) -> None:
-    for _ in range(2):
-        _run_split(server, keep_loaded=False)
+    for seed in (1, 2):
+        _run_split(server, keep_loaded=False, seed=seed)
         assert _free(server, unload_models=True) == []
 
 
