@@ -85,6 +85,7 @@ class Bench:
         self.machine: SimulatedMachine = simulate((GB, GB), backend="npu")
         self.registry = default_registry()
         self._resident: dict[str, float] = {}
+        self._blocks: dict[str, dict[str, float]] = {}
 
     def rate(self, shape: str) -> float:
         """The flops a second at which the small model, resident, takes as long as the real one."""
@@ -94,6 +95,27 @@ class Bench:
             step = self.timed(partial(model, x), self.profile(1.0, math.inf), steps=1)
             self._resident[shape] = step.seconds / STEP_SECONDS[shape]
         return self._resident[shape]
+
+    def block_seconds(self, shape: str) -> dict[str, float]:
+        """What each block of the resident model computes, by name."""
+        if shape not in self._blocks:
+            model = shaped_model(shape, SIZES).to("npu:0")
+            x = shaped_input(SIZES).to("npu:0")
+            borders: dict[str, list[float]] = {}
+
+            def note(name: str, *_: object) -> None:
+                self.machine.module.synchronize("npu:0")
+                borders.setdefault(name, []).append(self.machine.clock.now_seconds)
+
+            for block in inventory_of_module(model).blocks:
+                module = model.get_submodule(block.name)
+                module.register_forward_pre_hook(partial(note, block.name))
+                module.register_forward_hook(partial(note, block.name))
+            self.machine.clock.start(ClockSettings(self.profile(self.rate(shape), math.inf)))
+            model(x)
+            self.machine.clock.stop()
+            self._blocks[shape] = {name: end - begin for name, (begin, end) in borders.items()}
+        return self._blocks[shape]
 
     def bytes_per_second(self, shape: str, link: str, offloaded_bytes: int) -> float:
         """A link's speed in the small model's own bytes."""
@@ -189,9 +211,8 @@ def floor_of_staging(bench: Bench, split: Schedule, link: str) -> float:
     """
     blocks = [placement for placement in split.plan.placements if placement.block.kind is not BlockKind.HEAD]
     streamed = set(split.plan.streamed)
-    total = sum(placement.block.work for placement in blocks)
     seconds = STEP_SECONDS[split.shape]
-    took = [seconds * placement.block.work / total for placement in blocks]
+    took = [bench.block_seconds(split.shape)[placement.block.name] for placement in blocks]
     copy_seconds = 1 / bench.bytes_per_second(split.shape, link, split.offloaded_bytes)
     limit = worst = max(seconds, split.offloaded_bytes * copy_seconds)
     for begin in range(len(blocks)):

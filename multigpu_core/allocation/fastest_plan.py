@@ -21,8 +21,8 @@ from .step_time import TOKENS, link_to, predict_step
 _MOST_BLOCKS = 500
 """Real models have up to a hundred or so; with many more, trying plans takes longer than it can gain."""
 
-_STARTS = 3
-"""From how many of the best candidates better plans are looked for."""
+_MOST_BLOCKS_PREDICTED = 16_000
+"""Blocks in all plans whose step is predicted, until no further start is tried: some tenths of a second."""
 
 _KEPT_STEPS = 8
 """How many sizes of the compute device's share are tried: with less there, more is on its way in time."""
@@ -47,22 +47,31 @@ def plan_with_profile(
         DeviceError: the request names a device that is not in `devices`.
     """
     plan = plan_allocation(inventory, request, devices, reserve_bytes)
+    if request.compute_device == CPU:
+        return plan  # host memory is no donor there, and nothing hides a transfer
     if request.mode is not AllocationMode.AUTO:
         return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
     if not plan.offloaded or len(inventory.blocks) > _MOST_BLOCKS:
         return plan
     room = measure_room(inventory, request, devices, reserve_bytes)
 
+    predicted = 0
+
     def predict(each: AllocationPlan) -> float:
+        nonlocal predicted
+        predicted += 1
         return predict_step(each, profile, tokens).step_seconds
 
     plans = sorted(_candidates(inventory, request, devices, room, profile), key=predict)
     room_bytes = {device: room.free_bytes[device] for device in _useful_donors(room, profile)}
     room_bytes[room.compute_device] = room.free_bytes[room.compute_device] + room.head_bytes
-    starts = [each for each in plans if each.strategy is not Strategy.RELAY][:_STARTS]
-    better = [
-        replace(found, wish="auto") for start in starts if (found := improved(start, room_bytes, predict)) != start
-    ]
+    better = []
+    for start in (each for each in plans if each.strategy is not Strategy.RELAY):
+        if predicted * len(inventory.blocks) > _MOST_BLOCKS_PREDICTED:
+            break
+        found = improved(start, room_bytes, predict)
+        if found != start:
+            better.append(replace(found, wish="auto"))
     fastest = min([*plans[:1], *better], key=predict, default=plan)
     return replace(fastest, warnings=plan.warnings)
 
@@ -106,10 +115,12 @@ def _kept_bytes(inventory: Inventory, room: Room) -> Iterator[int]:
 
 
 def _useful_donors(room: Room, profile: HardwareProfile) -> list[str]:
-    """Sources no slower than host memory, the fastest first; the cpu takes what is left."""
+    """Sources no slower than host memory, the fastest first, and the cpu; slower ones if not all fits there."""
     speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in _donors(room)}
-    cards = [device for device in speed if device != CPU and speed[device] >= speed.get(CPU, 0.0)]
-    return [*sorted(cards, key=lambda device: -speed[device]), CPU]
+    by_speed = sorted(speed, key=lambda device: (-speed[device], device == CPU))
+    useful = by_speed[: by_speed.index(CPU) + 1]
+    least = room.movable_bytes - room.free_bytes[room.compute_device]
+    return useful if sum(room.free_bytes[device] for device in useful) >= least else by_speed
 
 
 def _donors(room: Room) -> list[str]:

@@ -22,8 +22,8 @@ ALIGNMENT = 256
 
 MOST_LAPS = 3
 
-_LEAST_PIECE = 8
-"""A piece is this part of its block at least: each costs the host a few microseconds."""
+_LEAST_PART = 8
+"""A piece is an eighth of its block at least: each costs the host a few microseconds."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Piece:
 class StagingRing:
     """One buffer of `size_bytes`, and a turn for each streamed block in execution order, `laps` times over.
 
-    `offsets` are the places in the buffer, and `pieces[i]` the one or two that turn `i` is copied in, in this order.
+    `offsets` are the places in the buffer, and `pieces[i]` what turn `i` is copied in, in this order.
     """
 
     size_bytes: int
@@ -127,20 +127,20 @@ def _distances(turns: Sequence[int], offsets: Sequence[int], least_lead: int) ->
 
 
 def _pieces(turns: Sequence[int], offsets: Sequence[int], turn: int, distance: int) -> tuple[Piece, ...]:
-    """A turn's place divided where the last one before it that used a part of it begins or ends."""
-    begin, size = offsets[turn], turns[turn]
-    low = max(0, offsets[turn - distance] - begin)
-    high = min(size, offsets[turn - distance] + turns[turn - distance] - begin)
-    earlier = (0, low) if high == size else (high, size)
-    is_one_piece = low > 0 and high < size
-    if is_one_piece or min(earlier[1] - earlier[0], high - low) * _LEAST_PIECE < size:
-        return (Piece(0, size, distance),)
-    ago = distance + 1
+    """A turn's place divided where earlier turns that used parts of it begin or end; first what is free first."""
     count = len(turns)
-    while ago < count and not _overlaps(begin + earlier[0], begin + earlier[1], (turn - ago) % count, turns, offsets):
-        ago += 1
-    return (Piece(*earlier, ago), Piece(low, high, distance))
-
-
-def _overlaps(begin: int, end: int, turn: int, turns: Sequence[int], offsets: Sequence[int]) -> bool:
-    return offsets[turn] < end and begin < offsets[turn] + turns[turn]
+    least = turns[turn] // _LEAST_PART
+    begin, end = offsets[turn], offsets[turn] + turns[turn]
+    pieces: list[Piece] = []
+    while begin < end:
+        reader = (turn - distance) % count
+        low, high = max(begin, offsets[reader]), min(end, offsets[reader] + turns[reader])
+        if low < high or distance == count:
+            is_at_end = high == end and low - begin >= least
+            is_at_begin = low == begin and end - high >= least
+            if high - low < least or not (is_at_begin or is_at_end):
+                low, high = begin, end
+            pieces.append(Piece(low - offsets[turn], high - offsets[turn], distance))
+            begin, end = (begin, low) if high == end else (high, end)
+        distance += 1
+    return tuple(reversed(pieces))

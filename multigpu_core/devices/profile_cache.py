@@ -35,8 +35,12 @@ def profile_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def known_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile:
-    """The profile measured on this machine, or what is published for its kind of devices."""
-    return load_profile(registry, file) or published_profile(registry)
+    """The profile measured on this machine; what was not measured is as published for its kind of devices."""
+    published, measured = published_profile(registry), load_profile(registry, file)
+    if measured is None:
+        return published
+    links = {**published.links, **measured.links}
+    return HardwareProfile(links, {**published.flops_per_second, **measured.flops_per_second})
 
 
 def load_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile | None:

@@ -106,7 +106,7 @@ def test_auto_is_the_best_where_every_plan_can_be_tried(
 
 
 @given(sizes=sizes_of(8).filter(lambda sizes: len(sizes) == 8), free=st.floats(0.3, 1.0), speeds=SPEEDS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_auto_is_near_the_best_where_it_has_to_search(sizes: list[int], free: float, speeds: HardwareProfile) -> None:
     assert over_the_best(sizes, free, 0.4, speeds) <= 1.1
 
@@ -165,3 +165,20 @@ def test_what_the_user_wrote_is_not_second_guessed(text: str) -> None:
     request = expert(text, devices)
     plan = plan_with_profile(model(*TWENTY), request, devices, {}, profile(25e9, 50e9))
     assert plan.bytes_by_device["cuda:0"] in (10 * 300 * MB, 3 * 300 * MB, 4 * 300 * MB)
+
+
+SLOW_CARD = profile(25e9, 3e9)
+
+
+def test_a_slow_donor_stores_what_host_memory_has_no_room_for_and_no_more() -> None:
+    devices = unlike(machine({"cpu": 700 * MB, "cuda:0": 1500 * MB, "cuda:1": 4 * GIB}))
+    plan = plan_with_profile(model(*[300 * MB] * 10), expert("auto", devices), devices, {}, SLOW_CARD)
+    stored = plan.bytes_by_device
+    assert stored["cpu"] == 600 * MB and stored["cuda:1"] <= 1800 * MB
+
+
+@pytest.mark.parametrize("wish", ["auto", "cpu,50%;cuda:0,50%"])
+def test_a_model_that_computes_on_the_cpu_is_planned_too(wish: str) -> None:
+    devices = unlike(machine({"cpu": 2 * GIB, "cuda:0": 2 * GIB, "cuda:1": GIB}))
+    plan = plan_with_profile(model(*[300 * MB] * 10), expert(wish, devices, "cpu"), devices, {}, SLOW_CARD)
+    assert sum(plan.bytes_by_device.values()) == 3000 * MB and plan.bytes_by_device["cuda:0"]

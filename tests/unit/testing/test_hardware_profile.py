@@ -80,7 +80,15 @@ def test_a_link_that_fails_is_told_and_left_out(
 def test_a_kept_profile_is_found_again(machine: SimulatedMachine, tmp_path: Path) -> None:
     registry = default_registry()
     file = save_profile(PROFILE, registry, tmp_path / "folder" / "profile.json")
-    assert load_profile(registry, file) == PROFILE == known_profile(registry, file)
+    assert load_profile(registry, file) == PROFILE
+
+
+def test_what_was_not_measured_is_as_published(machine: SimulatedMachine, tmp_path: Path) -> None:
+    registry, host = default_registry(), ("cpu", "npu:0")
+    measured = HardwareProfile({host: PROFILE.links[host]}, {})
+    known = known_profile(registry, save_profile(measured, registry, tmp_path / "profile.json"))
+    published = published_profile(registry)
+    assert known == HardwareProfile({**published.links, host: PROFILE.links[host]}, published.flops_per_second)
 
 
 def test_a_profile_of_other_devices_does_not_count(machine: SimulatedMachine, tmp_path: Path) -> None:
