@@ -12,10 +12,13 @@ from typing import Any
 
 import structlog
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, Strategy, request_from_widgets
 from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
+from .companions import serve_companions
+from .controls import compute_where_loaded
 from .host import Host
 from .loader_class import LoaderClass, loader_function
 from .model_devices import Devices, ModelDevices
@@ -160,8 +163,10 @@ class LoadJob:
             value = retarget(value, device)
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
+        if isinstance(value, ModelPatcher):
+            serve_companions(value)
         context.devices.remember(value, Devices(device, self.offload))
-        return value
+        return compute_where_loaded(value)
 
     def _call_again(self, context: LoadContext) -> Any:
         with self.scope(context):

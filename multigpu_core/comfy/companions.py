@@ -1,0 +1,67 @@
+"""The models that a sampling brings along: ControlNets compute where they were loaded, patches where the model does.
+
+GLIGEN and the model patches of nodes are called from inside the model's forward, with its tensors: no device of their
+own is possible for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import structlog
+
+from .controls import compute_where_loaded
+from .halves import WRAPPER_KEY
+
+log = structlog.get_logger("multigpu")
+
+_ALL_BYTES = 1e30
+_CLONES_FOR_OTHER_DEVICES = "multigpu"
+"""ComfyUI's key for copies of a model on other cards, which are companions only by name."""
+
+
+def serve_companions(patcher: Any) -> None:
+    """See to the devices of what every sampling by the patcher, or a clone of it, brings along."""
+
+    def prepare_sampling(executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
+        for control in _in_conds(conds, "control"):
+            compute_where_loaded(control)
+        options = kwargs.get("model_options") or next(iter(args), None)
+        for companion in dict.fromkeys(_companions(model, conds, options)):
+            if companion.load_device != model.load_device:
+                _bring(companion, model)
+        return executor(model, noise_shape, conds, *args, **kwargs)
+
+    wrapper = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
+    patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, prepare_sampling)
+
+
+def _companions(model: Any, conds: Any, model_options: Mapping[str, Any] | None) -> Iterator[Any]:
+    clones = {id(clone) for clone in model.get_additional_models_with_key(_CLONES_FOR_OTHER_DEVICES)}
+    yield from (each for each in model.get_nested_additional_models() if id(each) not in clones)
+    yield from model.model_patches_models()
+    yield from (patcher for _, patcher, *_ in _in_conds(conds, "gligen"))
+    yield from _in_conds(conds, "additional_models")
+    yield from comfy.sampler_helpers.get_additional_models_from_model_options(model_options)
+
+
+def _in_conds(conds: Mapping[str, Any], name: str) -> Iterator[Any]:
+    for each in conds.values():
+        yield from comfy.sampler_helpers.get_models_from_cond(each, name)
+
+
+def _bring(companion: Any, model: Any) -> None:
+    """Let a model that was loaded for another device be loaded on that of the model it serves."""
+    others = [each for each in mm.current_loaded_models if each.model is None or not companion.is_clone(each.model)]
+    mm.free_memory(_ALL_BYTES, companion.load_device, keep_loaded=others)
+    log.warning(
+        f"{type(companion.model).__name__} computes inside of {type(model.model).__name__} and is loaded on "
+        f"{model.load_device} for it, not on {companion.load_device}."
+    )
+    companion.load_device = model.load_device
+    if hasattr(companion, "register_load_device"):
+        companion.register_load_device(model.load_device)
