@@ -38,9 +38,10 @@ def draw(records: list[dict[str, object]], target: Path) -> None:
                 shares, values = zip(*sorted(series[what]), strict=True)
                 panel.plot(shares, values, style, color=colour, label=label)
         panel.axhline(1, color="gray", linewidth=0.8)
-        panel.set(title=shape, xlabel="offloaded share, %", ylim=(0.95, 1.95))
+        panel.set(title=shape, xlabel="offloaded share, %", ylim=(0.95, 2.05))
     panels[0].set_ylabel("step over the limit max(T, V/B)")
-    panels[0].legend(frameon=False)
+    most = max(panels, key=lambda panel: len(panel.lines))
+    figure.legend(*most.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("Transfers take as long as the computing: V/B = T")
     figure.savefig(target)
 
