@@ -58,9 +58,14 @@ def _bring(companion: Any, model: Any) -> None:
     """Let a model that was loaded for another device be loaded on that of the model it serves."""
     others = [each for each in mm.current_loaded_models if each.model is None or not companion.is_clone(each.model)]
     mm.free_memory(_ALL_BYTES, companion.load_device, keep_loaded=others)
+    name, served = type(companion.model).__name__, type(model.model).__name__
     log.warning(
-        f"{type(companion.model).__name__} computes inside of {type(model.model).__name__} and is loaded on "
-        f"{model.load_device} for it, not on {companion.load_device}."
+        "companion_brought",
+        message=f"{name} computes inside of {served} and is loaded on {model.load_device} for it, not on "
+        f"{companion.load_device}.",
+        model=served,
+        companion=name,
+        devices=[str(model.load_device)],
     )
     companion.load_device = model.load_device
     if hasattr(companion, "register_load_device"):

@@ -57,7 +57,9 @@ class CorePatches:
         self._replace("unload_all_models", self._sparing_kept_models)
         if self.refused:
             log.warning(
-                "This ComfyUI lacks functions that device selection builds on: models may load on ComfyUI's own device",
+                "core_functions_missing",
+                message="This ComfyUI lacks functions that device selection builds on, so models may load on ComfyUI's "
+                f"own device: {', '.join(self.refused)}",
                 functions=self.refused,
             )
 

@@ -47,7 +47,11 @@ class HostMemoryWatch:
         if not self._is_armed or used < threshold or not self._is_idle():
             return False
         self._is_armed = False
-        log.warning(f"{used:.0%} of the host's memory is used: ComfyUI's cached node outputs are let go.")
+        log.warning(
+            "host_memory_high",
+            message=f"{used:.0%} of the host's memory is used: ComfyUI's cached node outputs are let go.",
+            used_fraction=used,
+        )
         self._relieve()
         return True
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as mm
+import structlog
 import torch
 from torch import nn
 
@@ -17,6 +18,8 @@ from multigpu.multigpu_core.execution import Residency
 from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
 
 from .placement import ModelPlacement
+
+log = structlog.get_logger("multigpu")
 
 ALL_BYTES = 1e30  # what ComfyUI's own unload_all_models asks for
 
@@ -86,13 +89,21 @@ class OurModels:
         kept = [] if mm.is_oom(sys.exc_info()[1]) else self._kept(UnloadReason.USER_FREED)
         if kept:
             self._unload_others(kept, {loaded.device for loaded in mm.current_loaded_models})
+            names = _names(kept)
+            log.info("models_kept", message=f"Unloaded all models but {', '.join(names)}: to be kept", models=names)
             return
         core_unload_all()
         self._unload_ours()  # ComfyUI before 0.20 has unloaded its own device alone
 
     def eject(self, devices: set[torch.device]) -> None:
         """Empty devices of every model that the policy does not keep."""
-        self._unload_others(self._kept(UnloadReason.EJECT), devices)
+        kept = self._kept(UnloadReason.EJECT)
+        leaving = [each for each in mm.current_loaded_models if each.device in devices and each not in kept]
+        names, places = _names(leaving), [str(device) for device in devices]
+        self._unload_others(kept, devices)
+        if names:
+            message = f"Unloaded {', '.join(names)} from {', '.join(places)}, to make room"
+            log.info("models_ejected", message=message, models=names, devices=places)
 
     def _kept(self, reason: UnloadReason, bytes_wanted: int = 0) -> list[Any]:
         models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]
@@ -129,3 +140,7 @@ class OurModels:
         for device in devices:
             if any(loaded.device == device and loaded not in kept for loaded in mm.current_loaded_models):
                 mm.free_memory(ALL_BYTES, device, keep_loaded=kept)
+
+
+def _names(loaded_models: Iterable[Any]) -> list[str]:
+    return [type(loaded.model.model).__name__ for loaded in loaded_models if loaded.model is not None]

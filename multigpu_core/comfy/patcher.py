@@ -125,7 +125,15 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             if not self.placement.host.memory.retry_load:
                 raise
         # Only now is the error gone, and with it what its frames held on the device.
-        log.warning(f"{shortage}; {type(self.model).__name__} is loaded again with more of it offloaded.")
+        name = type(self.model).__name__
+        log.warning(
+            "loading_out_of_memory",
+            message=f"{shortage}; {name} is loaded again with more of it offloaded.",
+            model=name,
+            devices=[shortage.device],
+            planned_bytes=shortage.planned_bytes,
+            placed_bytes=shortage.placed_bytes,
+        )
         self.unpatch_model(self.offload_device)
         self.patch_model(load_weights=False)
         self.placement.limit(shortage)

@@ -8,9 +8,9 @@ next one comes.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
-import structlog
 import torch
 from torch import nn
 
@@ -20,16 +20,14 @@ from multigpu.multigpu_core.allocation import (
     AllocationRequest,
     StepPrediction,
     inventory_of_module,
-    plan_table,
 )
 from multigpu.multigpu_core.execution import Distribution
 
 from .host import Host
 from .patches import AppliedPatches, WeightPatcher
+from .placement_events import log_demoted, log_loaded, log_planned, log_steps, log_unloaded
 from .planning import MakeRoom, PlanAllocation, Planning, setting_for
 from .shortage import LoadOutOfMemoryError, Shortage
-
-log = structlog.get_logger("multigpu")
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,7 @@ class ModelPlacement:
             PlanError: the request does not fit; nothing has moved.
             DistributionError: the weights are not where the plan puts them.
         """
+        begin = time.perf_counter()
         self.distribution.settle()
         self._filling = self.options.request.compute_device
         plan = self._plan_in_force(weight_budget_bytes)
@@ -117,13 +116,16 @@ class ModelPlacement:
         self._filling = plan.compute_device
         if todo or not self.distribution.is_served:
             self.distribution.serve(devices)
-            log.info("Placed", **self._loaded_line(len(todo)))
+            seconds = time.perf_counter() - begin
+            log_loaded(self._name, len(todo), self.distribution.bytes_by_device(), seconds)
         self._shrink_to_grant(weight_budget_bytes)
 
     def demote(self, size_bytes: int) -> int:
         """Give up to `size_bytes` of the compute device back, by moving blocks to the cpu. Returns the bytes freed."""
         freed = self.distribution.demote(size_bytes, "cpu")
         self._demoted_bytes += freed
+        if freed:
+            log_demoted(self._name, self.options.request.compute_device, freed)
         return freed
 
     def offload_more(self, share: float) -> int:
@@ -150,6 +152,10 @@ class ModelPlacement:
     def computing_devices(self) -> tuple[torch.device, ...]:
         """The devices on which blocks of the loaded model are computed."""
         return tuple(self.host.registry.torch_device(device) for device in self._computing)
+
+    @property
+    def _name(self) -> str:
+        return type(self.distribution.module).__name__
 
     @property
     def _computing(self) -> tuple[str, ...]:
@@ -190,23 +196,15 @@ class ModelPlacement:
 
     def release(self) -> None:
         """The weights are the file's again and leave all devices: the caller moves them home."""
-        self._log_steps()
+        residency = self.distribution.residency()
+        if residency is not None:
+            if self.prediction is not None:
+                log_steps(self._name, residency, self.prediction)
+            log_unloaded(self._name, residency.bytes_by_device)
         self.distribution.release()
         self._applied.forget()
         self._demoted_bytes = self._held_back_bytes = 0
         self._planning.limits.clear()
-
-    def _log_steps(self) -> None:
-        """Say what a step was predicted to take and what it took, for whoever doubts the one or the other."""
-        residency = self.distribution.residency()
-        if residency is None or residency.step_seconds is None or self.prediction is None:
-            return
-        log.info(
-            "Steps",
-            model=type(self.distribution.module).__name__,
-            predicted=f"{self.prediction.step_seconds:.3g}s",
-            took=f"{residency.step_seconds:.3g}s",
-        )
 
     def _plan_in_force(self, weight_budget_bytes: float) -> AllocationPlan:
         inventory = inventory_of_module(self.distribution.module)
@@ -219,9 +217,7 @@ class ModelPlacement:
         plan = self._planning.plan(inventory, distribution.module, held, weight_budget_bytes)
         self.distribution.begin(plan)
         self.prediction = self._planning.predict(plan)
-        log.info(f"{type(self.distribution.module).__name__} is split\n{plan_table(plan, self.prediction)}")
-        for warning in plan.warnings:
-            log.warning(warning)
+        log_planned(self._name, plan, self.prediction)
         return plan
 
     def _targets(self, plan: AllocationPlan, weight_budget_bytes: float) -> dict[str, str]:
@@ -244,8 +240,3 @@ class ModelPlacement:
         """Give back what ComfyUI wants back. Only `auto` follows its estimate; a split that the user sized stands."""
         if weight_budget_bytes < 0 and self.options.request.mode is AllocationMode.AUTO:
             self.demote(int(-weight_budget_bytes))
-
-    def _loaded_line(self, block_count: int) -> dict[str, str | int]:
-        """What a load did: how many blocks it touched, and the bytes found on each device afterwards."""
-        found = {device: f"{size}b" for device, size in self.distribution.bytes_by_device().items() if size}
-        return {"model": type(self.distribution.module).__name__, "blocks": block_count, **found}

@@ -32,8 +32,10 @@ class NodeRegistration:
         """Make the nodes of every loader that is there. Ids that somebody else has are left to them."""
         for folder in rivals():
             log.warning(
-                f"ComfyUI-MultiGPU is in custom_nodes/{folder} and has nodes of the same ids: it keeps all that it "
-                "registers. Remove or disable one of the two extensions and restart ComfyUI."
+                "rival_found",
+                message=f"ComfyUI-MultiGPU is in custom_nodes/{folder} and has nodes of the same ids: it keeps all "
+                "that it registers. Remove or disable one of the two extensions and restart ComfyUI.",
+                folder=folder,
             )
         for plugin, loader in list(self._plugins.loaders()):
             self._register(plugin, loader)
@@ -121,7 +123,12 @@ class NodeRegistration:
         """One line for each pack, however many ids it keeps."""
         for keeper, node_ids in self._taken.items():
             shown = ", ".join(node_ids[:3]) + (", …" if len(node_ids) > 3 else "")
-            log.warning(f"{keeper} has {len(node_ids)} node ids that are ours too ({shown}): its nodes are served")
+            log.warning(
+                "node_ids_taken",
+                message=f"{keeper} has {len(node_ids)} node ids that are ours too ({shown}): its nodes are served",
+                keeper=keeper,
+                node_ids=node_ids,
+            )
         self._taken.clear()
 
     def _note_targets(self, here: PacksHere | None) -> None:

@@ -75,9 +75,15 @@ def _offload_more(patcher: Any, placement: ModelPlacement, share: float) -> None
         mm.free_memory(ALL_BYTES, device, keep_loaded=ours)
     freed = patcher.offload_more(share)
     mm.soft_empty_cache()
+    model, setting = type(patcher.model).__name__, placement.setting_in_force
     log.warning(
-        f"{type(patcher.model).__name__}: sampling ran out of memory and is done again with the same seed, after "
-        f"{readable_bytes(freed)} of its weights went to system memory. To avoid this set {placement.setting_in_force}."
+        "sampling_out_of_memory",
+        message=f"{model}: sampling ran out of memory and is done again with the same seed, after "
+        f"{readable_bytes(freed)} of its weights went to system memory. To avoid this set {setting}.",
+        model=model,
+        devices=[str(device) for device in placement.computing_devices],
+        freed_bytes=freed,
+        setting=setting,
     )
 
 

@@ -17,7 +17,6 @@ import structlog
 
 import multigpu
 from multigpu import hookspecs
-from multigpu.multigpu_core.logs import configure_logging
 from multigpu.multigpu_core.plugins import (
     Candidate,
     PluginManager,
@@ -35,6 +34,7 @@ from .devices_in_comfyui import comfyui_registry
 from .host import Host
 from .host_memory_watch import watch_of
 from .loading import LoadContext
+from .logging_in_comfyui import start_logging
 from .ours import OurModels
 from .registration import NodeRegistration
 from .routes import add_routes
@@ -64,13 +64,17 @@ class Framework:
 
     def report(self) -> None:
         """Log what every plugin came to, and what is wrong in the configuration."""
-        devices = ", ".join(self.context.host.registry.names())
+        devices, nodes = self.context.host.registry.names(), len(self.registration.classes)
         plugins = "\n".join(report_lines(self.plugins.records.values()))
         log.info(
-            f"MultiGPU {multigpu.__version__}: {len(self.registration.classes)} nodes, devices: {devices}\n{plugins}"
+            "started",
+            message=f"MultiGPU {multigpu.__version__}: {nodes} nodes, devices: {', '.join(devices)}\n{plugins}",
+            version=multigpu.__version__,
+            nodes=nodes,
+            devices=list(devices),
         )
         for problem in self.plugins.problems:
-            log.warning(str(problem))
+            log.warning("setting_refused", message=str(problem))
 
     def stop(self) -> None:
         """Take every patch out of ComfyUI and its packs again, and tell the plugins."""
@@ -84,7 +88,7 @@ def start() -> Framework:
     """Start the framework in the running ComfyUI, once."""
     user_directory = Path(folder_paths.get_user_directory())
     configuration = read_configuration([SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)])
-    configure_logging(configuration.logging.level)
+    start_logging(configuration.logging, user_directory)
     host = Host(comfyui_registry(), configuration.planner.strategy, configuration.memory)
     plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
@@ -124,7 +128,7 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
             framework.registration.register_late()
             framework.report()
         except Exception:  # what is raised here would end ComfyUI
-            log.exception("Nodes for packs that were loaded after MultiGPU are missing")
+            log.exception("late_nodes_failed", message="Nodes for packs that were loaded after MultiGPU are missing")
 
     prompt_server.app.on_startup.append(finish)
     prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context.host))

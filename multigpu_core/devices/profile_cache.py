@@ -52,10 +52,12 @@ def load_profile(registry: DeviceRegistry, file: Path | None = None) -> Hardware
         kept = json.loads(file.read_text())
         profile = _profile(kept["profile"])
         if kept["machine"] != machine_identity(registry):
-            log.info(f"{file} is of other devices or another torch: run `multigpu profile` for this machine's speeds")
+            message = f"{file} is of other devices or another torch: run `multigpu profile` for this machine's speeds"
+            log.info("profile_outdated", message=message)
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning(f"{file} cannot be read ({error!r}): run `multigpu profile` to measure again")
+        message = f"{file} cannot be read ({error!r}): run `multigpu profile` to measure again"
+        log.warning("profile_unreadable", message=message)
         return None
     return profile
 

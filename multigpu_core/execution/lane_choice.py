@@ -72,7 +72,11 @@ class LaneChoice:
         name = self._registry.name_of(source)
         if self._registry.has_peer_access(self._compute, name):
             return DirectLane(streams, compute, streams.Stream(device=source))
-        log.info(f"{self._compute} cannot read {name} directly: its weights come through host memory, in two hops")
+        log.info(
+            "peer_access_missing",
+            message=f"{self._compute} cannot read {name} directly: its weights come through host memory, in two hops",
+            devices=[self._compute, name],
+        )
         chunks = self._chunk_ring()
         if chunks:
             return TwoHopLane(streams, compute, source, chunks)

@@ -41,8 +41,11 @@ class PageLockedMemory:
         except (RuntimeError, NotImplementedError) as error:
             self._limit_bytes = self._locked_bytes
             log.warning(
-                f"No more host memory can be page-locked after {self._locked_bytes / 1e9:.1f} GB: {error} Weights "
-                "beyond that go through a small buffer, which takes the host's time: expect half of the link's speed."
+                "page_locking_failed",
+                message=f"No more host memory can be page-locked after {self._locked_bytes / 1e9:.1f} GB: {error} "
+                "Weights beyond that go through a small buffer, which takes the host's time: expect half of the link's "
+                "speed.",
+                locked_bytes=self._locked_bytes,
             )
             return None
         address = memory.untyped_storage().data_ptr()

@@ -40,6 +40,12 @@ class LoggingSettings(CoreSettings):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are shown."""
+    file: str = ""
+    """A file for JSON lines, relative to ComfyUI's user directory; none where it is empty."""
+    file_max_bytes: Annotated[int, Field(ge=10_000)] = 10_000_000
+    """The size in bytes at which a new file is begun."""
+    file_backups: Annotated[int, Field(ge=0, le=100)] = 3
+    """How many full files are kept."""
 
 
 SECTIONS: dict[str, type[CoreSettings]] = {

@@ -114,7 +114,12 @@ class PluginManager:
         reason = error.reason if isinstance(error, PluginError) else last_line
         lines = "".join(traceback.format_exception(error))
         self.records[plugin] = replace(self.records[plugin], why_not=reason, traceback=lines)
-        log.error(f"The plugin {plugin} failed and is left out; everything else works on.\n{lines}")
+        log.error(
+            "plugin_failed",
+            message=f"The plugin {plugin} failed and is left out; everything else works on.\n{lines}",
+            plugin=plugin,
+            reason=reason,
+        )
 
     def _register(self, candidate: Candidate) -> None:
         begin = time.perf_counter()
@@ -135,7 +140,8 @@ class PluginManager:
         reason = f"{self.records[candidate.name].source} has a plugin of that name already."
         record = PluginRecord(candidate.name, candidate.source, candidate.version, why_not=reason)
         self.records[f"{candidate.name} of {candidate.source}"] = record
-        log.warning(f"The plugin {candidate.name} of {candidate.source} is left out: {reason}")
+        message = f"The plugin {candidate.name} of {candidate.source} is left out: {reason}"
+        log.warning("plugin_left_out", message=message, plugin=candidate.name, reason=reason)
 
     def _start(self, plugin: object, name: str) -> None:
         """Hand a plugin its options, checked by the model that it declares as `Options`."""

@@ -52,7 +52,10 @@ def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPa
     install_custom_node(base, repository, FOLDER)
     (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
     write_demo_models(base / "models")
-    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
+    settings = base / "plugins.toml"
+    settings.write_text('[logging]\nfile = "logs/multigpu.jsonl"\n')
+    environment = {"MULTIGPU_SIMULATE": "4gb,2gb", "MULTIGPU_PLUGINS": str(settings)}
+    with ComfyUIServer(comfyui_path, base, environment=environment) as running:
         yield running
 
 
@@ -136,6 +139,19 @@ def test_a_split_workflow_saves_the_picture_of_the_single_device(server: ComfyUI
     assert loaded["bytes_by_device"] == loaded["planned_bytes"]
     assert set(loaded["bytes_by_device"]) == set(DEVICES)
     assert loaded["step_transfer_bytes"] > 0
+
+
+def test_the_log_file_tells_of_each_prompt_what_was_loaded_where(server: ComfyUIServer) -> None:
+    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,60%;npu:1,40%", 1)
+    result = server.client.run({**workflow, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}})
+    (loaded,) = server.client.get("/multigpu/models")
+    lines = (server.client.base_directory / "user" / "logs" / "multigpu.jsonl").read_text(encoding="utf-8")
+    events = [json.loads(line) for line in lines.splitlines()]
+    of_prompt = [event for event in events if event.get("prompt_id") == result.prompt_id]
+    (placed,) = [event for event in of_prompt if event["event"] == "split_loaded"]
+    assert placed["model"] == "Flux" and placed["milliseconds"] > 0
+    assert placed["bytes_by_device"] == loaded["bytes_by_device"]
+    assert any(event["event"] == "started" and "prompt_id" not in event for event in events)
 
 
 def _free(server: ComfyUIServer, **what: bool) -> list[Input]:

@@ -80,7 +80,7 @@ def test_a_load_that_runs_out_of_memory_offloads_more_and_is_done(
     plan = split.placement.distribution.plan
     assert 0 < plan.compute_bytes <= 5 * MB
     assert split.placement.distribution.bytes_by_device() == {d: s for d, s in plan.bytes_by_device.items() if s}
-    assert any("npu:0 ran out of memory" in entry["event"] for entry in logs)
+    assert any("npu:0 ran out of memory" in entry["message"] for entry in logs)
     taken.clear()
     assert torch.equal(sampler.picture(split, steps=2), expected)
 
@@ -139,7 +139,7 @@ def test_a_sampling_that_runs_out_of_memory_is_done_again_and_gives_the_same_pic
     with capture_logs() as logs:
         picture = sampler.picture(split, steps=2)
     assert torch.equal(picture, expected)
-    warnings = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    warnings = [entry["message"] for entry in logs if entry["log_level"] == "warning"]
     assert warnings and all("done again" in each and "To avoid this set" in each for each in warnings)
     assert torch.equal(sampler.picture(split, steps=2), expected), "what was offloaded stays so"
     del occupant
@@ -161,7 +161,7 @@ def test_samplers_that_draw_noise_draw_the_same_again(sampler: Sampler, comfyui:
     occupant = _crowded(comfyui, split, 20_000)
     with capture_logs() as logs:
         assert torch.equal(sampled(split), expected)
-    assert any("done again" in entry["event"] for entry in logs)
+    assert any("done again" in entry["message"] for entry in logs)
     del occupant
 
 

@@ -82,7 +82,7 @@ def test_a_loader_that_cannot_say_its_inputs_costs_its_own_variants_alone(starte
 
 
 def _warnings(logs: list[Any]) -> list[str]:
-    return [str(entry["event"]) for entry in logs if entry["log_level"] == "warning"]
+    return [str(entry["message"]) for entry in logs if entry["log_level"] == "warning"]
 
 
 def test_the_other_multigpu_extension_is_named_before_anything_is_registered(

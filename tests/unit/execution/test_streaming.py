@@ -215,7 +215,7 @@ def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine
     with capture_logs() as lines:
         split(model, "cpu")
     assert torch.equal(model(inputs()).cpu(), expected(inputs()))
-    (line,) = [line["event"] for line in lines if "page-locked" in line["event"]]
+    (line,) = [line["message"] for line in lines if "page-locked" in line["message"]]
     assert "half of the link's speed" in line
 
 

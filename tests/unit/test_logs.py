@@ -1,0 +1,117 @@
+"""Log lines: a sentence for people, a line of JSON for programs, and a page that lists every event."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from multigpu.multigpu_core.logs import NAME, LogFile, configure_logging
+
+ROOT = Path(__file__).parents[2]
+LEVELS = ("debug", "info", "warning", "error", "exception")
+ROW = re.compile(r"^\| `(?P<event>\w+)` \| (?P<level>\w+) \|", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def own_set_up() -> Iterator[None]:
+    structlog.reset_defaults()
+    yield
+    configure_logging()
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def log() -> Any:
+    return structlog.get_logger(NAME)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_console_shows_the_sentence_and_no_data(log: Any, caplog: pytest.LogCaptureFixture) -> None:
+    configure_logging()
+    log.info("split_loaded", message="Flux: 100 % of 2 blocks placed", model="Flux", bytes_by_device={"cuda:0": 5})
+    assert [record.getMessage() for record in caplog.records] == ["[MultiGPU] Flux: 100 % of 2 blocks placed"]
+
+
+def test_the_file_has_a_line_of_json_with_all_data_and_the_prompt(log: Any, tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "multigpu.jsonl"
+    prompts = iter(["abc", None])
+    configure_logging("info", LogFile(file, 10_000, 1), lambda: next(prompts))
+    log.info("split_loaded", message="Flux …", model="Flux", bytes_by_device={"cuda:0": 5}, milliseconds=1.5)
+    log.warning("rival_found", message="two of them")
+    log.debug("unseen", message="too fine")
+    first, second = _lines(file)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("time"))
+    assert first == {
+        "level": "info", "event": "split_loaded", "message": "Flux …", "model": "Flux",
+        "bytes_by_device": {"cuda:0": 5}, "milliseconds": 1.5, "prompt_id": "abc",
+    }  # fmt: skip
+    assert second["level"] == "warning" and "prompt_id" not in second
+
+
+def test_an_exception_is_in_both(log: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    configure_logging("info", LogFile(tmp_path / "log", 10_000, 1))
+    try:
+        raise ZeroDivisionError("by nothing")
+    except ZeroDivisionError:
+        log.exception("late_nodes_failed", message="Nodes are missing")
+    assert "ZeroDivisionError: by nothing" in caplog.text
+    (line,) = _lines(tmp_path / "log")
+    assert line["level"] == "error" and "ZeroDivisionError: by nothing" in line["exception"]
+
+
+def test_a_full_file_makes_room_and_the_last_ones_are_kept(log: Any, tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    configure_logging("info", LogFile(file, 10_000, 2))
+    for number in range(300):
+        log.info("split_loaded", message="x" * 100, number=number)
+    kept = sorted(tmp_path.iterdir())
+    assert [each.name for each in kept] == ["log", "log.1", "log.2"]
+    assert all(each.stat().st_size <= 10_000 for each in kept)
+    assert _lines(file)[-1]["number"] == 299
+
+
+def test_configuring_again_writes_to_the_new_file_alone(log: Any, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        configure_logging("info", LogFile(tmp_path / name, 10_000, 1))
+    log.info("split_loaded", message="once")
+    assert not (tmp_path / "one").read_text() and len(_lines(tmp_path / "two")) == 1
+
+
+def test_nobody_else_s_structlog_is_touched(log: Any, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Any] = []
+    structlog.configure(processors=[lambda logger, method, event: seen.append(dict(event)) or str(event)])
+    configure_logging()
+    log.info("split_loaded", message="theirs")
+    assert seen == [{"event": "split_loaded", "message": "theirs"}]
+
+
+def _events() -> Iterator[tuple[str, str, Path]]:
+    """Every event that the code logs: its name and level, and where."""
+    for room in ("multigpu_core", "integrations"):
+        for file in ROOT.joinpath(room).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                function = node.func if isinstance(node, ast.Call) else None
+                if not isinstance(function, ast.Attribute) or function.attr not in LEVELS:
+                    continue
+                if isinstance(function.value, ast.Name) and function.value.id == "log":
+                    assert isinstance(node, ast.Call)
+                    name = ast.literal_eval(node.args[0])
+                    assert any(keyword.arg == "message" for keyword in node.keywords), (file, name)
+                    yield name, function.attr.replace("exception", "error"), file
+
+
+def test_the_page_on_logging_lists_every_event_with_its_level() -> None:
+    logged = {(name, level) for name, level, _ in _events()}
+    page = ROOT.joinpath("docs", "logging.md").read_text(encoding="utf-8")
+    assert {(match["event"], match["level"]) for match in ROW.finditer(page)} == logged
+    assert len(logged) > 15
