@@ -22,7 +22,9 @@ _MAX_NAME_BYTES = 65535
 _MAX_DIMENSIONS = 8
 _MAX_ARRAY_DEPTH = 4
 _MAX_FIELDS = 65536
-_MAX_TENSORS = 1_000_000
+_MAX_TENSORS = 100_000
+_MAX_ITEMS = 3_000_000
+"""Strings and nested arrays in all metadata; the largest tokenizers have under a million."""
 _BUFFER_BYTES = 1024 * 1024
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
@@ -61,6 +63,7 @@ class _Reader:
         self._file = file
         self.file_bytes = os.fstat(file.fileno()).st_size
         self._end = min(self.file_bytes, MAX_HEADER_BYTES)
+        self._items_left = _MAX_ITEMS
         self.position = 0
         self.field = "header"
 
@@ -86,9 +89,20 @@ class _Reader:
         if size > _MAX_NAME_BYTES:
             self.refuse(f"{what} claims {size} bytes; {DOWNLOAD_AGAIN}")
         try:
-            return self.take(size).decode()
+            name = self.take(size).decode()
         except UnicodeDecodeError:
             self.refuse(f"{what} is no text; {DOWNLOAD_AGAIN}")
+        if not name.isprintable():
+            self.refuse(f"{what} has control characters in it; {DOWNLOAD_AGAIN}")
+        return name
+
+    def count(self) -> int:
+        """The number of items in an array whose items are to be gone through one by one."""
+        count = self.u64()
+        if count > self._items_left:
+            self.refuse(f"claims {count} items, more than any model has; {DOWNLOAD_AGAIN}")
+        self._items_left -= count
+        return count
 
     def skip_strings(self, count: int) -> None:
         # Tokenizers keep hundreds of thousands of these: the loop is flat on purpose.
@@ -169,13 +183,13 @@ def _skip_value(reader: _Reader, kind: int, depth: int) -> None:
 def _skip_array(reader: _Reader, depth: int) -> None:
     if depth >= _MAX_ARRAY_DEPTH:
         reader.refuse("arrays are nested too deeply")
-    kind, count = reader.u32(), reader.u64()
-    if kind == _STRING:
-        reader.skip_strings(count)
-    elif kind in _FIXED_BYTES:
-        reader.skip(count * _FIXED_BYTES[kind])
+    kind = reader.u32()
+    if kind in _FIXED_BYTES:
+        reader.skip(reader.u64() * _FIXED_BYTES[kind])
+    elif kind == _STRING:
+        reader.skip_strings(reader.count())
     else:
-        for _ in range(count):
+        for _ in range(reader.count()):
             _skip_value(reader, kind, depth + 1)
 
 

@@ -12,9 +12,10 @@ from typing import Any, NoReturn, TypeGuard
 from .header_error import DOWNLOAD_AGAIN, HeaderError
 from .inventory_of_tensors import StoredTensor
 
-MAX_HEADER_BYTES = 32 * 1024 * 1024
+MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""
 
+_MAX_DIMENSIONS = 64
 _LENGTH_BYTES = 8
 # Type codes of the format: the name that PyTorch gives the type, and its bits.
 _TYPES = {
@@ -91,12 +92,14 @@ def _span(path: Path, name: str, entry: Any) -> _Span:
     def refuse(reason: str) -> NoReturn:
         raise HeaderError(path, f"tensor {name[:200]!r}", reason)
 
+    if not name.isprintable():
+        refuse("has control characters in its name")
     if not isinstance(entry, dict):
         refuse("has no description")
     code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(code, str):
         refuse(f"has no dtype: {code!r:.80}")
-    if not _are_sizes(shape):
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         refuse(f"has no shape: {shape!r:.80}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         refuse(f"has no data_offsets: {offsets!r:.80}")

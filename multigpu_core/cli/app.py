@@ -15,7 +15,7 @@ app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyU
 app.command()(devices)
 app.command()(profile)
 app.command()(demo)
-app.command()(bench)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 app.command()(plugins)
 app.command()(new_integration)
 

@@ -22,17 +22,23 @@ class Benchmark(str, Enum):
     FORWARD = "forward"
     CLOCK = "clock"
     GPU = "gpu"
+    FUZZ = "fuzz"
 
 
 def bench(
+    context: typer.Context,
     name: Annotated[Benchmark, typer.Argument(help="What to measure; benchmarks/README.md says what each prints.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of records.")] = False,
 ) -> None:
-    """Measure, print the figures beside what they must not exceed, and exit 1 where one does."""
+    """Measure, print the figures beside what they must not exceed, and exit 1 where one does.
+
+    Further options are the benchmark's own: `multigpu bench clock --quick`.
+    """
     script = BENCHMARKS / f"{name.value}.py"
     if not script.is_file():
         typer.echo(
             "Benchmarks are in the source checkout, not in an installed package: clone the repository.", err=True
         )
         raise typer.Exit(2)
-    raise typer.Exit(subprocess.run([sys.executable, str(script), *["--json"][: int(as_json)]], check=False).returncode)
+    options = [*(["--json"] if as_json else []), *context.args]
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *options], check=False).returncode)

@@ -9,10 +9,9 @@ import sys
 import pytest
 
 
-def _records(name: str) -> dict[str, dict[str, object]]:
-    run = subprocess.run(
-        [sys.executable, "-m", "multigpu", "bench", name, "--json"], capture_output=True, text=True, check=False
-    )
+def _records(name: str, *options: str) -> dict[str, dict[str, object]]:
+    command = [sys.executable, "-m", "multigpu", "bench", name, "--json", *options]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode in (0, 1), run.stderr
     return {record["name"]: record for record in json.loads(run.stdout)}
 
@@ -28,3 +27,9 @@ def test_loading_keeps_within_its_bounds_and_leaves_nothing() -> None:
     records = _records("load")
     assert all(record["ratio"] <= 1 for record in records.values() if record["ratio"] is not None)  # type: ignore[operator]
     assert [record["value"] for name, record in records.items() if name.startswith("left on")] == [0, 0]
+
+
+def test_made_up_input_raises_nothing_but_our_own_errors_and_leaves_nothing() -> None:
+    records = _records("fuzz", "--cases", "1200")
+    assert all(record["ratio"] <= 1 for record in records.values() if record["ratio"] is not None)  # type: ignore[operator]
+    assert sum(str(record["unit"]) == "cases" for record in records.values()) == 6

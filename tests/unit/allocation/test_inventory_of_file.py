@@ -181,6 +181,8 @@ def test_bare_names_beside_marked_ones_are_the_diffusion_model(tmp_path: Path) -
         ({"a": one_tensor(shape=[-4])}, 16, "tensor 'a'"),
         ({"a": one_tensor(shape=[True])}, 16, "tensor 'a'"),
         ({"a": one_tensor(shape=[10**30])}, 16, "tensor 'a'"),
+        ({"a": one_tensor(shape=[10**9] * 1_000_000)}, 16, "tensor 'a'"),
+        ({"a\n\x1b[31m": one_tensor()}, 16, "tensor 'a\\n\\x1b[31m'"),
         ({"a": one_tensor(offsets=[16, 0])}, 16, "tensor 'a'"),
         ({"a": one_tensor(offsets=[0])}, 16, "tensor 'a'"),
         ({"a": one_tensor()}, 15, "tensor 'a'"),
@@ -241,7 +243,9 @@ GGUF_TENSOR = gguf_tensor("a", (32,), 0, 0)
         ),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k") + struct.pack("<IIQQ", 9, 8, 1, 9), "metadata 'k'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k") + struct.pack("<IIQ", 9, 9, 1) * 9, "metadata 'k'"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k\x07"), "metadata field 0"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0), "tensor at byte 24"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_string("a\x07") + bytes(64), "tensor at byte 24"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_tensor("a", (32,), 99, 0), "tensor 'a'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_tensor("a", (33,), 12, 0), "tensor 'a'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_string("a") + struct.pack("<I", 1 << 31), "tensor 'a'"),
@@ -255,6 +259,23 @@ def test_a_damaged_gguf_header_is_refused_by_file_and_field(tmp_path: Path, cont
     with pytest.raises(HeaderError) as refused:
         inventory_of_file(path)
     assert (refused.value.path, refused.value.field) == (path, field)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        struct.pack("<IIQ", 9, 8, 8_000_000) + bytes(8 * 8_000_000),
+        struct.pack("<IIQ", 9, 9, 4_000_000) + struct.pack("<IQ", 4, 0) * 4_000_000,
+    ],
+    ids=["strings", "arrays"],
+)
+def test_millions_of_empty_items_are_refused_before_they_are_gone_through(tmp_path: Path, array: bytes) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k") + array)
+    began = time.process_time()
+    with pytest.raises(HeaderError, match="more than any model has"):
+        inventory_of_file(path)
+    assert time.process_time() - began < 0.5
 
 
 def test_a_gguf_file_cut_short_anywhere_in_its_header_or_data_is_refused(tmp_path: Path) -> None:
