@@ -33,6 +33,11 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
     "text_encoder_initial_device": lambda scope: scope.initial,
 }
 
+COSTS = {
+    "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
+    "unload_all_models": "models that are to be kept are unloaded with all others",
+}
+
 
 class CorePatches:
     """Installs and restores our replacements in `comfy.model_management`."""
@@ -50,18 +55,15 @@ class CorePatches:
         """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
 
     def install(self) -> None:
-        """Replace what can be replaced; what cannot is left alone with one warning that says what it costs."""
+        """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
-        if self.refused:
-            log.warning(
-                "core_functions_missing",
-                message="This ComfyUI lacks functions that device selection builds on, so models may load on ComfyUI's "
-                f"own device: {', '.join(self.refused)}",
-                functions=self.refused,
-            )
+        for name in self.refused:
+            cost = COSTS.get(name, "models of our nodes may be loaded on ComfyUI's own device")
+            message = f"This ComfyUI has no function comfy.model_management.{name}: {cost}; everything else works."
+            log.warning("core_function_missing", message=message, function=name)
 
     def restore(self) -> None:
         """Put ComfyUI's own functions back."""

@@ -30,6 +30,7 @@ from .planning import PlanAllocation
 from .rebuilding import make_rebuildable, plain_patchers
 from .results import map_outputs, patcher_of, retarget, set_devices, with_output, with_plain_patcher
 from .scope import DeviceScope, device_scope
+from .seams import SPLITTING_REFUSED, Feature
 
 log = structlog.get_logger("multigpu")
 
@@ -50,6 +51,8 @@ class LoadContext:
     host: Host
     models: OurModels
     plan: PlanAllocation
+    missing: Mapping[Feature, str] = field(default_factory=dict)
+    """Features that this ComfyUI has no place for, and why."""
     devices: ModelDevices = field(default_factory=ModelDevices)
     packs: Packs = field(init=False)
 
@@ -163,9 +166,11 @@ class LoadJob:
             value = retarget(value, device)
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
+        context.devices.remember(value, Devices(device, self.offload))
+        if Feature.COMPANIONS in context.missing:
+            return value
         if isinstance(value, ModelPatcher):
             serve_companions(value)
-        context.devices.remember(value, Devices(device, self.offload))
         return compute_where_loaded(value)
 
     def _call_again(self, context: LoadContext) -> Any:
@@ -173,6 +178,9 @@ class LoadJob:
             return self.call()
 
     def _split(self, value: Any, request: AllocationRequest, device: torch.device, context: LoadContext) -> Any:
+        if Feature.SPLITTING in context.missing:
+            reason = f"this ComfyUI has changed: {context.missing[Feature.SPLITTING]}. {SPLITTING_REFUSED}"
+            raise NotSplittableError(self.target.variant.node_id, reason)
         try:
             value = with_plain_patcher(value)
         except RuntimeError as error:

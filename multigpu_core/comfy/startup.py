@@ -38,6 +38,7 @@ from .logging_in_comfyui import start_logging
 from .ours import OurModels
 from .registration import NodeRegistration
 from .routes import add_routes
+from .seams import missing_features
 from .target_packs import loadable_packs
 
 log = structlog.get_logger("multigpu")
@@ -96,7 +97,7 @@ def start() -> Framework:
     plugins.register_all(_candidates())
     plugins.problems += configuration.unknown_plugins(plugins.records)
     models = OurModels(plugins.kept_models, host.registry)
-    context = LoadContext(host, models, _plan_with(plugins))
+    context = LoadContext(host, models, _plan_with(plugins), missing_features())
     patches = CorePatches(models.unload_all, lambda: _empty_caches(context))
     patches.install()
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))

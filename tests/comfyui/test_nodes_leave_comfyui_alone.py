@@ -16,6 +16,11 @@ from multigpu.multigpu_core.testing import CopyRecord
 from .inprocess import ComfyUI
 from .outputs import sampled
 
+REPLACED = (
+    "get_torch_device", "text_encoder_device", "vae_device", "unet_offload_device", "text_encoder_offload_device",
+    "vae_offload_device", "unet_inital_load_device", "text_encoder_initial_device", "soft_empty_cache",
+    "unload_all_models",
+)  # fmt: skip
 FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
 
 
@@ -160,17 +165,26 @@ def test_threads_do_not_see_each_others_device(comfyui: ComfyUI, mm: ModuleType)
     assert seen == {"npu:1": "npu:1", "npu:2": "npu:2"}
 
 
+@pytest.mark.parametrize("function", REPLACED)
 def test_a_function_that_this_comfyui_lacks_is_left_alone_and_named(
-    comfyui: ComfyUI, mm: ModuleType, without_us: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    comfyui: ComfyUI,
+    mm: ModuleType,
+    without_us: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    function: str,
 ) -> None:
     from multigpu.multigpu_core.comfy.core_patches import CorePatches
 
     without_us()
-    monkeypatch.delattr(mm, "vae_device")
+    monkeypatch.delattr(mm, function)
     patches = CorePatches(lambda core: core(), lambda: None)
     patches.install()
     try:
-        assert patches.refused == ["vae_device"]
-        assert not hasattr(mm, "vae_device")
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert f"model_management.{function}:" in line and "everything else works" in line
+        assert not hasattr(mm, function)
+        others = [name for name in REPLACED if name != function]
+        assert all(getattr(mm, name).__module__.startswith("multigpu") for name in others)
     finally:
         patches.restore()
