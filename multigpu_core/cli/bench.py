@@ -23,6 +23,7 @@ class Benchmark(str, Enum):
     CLOCK = "clock"
     GPU = "gpu"
     FUZZ = "fuzz"
+    FAULTS = "faults"
 
 
 def bench(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +25,13 @@ from .inprocess import ComfyUI
 from .split_models import Sampler, model_management, weights_of
 
 MB = 2**20
-STREAMED = {"expert_mode_allocations": "npu:0,60%;npu:1,20%;cpu,20%"}
-RELAY = {"expert_mode_allocations": "npu:0,50%;npu:1,30%;cpu,20%", "strategy": "relay"}
+SPLITS = {
+    "streamed": {"expert_mode_allocations": "npu:0,60%;npu:1,20%;cpu,20%"},
+    "relayed": {"expert_mode_allocations": "npu:0,50%;npu:1,30%;cpu,20%", "strategy": "relay"},
+}
 EXPECTED = (RuntimeError, KeyboardInterrupt)
+EVERYWHERE = "MULTIGPU_FAULTS_EVERYWHERE"
+"""Names a file for the counts where every step is to fail with every error, as benchmarks/faults.py wants it."""
 WHERE_IT_FAILS = ((SimulatedDevice, "charge"), (Timeline, "copied"), (SimulatedMachine, "empty_page_locked"))
 
 
@@ -67,6 +75,7 @@ def failing(at: int | None, error: Callable[[], BaseException]) -> Iterator[list
 class Scene:
     """A split model and what users do with it, each by a name."""
 
+    name: str
     comfyui: ComfyUI
     sampler: Sampler
     split: Any
@@ -118,13 +127,13 @@ class Scene:
         assert all(torch.equal(now[name], weight) for name, weight in self.weights.items())
 
 
-@pytest.fixture(params=[STREAMED, RELAY], ids=["streamed", "relayed"])
+@pytest.fixture(params=SPLITS)
 def scene(comfyui: ComfyUI, request: pytest.FixtureRequest) -> Iterator[Scene]:
     sampler = Sampler(comfyui, "flux")
-    split = sampler.split(**request.param)
+    split = sampler.split(**SPLITS[request.param])
     weights = weights_of(split)
     expected = sampler.picture(split)
-    yield Scene(comfyui, sampler, split, expected, weights)
+    yield Scene(request.param, comfyui, sampler, split, expected, weights)
 
 
 DEEDS = ("load", "load with a LoRA", "demotion", "release", "forward")
@@ -139,11 +148,9 @@ def test_after_a_failure_at_any_copy_or_allocation_the_model_is_whole_and_the_ne
         steps[deed] = count[0]
         assert count[0] > 0, f"{deed} touches nothing"
 
-    @settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(st.sampled_from(DEEDS), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(ERRORS)))
-    def fails(deed: str, when: float, error: str) -> None:
+    def fails(deed: str, at: int, error: str) -> None:
         scene.prepare(deed)
-        with suppress(*EXPECTED, type(_interrupt())), failing(1 + int(when * steps[deed]), ERRORS[error]):
+        with suppress(*EXPECTED, type(_interrupt())), failing(at, ERRORS[error]):
             scene.do(deed)
         scene.is_whole()
         assert torch.equal(scene.sampler.picture(scene.split), scene.expected)
@@ -151,4 +158,19 @@ def test_after_a_failure_at_any_copy_or_allocation_the_model_is_whole_and_the_ne
         scene.is_whole()
         scene.weights_are_the_file_s()
 
-    fails()
+    if report := os.environ.get(EVERYWHERE):
+        with Path(report).open("a") as file:
+            for deed in DEEDS:
+                for at, error in product(range(1, steps[deed] + 1), ERRORS):
+                    fails(deed, at, error)
+                file.write(
+                    json.dumps({"scene": scene.name, "deed": deed, "survived": steps[deed] * len(ERRORS)}) + "\n"
+                )
+        return
+
+    @settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(DEEDS), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(ERRORS)))
+    def fails_somewhere(deed: str, when: float, error: str) -> None:
+        fails(deed, 1 + int(when * steps[deed]), error)
+
+    fails_somewhere()
