@@ -24,6 +24,7 @@ class Benchmark(str, Enum):
     GPU = "gpu"
     FUZZ = "fuzz"
     FAULTS = "faults"
+    SOAK = "soak"
 
 
 def bench(

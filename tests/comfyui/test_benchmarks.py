@@ -33,3 +33,9 @@ def test_made_up_input_raises_nothing_but_our_own_errors_and_leaves_nothing() ->
     records = _records("fuzz", "--cases", "1200")
     assert all(record["ratio"] <= 1 for record in records.values() if record["ratio"] is not None)  # type: ignore[operator]
     assert sum(str(record["unit"]) == "cases" for record in records.values()) == 6
+
+
+def test_a_dozen_prompts_with_all_that_users_do_leave_nothing_and_draw_the_same_pictures() -> None:
+    records = _records("soak", "--prompts", "12", "--seed", "3")
+    (held,) = [record["value"] for name, record in records.items() if "must be 0" in name]
+    assert held == 0
