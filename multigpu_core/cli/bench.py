@@ -25,6 +25,7 @@ class Benchmark(str, Enum):
     FUZZ = "fuzz"
     FAULTS = "faults"
     SOAK = "soak"
+    KEEP = "keep"
 
 
 def bench(

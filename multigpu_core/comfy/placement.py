@@ -25,7 +25,7 @@ from multigpu.multigpu_core.execution import Distribution
 
 from .host import Host
 from .patches import AppliedPatches, WeightPatcher
-from .placement_events import log_demoted, log_loaded, log_planned, log_steps, log_unloaded
+from .placement_events import log_demoted, log_loaded, log_planned, log_steps, log_unloaded, log_warning
 from .planning import MakeRoom, PlanAllocation, Planning, setting_for
 from .shortage import LoadOutOfMemoryError, Shortage
 
@@ -52,6 +52,7 @@ class ModelPlacement:
         self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.page_locked)
         self._demoted_bytes = 0
         self._held_back_bytes = 0
+        self._warned_of: set[str] = set()
         self._filling = options.request.compute_device
         self.prediction: StepPrediction | None = None
         """What a step of the plan in force is expected to take, where the machine's speeds are known."""
@@ -218,6 +219,9 @@ class ModelPlacement:
         self.distribution.begin(plan)
         self.prediction = self._planning.predict(plan)
         log_planned(self._name, plan, self.prediction)
+        for warning in (each for each in plan.warnings if each not in self._warned_of):
+            log_warning(self._name, warning)  # once, not at every load
+        self._warned_of.update(plan.warnings)
         return plan
 
     def _targets(self, plan: AllocationPlan, weight_budget_bytes: float) -> dict[str, str]:

@@ -23,8 +23,11 @@ def log_planned(model: str, plan: AllocationPlan, prediction: StepPrediction | N
         expert_string=plan.expert_string,
         predicted_milliseconds=prediction.step_seconds * 1e3 if prediction is not None else None,
     )
-    for warning in plan.warnings:
-        log.warning("split_warned", message=warning, model=model)
+
+
+def log_warning(model: str, warning: str) -> None:
+    """What the planner warns of."""
+    log.warning("split_warned", message=warning, model=model)
 
 
 def log_loaded(model: str, blocks: int, found: Mapping[str, int], seconds: float) -> None:

@@ -35,6 +35,11 @@ def test_made_up_input_raises_nothing_but_our_own_errors_and_leaves_nothing() ->
     assert sum(str(record["unit"]) == "cases" for record in records.values()) == 6
 
 
+def test_keeping_the_diffusion_model_saves_half_of_all_reloads() -> None:
+    records = _records("keep")
+    assert sum(record["bound"] == 0.5 and record["ratio"] <= 1 for record in records.values()) == 2  # type: ignore[operator]
+
+
 def test_a_dozen_prompts_with_all_that_users_do_leave_nothing_and_draw_the_same_pictures() -> None:
     records = _records("soak", "--prompts", "12", "--seed", "3")
     (held,) = [record["value"] for name, record in records.items() if "must be 0" in name]
