@@ -1,4 +1,4 @@
-"""The few ComfyUI functions that we replace, in one table, each with its undo.
+"""The few ComfyUI functions that we replace, each with its undo.
 
 Every replacement asks first whether one of our nodes is at work (`current_scope()`) or has work loaded (`KeptModels`),
 and otherwise is ComfyUI's own function: workflows without our nodes run exactly as before.
@@ -6,6 +6,7 @@ and otherwise is ComfyUI's own function: workflows without our nodes run exactly
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -36,21 +37,27 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
 COSTS = {
     "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
     "unload_all_models": "models that are to be kept are unloaded with all others",
+    "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
 }
 
 
 class CorePatches:
-    """Installs and restores our replacements in `comfy.model_management`."""
+    """Installs and restores our replacements in `comfy.model_management` and in ComfyUI's executor."""
 
     def __init__(
         self,
         unload_all_models: Callable[[Callable[[], None]], None],
         empty_cache: Callable[[], None],
+        let_go: Callable[[], None] = lambda: None,
     ) -> None:
-        """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache."""
+        """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
+
+        `let_go` is called when ComfyUI's executor lets all cached outputs go.
+        """
+        self._let_go = let_go
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
-        self._originals: dict[str, Callable[..., Any]] = {}
+        self._originals: dict[tuple[Any, str], Callable[..., Any]] = {}
         self.refused: list[str] = []
         """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
 
@@ -60,27 +67,35 @@ class CorePatches:
             self._replace(name, partial(_answered_by_scope, answer))
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
+        self._replace("reset", self._letting_go, getattr(importlib.import_module("execution"), "PromptExecutor", None))
         for name in self.refused:
             cost = COSTS.get(name, "models of our nodes may be loaded on ComfyUI's own device")
-            message = f"This ComfyUI has no function comfy.model_management.{name}: {cost}; everything else works."
+            message = f"This ComfyUI has no function {name} as we know it: {cost}; everything else works."
             log.warning("core_function_missing", message=message, function=name)
 
     def restore(self) -> None:
         """Put ComfyUI's own functions back."""
-        for name, original in self._originals.items():
-            setattr(mm, name, original)
+        for (owner, name), original in self._originals.items():
+            setattr(owner, name, original)
         self._originals.clear()
 
-    def _replace(self, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        original = getattr(mm, name, None)
+    def _replace(self, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], owner: Any = mm) -> None:
+        original = getattr(owner, name, None)
         if not inspect.isfunction(original):
             self.refused.append(name)
             return
-        self._originals[name] = original
+        self._originals[owner, name] = original
         replacement = make(original)
         replacement.__name__ = name
         replacement.__wrapped__ = original  # type: ignore[attr-defined]  # inspect shows ComfyUI's signature
-        setattr(mm, name, replacement)
+        setattr(owner, name, replacement)
+
+    def _letting_go(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reset(*args: Any, **kwargs: Any) -> Any:
+            self._let_go()
+            return original(*args, **kwargs)
+
+        return reset
 
     def _emptying_all_caches(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def soft_empty_cache(*args: Any, **kwargs: Any) -> Any:

@@ -62,8 +62,13 @@ class HostMemoryWatch:
             self.look()
 
 
-def watch_of(queue: Any, registry: DeviceRegistry, settings: MemorySettings) -> HostMemoryWatch | None:
-    """The watch over ComfyUI's prompt queue; None where the user wants none."""
+def watch_of(
+    queue: Any, registry: DeviceRegistry, settings: MemorySettings, spare_models: Callable[[], None]
+) -> HostMemoryWatch | None:
+    """The watch over ComfyUI's prompt queue; None where the user wants none.
+
+    `spare_models` is called before the cache is let go: models that are to be kept stay.
+    """
     if settings.host_threshold >= 1:
         return None
 
@@ -74,6 +79,7 @@ def watch_of(queue: Any, registry: DeviceRegistry, settings: MemorySettings) -> 
     def reset_cache() -> None:
         with queue.mutex:  # the worker is to take both flags at once: alone the second unloads all models
             if not queue.get_flags(reset=False):  # what the user has asked for stands, and frees more
+                spare_models()
                 queue.set_flag("unload_models", False)
                 queue.set_flag("free_memory", True)
 

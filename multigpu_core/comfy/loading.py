@@ -20,6 +20,7 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 from .companions import serve_companions
 from .controls import compute_where_loaded
 from .host import Host
+from .kept import KeptModels
 from .loader_class import LoaderClass, loader_function
 from .model_devices import Devices, ModelDevices
 from .ours import OurModel, OurModels
@@ -54,6 +55,7 @@ class LoadContext:
     missing: Mapping[Feature, str] = field(default_factory=dict)
     """Features that this ComfyUI has no place for, and why."""
     devices: ModelDevices = field(default_factory=ModelDevices)
+    kept: KeptModels = field(default_factory=KeptModels)
     packs: Packs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +124,10 @@ class LoadJob:
         if self.eject_models:
             context.models.eject(set(self._devices_by_kind(context).values()))
 
+    def kept_result(self, context: LoadContext) -> Any | None:
+        """The result of a former run of the same node with the same inputs, if that was to be kept."""
+        return context.kept.result(self.target.variant.node_id, self.inputs)
+
     @contextmanager
     def scope(self, context: LoadContext) -> Iterator[None]:
         """While the wrapped class runs, all that chooses a device there chooses this job's."""
@@ -149,7 +155,9 @@ class LoadJob:
             return result
         placed = map_outputs(result, lambda index, value: self._placed(index, value, context))
         if self.target.variant.device_output:
-            return with_output(placed, self.requests[0].compute_device)
+            placed = with_output(placed, self.requests[0].compute_device)
+        if self.keep_loaded:
+            context.kept.keep(self.target.variant.node_id, self.inputs, placed)
         return placed
 
     def _placed(self, index: int, value: Any, context: LoadContext) -> Any:

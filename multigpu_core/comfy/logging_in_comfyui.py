@@ -1,14 +1,15 @@
-"""Logging as plugins.toml says, inside ComfyUI: where the file lies, and which prompt an event belongs to."""
+"""Logging as plugins.toml says, inside ComfyUI: the file lies in its user directory, and events know their prompt."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import server
 import structlog
 
 from multigpu.multigpu_core.logs import LogFile, configure_logging
 from multigpu.multigpu_core.plugins.core_settings import LoggingSettings
+
+from .executing import executing_prompt
 
 log = structlog.get_logger("multigpu")
 
@@ -22,10 +23,3 @@ def start_logging(settings: LoggingSettings, user_directory: Path) -> None:
         configure_logging(settings.level, None, executing_prompt)
         message = f"logging.file {settings.file!r} cannot be written: {error}. Events are on the console alone."
         log.warning("log_file_refused", message=message)
-
-
-def executing_prompt() -> str | None:
-    """The id of the prompt that ComfyUI executes, whatever thread asks: it executes one at a time."""
-    queue = getattr(getattr(server.PromptServer, "instance", None), "prompt_queue", None)
-    running = list(queue.currently_running.values()) if queue is not None else []
-    return str(running[0][1]) if running else None

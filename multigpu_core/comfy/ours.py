@@ -47,8 +47,11 @@ UnloadPolicy = Callable[[list[LoadedModelInfo], UnloadReason, int], "set[int]"]
 class OurModels:
     """Models by weak reference: one that nobody uses any more is forgotten by itself."""
 
-    def __init__(self, policy: UnloadPolicy, registry: DeviceRegistry) -> None:
-        """`policy` names, by key, the models that stay."""
+    def __init__(
+        self, policy: UnloadPolicy, registry: DeviceRegistry, let_go: Callable[[], None] = lambda: None
+    ) -> None:
+        """`policy` names, by key, the models that stay; `let_go` is called where nothing may stay."""
+        self._let_go = let_go
         self._policy = policy
         self._registry = registry
         self._models: weakref.WeakKeyDictionary[nn.Module, OurModel] = weakref.WeakKeyDictionary()
@@ -86,7 +89,10 @@ class OurModels:
 
         ComfyUI calls it as well while it handles an error of running out of memory: then nothing is spared.
         """
-        kept = [] if mm.is_oom(sys.exc_info()[1]) else self._kept(UnloadReason.USER_FREED)
+        is_out_of_memory = mm.is_oom(sys.exc_info()[1])
+        if is_out_of_memory:
+            self._let_go()
+        kept = [] if is_out_of_memory else self._kept(UnloadReason.USER_FREED)
         if kept:
             self._unload_others(kept, {loaded.device for loaded in mm.current_loaded_models})
             names = _names(kept)

@@ -33,6 +33,7 @@ from .core_patches import CorePatches
 from .devices_in_comfyui import comfyui_registry
 from .host import Host
 from .host_memory_watch import watch_of
+from .kept import KeptModels
 from .loading import LoadContext
 from .logging_in_comfyui import start_logging
 from .ours import OurModels
@@ -96,9 +97,10 @@ def start() -> Framework:
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
     plugins.problems += configuration.unknown_plugins(plugins.records)
-    models = OurModels(plugins.kept_models, host.registry)
-    context = LoadContext(host, models, _plan_with(plugins), missing_features())
-    patches = CorePatches(models.unload_all, lambda: _empty_caches(context))
+    kept = KeptModels()
+    models = OurModels(plugins.kept_models, host.registry, kept.release_all)
+    context = LoadContext(host, models, _plan_with(plugins), missing_features(), kept=kept)
+    patches = CorePatches(models.unload_all, lambda: _empty_caches(context), kept.release_all)
     patches.install()
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
     framework.registration.register()
@@ -132,13 +134,14 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
             log.exception("late_nodes_failed", message="Nodes for packs that were loaded after MultiGPU are missing")
 
     prompt_server.app.on_startup.append(finish)
-    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context.host))
+    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context))
     return True
 
 
-async def _watching(host: Host, app: Any) -> AsyncIterator[None]:
+async def _watching(context: LoadContext, app: Any) -> AsyncIterator[None]:
     """Watch the host's memory for as long as the server runs."""
-    watch = watch_of(server.PromptServer.instance.prompt_queue, host.registry, host.memory)
+    queue = server.PromptServer.instance.prompt_queue
+    watch = watch_of(queue, context.host.registry, context.host.memory, context.kept.spare_once)
     task = asyncio.create_task(watch.run()) if watch is not None else None
     yield
     if task is not None:

@@ -42,12 +42,16 @@ class VariantNode:
     def load(self, **inputs: Any) -> Any:
         job = self._job(inputs)
         job.eject(self.CONTEXT)
+        if (kept := job.kept_result(self.CONTEXT)) is not None:
+            return kept
         with job.scope(self.CONTEXT):
             return job.finish(job.call(), self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
         job.eject(self.CONTEXT)
+        if (kept := job.kept_result(self.CONTEXT)) is not None:
+            return kept
         return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
 
     async def _load_async(self, job: LoadJob) -> Any:

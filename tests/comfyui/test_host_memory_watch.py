@@ -67,13 +67,13 @@ def test_the_threshold_and_how_far_use_has_to_fall_are_the_user_s(machine: Machi
 def test_a_threshold_of_one_watches_nothing(comfyui: ComfyUI) -> None:
     module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
     registry = comfyui.framework.context.host.registry
-    assert module.watch_of(None, registry, MemorySettings(host_threshold=1.0)) is None
+    assert module.watch_of(None, registry, MemorySettings(host_threshold=1.0), lambda: None) is None
 
 
 def test_comfyui_s_worker_resets_the_cache_and_unloads_no_model(comfyui: ComfyUI) -> None:
     module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
     queue = importlib.import_module("execution").PromptQueue(_Server())
-    watch = module.watch_of(queue, comfyui.framework.context.host.registry, MemorySettings(host_threshold=0.0))
+    watch = _watch(module, queue, comfyui)
     assert watch.look()
     assert queue.get_flags() == {"unload_models": False, "free_memory": True}
 
@@ -82,9 +82,14 @@ def test_what_the_user_asked_to_be_freed_is_freed(comfyui: ComfyUI) -> None:
     module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
     queue = importlib.import_module("execution").PromptQueue(_Server())
     queue.set_flag("unload_models", True)
-    watch = module.watch_of(queue, comfyui.framework.context.host.registry, MemorySettings(host_threshold=0.0))
+    watch = _watch(module, queue, comfyui)
     watch.look()
     assert queue.get_flags() == {"unload_models": True}
+
+
+def _watch(module: Any, queue: Any, comfyui: ComfyUI) -> Any:
+    settings = MemorySettings(host_threshold=0.0)
+    return module.watch_of(queue, comfyui.framework.context.host.registry, settings, lambda: None)
 
 
 class _Server:

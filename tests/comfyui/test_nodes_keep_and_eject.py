@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import os
+import weakref
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -136,6 +140,60 @@ def test_a_kept_model_is_not_ejected(comfyui: ComfyUI, mm: ModuleType) -> None:
     other = _loaded(comfyui, "UNETLoaderMultiGPU", device="npu:1")
     comfyui.run("UNETLoaderDisTorch2MultiGPU", **FLUX, **SPLIT, eject_models=True)
     assert _is_loaded(mm, kept) and not _is_loaded(mm, other)
+
+
+def _model_of(comfyui: ComfyUI, **inputs: Any) -> Any:
+    return comfyui.run("UNETLoaderDisTorch2MultiGPU", **{**FLUX, **SPLIT, "keep_loaded": True, **inputs})[0].model
+
+
+def test_a_kept_model_is_the_same_when_its_node_comes_back_after_comfyui_forgot_it(
+    comfyui: ComfyUI, mm: ModuleType
+) -> None:
+    kept = weakref.ref(_model_of(comfyui))
+    gc.collect()
+    assert kept() is not None and _model_of(comfyui) is kept()
+
+
+@pytest.mark.parametrize(
+    "change", [{"keep_loaded": False}, {"weight_dtype": "fp8_e4m3fn"}], ids=["unkept", "other inputs"]
+)
+def test_a_kept_model_goes_when_its_node_runs_otherwise(comfyui: ComfyUI, change: dict[str, Any]) -> None:
+    kept = weakref.ref(_model_of(comfyui))
+    _model_of(comfyui, **change)
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_kept_model_goes_when_its_file_changes(comfyui: ComfyUI) -> None:
+    kept = weakref.ref(_model_of(comfyui))
+    os.utime(comfyui.models / "diffusion_models" / FLUX["unet_name"])
+    again = _model_of(comfyui)
+    gc.collect()
+    assert kept() is None and again is not None
+
+
+def test_two_nodes_of_one_class_keep_a_model_each(comfyui: ComfyUI) -> None:
+    context = importlib.import_module("comfy_execution.utils").CurrentNodeContext
+    with context("a prompt", "4"):
+        one = _model_of(comfyui)
+    with context("a prompt", "5"):
+        other = _model_of(comfyui)
+    with context("another prompt", "4"):
+        assert _model_of(comfyui) is one is not other
+
+
+@pytest.mark.parametrize("reason", ["out of memory", "free everything"])
+def test_nothing_is_kept_when_everything_is_to_go(comfyui: ComfyUI, mm: ModuleType, reason: str) -> None:
+    kept = weakref.ref(_model_of(comfyui))
+    if reason == "out of memory":
+        try:
+            raise torch.OutOfMemoryError("NPU out of memory")
+        except torch.OutOfMemoryError:
+            mm.unload_all_models()
+    else:
+        importlib.import_module("execution").PromptExecutor(object())  # resets its caches, as /free lets it
+    gc.collect()
+    assert kept() is None
 
 
 def test_both_are_off_by_default_in_every_node(comfyui: ComfyUI) -> None:

@@ -145,13 +145,17 @@ def test_the_log_file_tells_of_each_prompt_what_was_loaded_where(server: ComfyUI
     workflow = split_workflow(DemoModels(), "npu:0", "npu:0,60%;npu:1,40%", 1)
     result = server.client.run({**workflow, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}})
     (loaded,) = server.client.get("/multigpu/models")
-    lines = (server.client.base_directory / "user" / "logs" / "multigpu.jsonl").read_text(encoding="utf-8")
-    events = [json.loads(line) for line in lines.splitlines()]
-    of_prompt = [event for event in events if event.get("prompt_id") == result.prompt_id]
-    (placed,) = [event for event in of_prompt if event["event"] == "split_loaded"]
+    placed = _events(server, "split_loaded")[-1]
+    assert placed["prompt_id"] == result.prompt_id
     assert placed["model"] == "Flux" and placed["milliseconds"] > 0
     assert placed["bytes_by_device"] == loaded["bytes_by_device"]
-    assert any(event["event"] == "started" and "prompt_id" not in event for event in events)
+    assert all("prompt_id" not in event for event in _events(server, "started"))
+
+
+def _events(server: ComfyUIServer, name: str) -> list[dict[str, Any]]:
+    """What the log file has under that name, oldest first."""
+    lines = (server.client.base_directory / "user" / "logs" / "multigpu.jsonl").read_text(encoding="utf-8")
+    return [event for event in map(json.loads, lines.splitlines()) if event["event"] == name]
 
 
 def _free(server: ComfyUIServer, **what: bool) -> list[Input]:
@@ -185,6 +189,17 @@ def test_unload_models_leaves_a_kept_model_and_free_memory_lets_everything_go(se
     _run_split(server, keep_loaded=True)
     (kept,) = _free(server, unload_models=True)
     assert kept["bytes_by_device"] == kept["planned_bytes"]
+    assert _free(server, unload_models=True, free_memory=True) == []
+
+
+def test_a_kept_model_outlives_a_prompt_without_its_node_and_is_not_read_again(server: ComfyUIServer) -> None:
+    _run_split(server, keep_loaded=True, seed=3)
+    plans = _events(server, "split_planned")
+    picture = {"image": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}}
+    server.client.run({**picture, "see": {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}}})
+    assert server.client.get("/multigpu/models")
+    _run_split(server, keep_loaded=True, seed=4)
+    assert _events(server, "split_planned") == plans, "a model that is read again is planned again"
     assert _free(server, unload_models=True, free_memory=True) == []
 
 

@@ -1,0 +1,85 @@
+"""Models whose nodes keep them, alive also when ComfyUI's node cache lets go of them.
+
+ComfyUI forgets a node's output with the first prompt that is without the node. When the node is back, with the same
+inputs and files, it hands out the same models again. They are held until their node runs with keep_loaded off or with
+other inputs, one of their files changes, or everything is freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from .executing import executing_node
+
+PLAIN = (str, int, float, bool, type(None))
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A loader's result, what it was made from, and the size and time of change of each file among that."""
+
+    inputs: Mapping[str, Any]
+    files: Stamp
+    result: Any
+
+
+class KeptModels:
+    """The results of loaders that are held, one for each node."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Kept] = {}
+        self._is_spared = False
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def result(self, node_class: str, inputs: Mapping[str, Any]) -> Any | None:
+        """What this node made of the same inputs and files before, if it is held; anything else of it is let go."""
+        kept = self._kept.pop(_key(node_class), None)
+        if kept is None or not _is_plain(inputs) or kept.inputs != inputs or kept.files != _files(inputs):
+            return None
+        self._kept[_key(node_class)] = kept
+        return kept.result
+
+    def keep(self, node_class: str, inputs: Mapping[str, Any], result: Any) -> None:
+        """Hold a result, unless it was made of more than names and numbers: those may have changed by the next time."""
+        if _is_plain(inputs):
+            self._kept[_key(node_class)] = Kept(dict(inputs), _files(inputs), result)
+
+    def spare_once(self) -> None:
+        """Let nothing go at the next `release_all`: only ComfyUI's cached outputs are to go."""
+        self._is_spared = True
+
+    def release_all(self) -> None:
+        """Let everything go: ComfyUI's own cache does so at that moment."""
+        if not self._is_spared:
+            self._kept.clear()
+        self._is_spared = False
+
+
+def _is_plain(inputs: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, PLAIN) for value in inputs.values())
+
+
+def _key(node_class: str) -> tuple[str, str]:
+    return node_class, executing_node() or ""
+
+
+def _files(inputs: Mapping[str, Any]) -> Stamp:
+    """Path, size in bytes and time of change (ns) of every model file that an input names."""
+    names = {value for value in inputs.values() if isinstance(value, str) and value}
+    found = {
+        path
+        for category in list(folder_paths.folder_names_and_paths)
+        for name in names
+        if "custom_nodes" not in category and (path := folder_paths.get_full_path(category, name)) is not None
+    }
+    stamps = ((path, Path(path).stat()) for path in sorted(found))
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stamps)
