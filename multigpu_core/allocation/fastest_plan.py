@@ -87,6 +87,8 @@ def _candidates(
     names = {info.name: info.marketing_name for info in devices}
     twins = [name for name in room.accelerators if names[name] == names[compute]]
     ways = [(request.strategy, _useful_donors(room, profile))]
+    if request.strategy is Strategy.RELAY:
+        ways = [(Strategy.RELAY, [*(name for name in room.accelerators if name != compute), CPU])]
     if twins and request.strategy is Strategy.INTERLEAVE:
         ways.append((Strategy.RELAY, [*twins, CPU]))
     for strategy, donors in ways:

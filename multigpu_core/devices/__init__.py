@@ -7,7 +7,7 @@ from .default import default_backends, default_registry
 from .directml import DirectMLBackend
 from .errors import DeviceError
 from .info import DeviceInfo
-from .link_tiers import published_profile
+from .link_tiers import published_profile, published_profile_of
 from .measure import Measured, measure_profile
 from .mps import MpsBackend
 from .page_lock import PageLockError
@@ -48,5 +48,6 @@ __all__ = [
     "measure_profile",
     "profile_file",
     "published_profile",
+    "published_profile_of",
     "save_profile",
 ]

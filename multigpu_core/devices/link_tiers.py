@@ -7,6 +7,8 @@ fastest of today's cards have ten times as much.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from .profile import HardwareProfile, LinkSpeed
 from .registry import DeviceRegistry
 
@@ -19,13 +21,20 @@ CPU_FLOPS_PER_SECOND = {"float32": 0.5e12}
 
 def published_profile(registry: DeviceRegistry) -> HardwareProfile:
     """A plausible profile of every pair of a registry's devices; asks the drivers for peer access and nothing else."""
-    names = registry.names()
-    links = {(a, b): _link(registry, a, b) for a in names for b in names if a != b}
+    return published_profile_of(registry.names(), registry.has_peer_access)
+
+
+def published_profile_of(
+    names: Iterable[str], has_peer_access: Callable[[str, str], bool] = lambda reader, source: False
+) -> HardwareProfile:
+    """The same for devices that need not be there; `has_peer_access(reader, source)` says who can read whom."""
+    names = tuple(names)
+
+    def link(source: str, target: str) -> LinkSpeed:
+        if "cpu" in (source, target):
+            return HOST_LINK
+        return PEER_LINK if has_peer_access(target, source) else BETWEEN_CARDS
+
+    links = {(a, b): link(a, b) for a in names for b in names if a != b}
     rates = {name: CPU_FLOPS_PER_SECOND if name == "cpu" else FLOPS_PER_SECOND for name in names}
     return HardwareProfile(links, rates)
-
-
-def _link(registry: DeviceRegistry, source: str, target: str) -> LinkSpeed:
-    if "cpu" in (source, target):
-        return HOST_LINK
-    return PEER_LINK if registry.has_peer_access(target, source) else BETWEEN_CARDS

@@ -105,8 +105,8 @@ def test_auto_is_the_best_where_every_plan_can_be_tried(
     assert over_the_best(sizes, free, room, speeds) <= 1.02
 
 
-@given(sizes=sizes_of(8).filter(lambda sizes: len(sizes) == 8), free=st.floats(0.3, 1.0), speeds=SPEEDS)
-@settings(max_examples=20, deadline=None)
+@given(sizes=sizes_of(9).filter(lambda sizes: len(sizes) == 9), free=st.floats(0.3, 1.0), speeds=SPEEDS)
+@settings(max_examples=5, deadline=None, derandomize=True)  # a search has no bound in general
 def test_auto_is_near_the_best_where_it_has_to_search(sizes: list[int], free: float, speeds: HardwareProfile) -> None:
     assert over_the_best(sizes, free, 0.4, speeds) <= 1.1
 

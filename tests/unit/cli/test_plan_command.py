@@ -1,0 +1,113 @@
+"""`multigpu plan FILE`, as a user runs it: from a file's header to a string for a split node."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from multigpu.multigpu_core.cli.app import app
+
+from ..allocation.test_inventory_of_file import one_tensor, safetensors_file
+
+GB = 1 << 30
+BLOCKS = 40
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 40 GB that takes no room on the disk."""
+    header = {
+        f"transformer_blocks.{index}.weight": one_tensor("U8", [GB], [index * GB, (index + 1) * GB])
+        for index in range(BLOCKS)
+    }
+    return safetensors_file(tmp_path_factory.mktemp("models") / "large.safetensors", header, BLOCKS * GB)
+
+
+def _plan(file: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["plan", str(file), *options])
+
+
+def _json(file: Path, *options: str) -> Any:
+    return json.loads(_plan(file, *options, "--json").stdout)
+
+
+TWO_CARDS = ("--machine", "cuda:0=24gb", "--machine", "cuda:1=12gb")
+
+
+def test_the_table_ends_with_a_string_that_makes_the_same_plan_again(file: Path) -> None:
+    lines = _plan(file, *TWO_CARDS).stdout.splitlines()
+    (string,) = [line.partition("same again: ")[2] for line in lines if "same again: " in line]
+    again = _json(file, *TWO_CARDS, "--expert", string)
+    assert again["blocks"] == _json(file, *TWO_CARDS)["blocks"]
+    assert any("predicted" in line for line in lines)
+
+
+def test_what_is_to_stay_free_stays_free(file: Path) -> None:
+    plan = _json(file, "--machine", "cuda:0=24gb", "--fit", "cuda:0=10gb")
+    assert plan["bytes_by_device"]["cuda:0"] + plan["staging_bytes"] <= 14 * GB
+    assert sum(plan["bytes_by_device"].values()) == BLOCKS * GB
+
+
+def test_virtual_vram_moves_so_much_to_the_donors(file: Path) -> None:
+    plan = _json(file, "--machine", "cuda:0=64gb", "--virtual-vram", "8")
+    assert plan["bytes_by_device"]["cpu"] == 8 * GB
+
+
+def test_strategies_are_compared_side_by_side(file: Path) -> None:
+    plans = _json(file, *TWO_CARDS, "--compare")
+    assert [plan["strategy"] for plan in plans] == ["interleave", "contiguous", "relay"]
+    shown = _plan(file, *TWO_CARDS, "--compare").stdout
+    assert all(plan["expert_string"] in shown for plan in plans)
+
+
+def test_relay_uses_the_card_that_computes_also_where_host_memory_is_the_faster_store(file: Path) -> None:
+    plan = _json(file, *TWO_CARDS, "--strategy", "relay")
+    assert any(block["relayed"] and block["device"] == "cuda:1" for block in plan["blocks"])
+
+
+def test_a_model_that_fits_nowhere_exits_with_1_and_says_what_is_missing(file: Path) -> None:
+    result = _plan(file, "--machine", "cuda:0=8gb", "--machine", "cpu=8gb")
+    assert result.exit_code == 1 and "Does not fit" in result.stdout and "free memory" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--expert", "cuda:0,1gx"), "'gx' is not a unit"),
+        (("--expert", "cuda:7,50%;cpu,50%"), "cuda:7"),
+        (("--machine", "cuda:0=much"), "'cuda:0=much' is no device with a size"),
+        (("--strategy", "fast"), "'fast' is not a valid Strategy"),
+    ],
+)
+def test_a_slip_of_the_pen_exits_with_2_and_no_traceback(file: Path, options: tuple[str, ...], told: str) -> None:
+    result = _plan(file, "--machine", "cuda:0=24gb", *options)
+    assert result.exit_code == 2 and told in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no model at all")
+    for name in ("notes.txt", "nothing.safetensors"):
+        result = _plan(tmp_path / name)
+        assert result.exit_code == 2 and name in result.output
+
+
+def test_forty_gigabytes_are_planned_in_a_second_beside_the_import_of_torch(file: Path) -> None:
+    code = (
+        "import resource, sys, time, torch\n"
+        "from typer.testing import CliRunner\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "begin, before = time.process_time(), used()\n"
+        "from multigpu.multigpu_core.cli.app import app\n"
+        "result = CliRunner().invoke(app, ['plan', sys.argv[1], '--machine', 'cuda:0=24gb'])\n"
+        "print(result.exit_code, time.process_time() - begin, (used() - before) * 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    exit_code, seconds, size = run.stdout.split()
+    assert exit_code == "0" and float(seconds) < 1.0 and float(size) < 300 * 2**20
