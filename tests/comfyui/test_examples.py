@@ -1,70 +1,96 @@
-"""The example workflows fit the nodes that there are: ids, links and widget values."""
+"""The example workflows fit the nodes that there are, and those for Flux run."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from multigpu.multigpu_core.testing import tiny_models
 
 from .inprocess import ComfyUI
+from .outputs import picture
 
-EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").glob("*.json"))
-WITH_A_CONTROL_WIDGET = ("seed", "noise_seed")
-"""Inputs behind which the front end stores one more value: what to do after a run."""
-FROM_THE_MACHINE = ("_name", "_name1", "_name2", "device")
-"""Endings of inputs whose choices are this machine's files and devices."""
-
-
-@pytest.fixture(params=EXAMPLES, ids=lambda path: path.stem)
-def workflow(request: pytest.FixtureRequest) -> dict[str, Any]:
-    contents: dict[str, Any] = json.loads(request.param.read_text(encoding="utf-8"))
-    return contents
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
+TINY = {
+    "unet_name": "flux.safetensors", "ckpt_name": "flux.safetensors", "lora_name": "flux.safetensors",
+    "control_net_name": "flux.safetensors", "vae_name": "image.safetensors", "clip_name1": "clip_l.safetensors",
+    "clip_name2": "t5xxl.safetensors", "width": 32, "height": 32, "steps": 1, "text": "a",
+}  # fmt: skip
+RUN = [name for name in EXAMPLES if ("Flux" in name and "GGUF" not in name) or "checkpoint" in name]
 
 
-def test_there_are_examples() -> None:
-    assert EXAMPLES
+@pytest.fixture(scope="module")
+def made() -> Iterator[dict[str, str]]:
+    """The examples as they are made from their recipes now, by file name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER / "sources"))
+        make = importlib.import_module("make")
+        yield make.written(make.all_classes())
+    for name in ("make", "recipes", "ui_format"):
+        sys.modules.pop(name, None)
 
 
-def test_every_widget_value_is_one_that_its_node_takes(comfyui: ComfyUI, workflow: dict[str, Any]) -> None:
-    for node in workflow["nodes"]:
-        if node["type"] == "Note":
+def test_there_are_twenty_and_each_has_a_note_that_says_what_to_change() -> None:
+    assert len(EXAMPLES) >= 20
+    for path in EXAMPLES.values():
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        assert any(node["type"] == "Note" and "Change" in node["widgets_values"][0] for node in nodes), path.name
+
+
+def test_ids_links_and_widget_values_are_those_of_the_nodes_that_there_are(made: dict[str, str]) -> None:
+    assert {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.values()} == made, (
+        "run python examples/sources/make.py"
+    )
+
+
+def test_every_kind_of_split_has_an_example() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in EXAMPLES.values())
+    for what in ("cuda:0,50%;cuda:1,50%", "6gb", "cuda:0,0.4", '"auto"', '"relay"', "16.0", '"cpu"'):
+        assert what in text
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_those_for_flux_run(comfyui: ComfyUI, name: str) -> None:
+    tiny_models.write(comfyui.models / "vae" / "image.safetensors", tiny_models.vae_weights())
+    workflow = json.loads(EXAMPLES[name].read_text(encoding="utf-8"))
+    outputs: dict[int, tuple[Any, ...]] = {}
+    links = {link: (source, output) for link, source, output, *_ in workflow["links"]}
+    waiting = [node for node in workflow["nodes"] if node["type"] not in ("Note", "SaveImage")]
+    while waiting:
+        node = next(each for each in waiting if all(links[i["link"]][0] in outputs for i in each["inputs"]))
+        waiting.remove(node)
+        wires = {each["name"]: outputs[links[each["link"]][0]][links[each["link"]][1]] for each in node["inputs"]}
+        if node["type"] == "LoadImage":
+            outputs[node["id"]] = (picture(),)
+        else:
+            outputs[node["id"]] = comfyui.run(node["type"], **_widgets(comfyui, node), **wires)
+    latent = next(outputs[node["id"]][0] for node in workflow["nodes"] if node["type"] == "KSampler")
+    image = next(outputs[node["id"]][0] for node in workflow["nodes"] if node["type"] == "VAEDecode")
+    assert latent["samples"].isfinite().all() and image.shape[-1] == 3 and torch.isfinite(image).all()
+
+
+def _widgets(comfyui: ComfyUI, node: dict[str, Any]) -> dict[str, Any]:
+    """A node's widget values by name, with tiny files and pictures and the devices of this machine."""
+    types = comfyui.nodes.NODE_CLASS_MAPPINGS[node["type"]].INPUT_TYPES()
+    linked = {each["name"] for each in node["inputs"]}
+    values = iter(node["widgets_values"])
+    found: dict[str, Any] = {}
+    for name, spec in {**types.get("required", {}), **types.get("optional", {})}.items():
+        options = spec[1] if len(spec) > 1 else {}
+        if name in linked or not (
+            isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+        ):
             continue
-        widgets = _widgets(comfyui, node["type"])
-        assert len(node["widgets_values"]) == len(widgets), node["type"]
-        for (name, choices), value in zip(widgets, node["widgets_values"], strict=True):
-            assert choices is None or value in choices, (node["type"], name, value)
-
-
-def test_every_link_joins_an_output_to_an_input_of_its_type(comfyui: ComfyUI, workflow: dict[str, Any]) -> None:
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    for link, source, output, target, slot, kind in workflow["links"]:
-        assert comfyui.nodes.NODE_CLASS_MAPPINGS[nodes[source]["type"]].RETURN_TYPES[output] == kind
-        socket = nodes[target]["inputs"][slot]
-        assert socket["link"] == link
-        assert _inputs(comfyui, nodes[target]["type"])[socket["name"]][0] == kind
-
-
-def test_a_note_says_what_to_change(workflow: dict[str, Any]) -> None:
-    assert any(node["type"] == "Note" and "Change" in node["widgets_values"][0] for node in workflow["nodes"])
-
-
-def _widgets(comfyui: ComfyUI, node_type: str) -> list[tuple[str, list[Any] | None]]:
-    """The widgets of a node in order, each with its choices where they do not depend on the machine."""
-    widgets: list[tuple[str, list[Any] | None]] = []
-    for name, spec in _inputs(comfyui, node_type).items():
-        kind, options = spec[0], spec[1] if len(spec) > 1 else {}
-        choices = kind if isinstance(kind, (list, tuple)) else options.get("options") if kind == "COMBO" else None
-        if choices is None and kind not in ("INT", "FLOAT", "STRING", "BOOLEAN"):
-            continue
-        fixed = choices is not None and not name.endswith(FROM_THE_MACHINE)
-        widgets.append((name, list(choices or ()) if fixed else None))
-        if name in WITH_A_CONTROL_WIDGET:
-            widgets.append((f"{name} afterwards", ["fixed", "increment", "decrement", "randomize"]))
-    return widgets
-
-
-def _inputs(comfyui: ComfyUI, node_type: str) -> dict[str, Any]:
-    types = comfyui.nodes.NODE_CLASS_MAPPINGS[node_type].INPUT_TYPES()
-    return {**types.get("required", {}), **types.get("optional", {})}
+        value = next(values)
+        if options.get("control_after_generate"):
+            next(values)
+        found[name] = TINY.get(name, value.replace("cuda", "npu") if isinstance(value, str) else value)
+    return found
