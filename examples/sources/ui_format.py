@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-COLUMN, GAP, ROW, HEAD = 440, 40, 26, 60
+COLUMN, GAP, ROW, HEAD, TEXT_HEIGHT = 440, 40, 26, 60, 80
 NODE_WIDTH = 400
 NOTE_SIZE = (840, 150)
 
@@ -101,9 +101,10 @@ class _Writer:
             {"name": label, "type": kind, "links": []}
             for label, kind in zip(known["output_name"], known["output"], strict=True)
         ]
+        height = HEAD + ROW * (len(sockets) + len(widgets)) + TEXT_HEIGHT * _texts(inputs)
         made = {
             "id": self._ids[name], "type": node.type, "pos": [0, 0],
-            "size": [NODE_WIDTH, HEAD + ROW * (len(sockets) + len(widgets))], "flags": {}, "order": self._ids[name] - 1,
+            "size": [NODE_WIDTH, height], "flags": {}, "order": self._ids[name] - 1,
             "mode": 0, "inputs": sockets, "outputs": outputs, "properties": {"Node name for S&R": node.type},
             "widgets_values": widgets,
         }  # fmt: skip
@@ -146,6 +147,11 @@ class _Writer:
             at = column(node["id"])
             node["pos"] = [GAP + at * COLUMN, heights.get(at, 0)]
             heights[at] = heights.get(at, 0) + node["size"][1] + GAP
+
+
+def _texts(inputs: Mapping[str, Any]) -> int:
+    """How many widgets have several lines."""
+    return sum(bool(spec[1].get("multiline")) for spec in inputs.values() if len(spec) > 1)
 
 
 def _is_widget(spec: Any) -> bool:

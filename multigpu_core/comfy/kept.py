@@ -15,8 +15,7 @@ from typing import Any
 import folder_paths
 
 from .executing import executing_node
-
-PLAIN = (str, int, float, bool, type(None))
+from .rebuilding import PLAIN
 
 Stamp = tuple[tuple[str, int, int], ...]
 
