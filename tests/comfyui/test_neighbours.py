@@ -124,3 +124,52 @@ def test_cfg_split_over_two_cards_gives_the_picture_of_one(sampler: Sampler, com
     comfyui.reset()
     (doubled,) = comfyui.run("MultiGPU_WorkUnits", model=sampler.split(**THIRDS), max_gpus=2)
     assert torch.equal(picture(doubled), expected)
+
+
+@pytest.mark.parametrize("mode", ["ratio", "relay"])
+@pytest.mark.parametrize("what", ["the whole model", "each block"])
+def test_a_compiled_split_model_gives_the_picture_of_the_compiled_whole_one(
+    sampler: Sampler, comfyui: ComfyUI, mode: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI's TorchCompileModel node does this with the backends of real cards."""
+    try:
+        compiling = importlib.import_module("comfy_api.torch_helpers")
+    except ModuleNotFoundError:
+        pytest.skip("this ComfyUI has no helper to compile")
+
+    # The fused attention of simulated cards cannot be traced.
+    attention = importlib.import_module("comfy.ldm.modules.attention").attention_basic
+    monkeypatch.setattr(importlib.import_module("comfy.ldm.flux.math"), "optimized_attention", attention)
+
+    def compiled(model: Any) -> Any:
+        clone, keys = model.clone(), None
+        if what == "each block":
+            keys = [f"diffusion_model.double_blocks.{index}" for index in range(2)]
+        compiling.set_torch_compile_wrapper(model=clone, backend="eager", keys=keys or ["diffusion_model"])
+        return clone
+
+    expected = sampler.picture(compiled(sampler.whole()))
+    comfyui.reset()
+    torch._dynamo.reset()
+    assert torch.equal(sampler.picture(compiled(sampler.split(**MODES[mode]))), expected)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", ["diff", "set"])
+def test_patches_that_other_packs_add_to_weights_give_the_picture_of_the_whole_model(
+    sampler: Sampler, comfyui: ComfyUI, kind: str
+) -> None:
+    def patched(model: Any) -> Any:
+        clone, generator = model.clone(), torch.Generator().manual_seed(8)
+        keys = ("diffusion_model.double_blocks.1.img_mlp.0.weight", "diffusion_model.single_blocks.3.linear2.bias")
+        for key in keys:
+            shape = clone.model.state_dict()[key].shape
+            assert clone.add_patches({key: (kind, (torch.randn(shape, generator=generator) / 30,))}, 0.9)
+        return clone
+
+    expected = sampler.picture(patched(sampler.whole()))
+    comfyui.reset()
+    assert not torch.equal(expected, sampler.picture(sampler.whole()))
+    comfyui.reset()
+    for wishes in (THIRDS, MODES["relay"]):
+        assert torch.equal(sampler.picture(patched(sampler.split(**wishes))), expected)
