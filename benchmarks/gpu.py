@@ -1,10 +1,11 @@
 """Streaming on a real card: one random-weight Flux-shaped model, resident, split by us, and split in one piece.
 
-python benchmarks/gpu.py [--device cuda:0] [--tiny] [--json] [--keep FILE]
+python benchmarks/gpu.py [--device cuda:0] [--fp8] [--tiny] [--json] [--keep FILE]
 
 Controls first, in the same run: T, the resident model's step, and B, the link's page-locked bytes a second. Then, for
-each offloaded share, the limit max(T, V/B), our step, and that of one contiguous part fetched just in time. Peak memory
-of the card is beside every time. Medians of events, after warm-ups.
+each offloaded share, the limit max(T, V/B), our step, and that of one contiguous part fetched just in time; and with
+everything offloaded the steps of those peers that are installed. Peak memory of the card is beside every time. Medians
+of events, after warm-ups.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from gpu_peers import Prepare, peers
 from records import Record, report
+from rich.console import Console
 from shaped_models import Sizes, shaped_input, shaped_model
 from torch import nn
 
@@ -38,7 +41,7 @@ from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 
 FULL = Sizes(width=3072, tokens=4608, text_tokens=512, dtype=torch.bfloat16)
 TINY = Sizes(width=64, tokens=32, text_tokens=8, dtype=torch.float32)
-FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WARM_UPS = 3
 STEPS = 20
 COPY_BYTES = 512 * 1024**2
@@ -150,8 +153,28 @@ def measure(bench: Bench) -> Iterator[Record]:
         rate = {str(bench.sizes.dtype).removeprefix("torch."): 2 * work * bench.sizes.tokens / max(seconds, 1e-9)}
         profile = HardwareProfile({("cpu", bench.device): LinkSpeed(link, link)}, {bench.device: rate})
         for fraction in FRACTIONS:
-            for strategy in (Strategy.INTERLEAVE, Strategy.CONTIGUOUS):
+            for strategy in (Strategy.INTERLEAVE, Strategy.CONTIGUOUS)[: 2 if fraction else 1]:
                 yield from _arm(bench, x, fraction, strategy, seconds, profile, expected)
+        for name, prepare in peers():
+            yield from _peer(bench, x, name, prepare, seconds, link)
+
+
+def _peer(
+    bench: Bench, x: torch.Tensor, name: str, prepare: Prepare, resident_seconds: float, bytes_per_second: float
+) -> Iterator[Record]:
+    """A peer with all blocks in host memory, over the same limit as ours; one that fails says why, and costs itself."""
+    model = bench.model()
+    size = sum(weight.nbytes for weight in model.state_dict().values())
+    try:
+        prepare(model, bench.torch_device)
+        bench.peak_bytes()
+        took = bench.seconds(partial(model, x))
+    except Exception as error:
+        Console(stderr=True).print(f"{name}: {error!r}", style="yellow", markup=False)
+        return
+    limit = max(resident_seconds, size / bytes_per_second, 1e-9)
+    yield Record(f"100% offloaded, {name}: step over the limit", took / limit, "limits")
+    yield Record(f"100% offloaded, {name}: peak memory", bench.peak_bytes(), "bytes")
 
 
 def _arm(
@@ -172,6 +195,8 @@ def _arm(
     transfer = ours.offloaded_bytes / profile.links["cpu", bench.device].bytes_per_second
     limit = max(resident_seconds, transfer, 1e-9)
     bound = 1.05 if transfer <= resident_seconds else 1.10
+    if not fraction:
+        bound = 1.01
     yield Record(f"{name}: step over the limit", took / limit, "limits", bound if what == "ours" else None)
     yield Record(f"{name}: peak memory", bench.peak_bytes(), "bytes")
     if what == "ours":
@@ -183,6 +208,7 @@ def _arm(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--fp8", action="store_true", help="weights of eight bits, which are cast when they compute")
     parser.add_argument("--tiny", action="store_true", help="a small model and few steps: to see that it runs")
     parser.add_argument("--simulate", action="store_true", help="on a simulated accelerator, npu:0")
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
@@ -196,5 +222,7 @@ if __name__ == "__main__":
         scope, device = nullcontext(), options.device
     with scope:
         sizes, steps = (TINY, 2) if options.tiny else (FULL, STEPS)
+        if options.fp8:
+            sizes = replace(sizes, dtype=torch.float8_e4m3fn)
         records = list(measure(Bench(default_registry(), device, sizes, steps)))
     report("Streaming on a card", records, options.json, options.keep)

@@ -159,7 +159,8 @@ def shaped_model(shape: str, sizes: Sizes) -> nn.Module:
 
 def shaped_input(sizes: Sizes, batch: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(batch, sizes.tokens, sizes.width, generator=generator).to(sizes.dtype)
+    dtype = torch.bfloat16 if sizes.dtype.itemsize == 1 else sizes.dtype  # eight bits are for weights
+    return torch.randn(batch, sizes.tokens, sizes.width, generator=generator).to(dtype)
 
 
 class ScaledLinear(nn.Module):
