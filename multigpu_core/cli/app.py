@@ -7,6 +7,7 @@ import typer
 from .bench import bench
 from .demo import demo
 from .devices import devices
+from .doctor import doctor
 from .new_integration import new_integration
 from .plan import plan
 from .plugins import plugins
@@ -16,6 +17,7 @@ app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyU
 app.command()(devices)
 app.command()(profile)
 app.command()(plan)
+app.command()(doctor)
 app.command()(demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 app.command()(plugins)

@@ -1,0 +1,41 @@
+"""`multigpu doctor`: why something does not work on this machine, and what to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from .checks import Severity, findings
+from .surroundings import surroundings
+
+STYLES = {Severity.PROBLEM: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def doctor(
+    comfyui: Annotated[
+        Path | None, typer.Option(help="A ComfyUI's folder; known where this copy is in its custom_nodes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
+    """Look at this machine, its torch and its ComfyUI; exit 1 where a problem keeps something from working."""
+    here = surroundings(comfyui)
+    found = findings(here)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        console = Console()
+        names = ", ".join(info.name for info in here.devices)
+        console.print(f"ComfyUI {here.comfyui_version or 'unknown'}, devices: {names}", highlight=False)
+        for finding in found:
+            console.print(f"{finding.severity.value}: {finding.what}", style=STYLES[finding.severity], markup=False)
+            console.print(Padding(Text(finding.todo), (0, 0, 0, 4)))
+        if not found:
+            console.print("Nothing to complain of.", style="green")
+    raise typer.Exit(int(any(finding.severity is Severity.PROBLEM for finding in found)))
