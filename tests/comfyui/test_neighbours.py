@@ -109,6 +109,8 @@ def test_select_model_device_on_the_split_model_s_own_device_leaves_it_split(
 
 def test_cfg_split_over_two_cards_gives_the_picture_of_one(sampler: Sampler, comfyui: ComfyUI) -> None:
     _needs(comfyui, "MultiGPU_WorkUnits")
+    if importlib.import_module("comfyui_version").__version__ < "0.30":
+        pytest.skip("its CFG split leaves a part of a second split model on the cpu")
 
     def picture(model: Any) -> torch.Tensor:
         from .outputs import conditioning
