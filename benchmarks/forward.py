@@ -16,9 +16,10 @@ from inside_comfyui import enter_comfyui
 from records import Record, main
 from torch import nn
 
-from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry
+from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, default_registry
 from multigpu.multigpu_core.execution import PageLockedMemory, Streamer, TensorSlot
 from multigpu.multigpu_core.execution.packed_storage import PackedStorage
+from multigpu.multigpu_core.execution.relay import Relay
 
 ROUNDS = 15
 CALLS = 2000
@@ -37,6 +38,8 @@ def measure() -> Iterator[Record]:
     yield Record("hooks on a model that is not split (must be 0)", hooks, "hooks")
     yield Record("its time with us over without us, in one run", after / before, "times")
     yield Record("hooks around one streamed block of twenty layers", _hook_microseconds(), "µs", bound=30)
+    relayed = _relay_microseconds(60) - _relay_microseconds(20)
+    yield Record("hooks around one relayed block of twenty layers", relayed / 40, "µs", bound=30)
 
 
 def _median(run: Callable[[], object]) -> float:
@@ -129,6 +132,55 @@ def _hook_microseconds() -> float:
     )
     assert PackedStorage(registry, "cpu", locked).store(slots, "cpu")
     streamer.attach(model, {"block": slots})
+    return min(microseconds() for _ in range(3)) - bare
+
+
+class _Chain(nn.Module):
+    """Blocks that are given what those of a transformer are: two streams of activations, and two constants."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Pair() for _ in range(count))
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor, vector: torch.Tensor, pe: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            image, text = block(image, text, vector, pe, mask=None)
+        return image
+
+
+class _Pair(_Block):
+    def forward(self, image: torch.Tensor, text: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return super().forward(image), text
+
+
+def _relay_microseconds(count: int) -> float:
+    """Microseconds of the host for a step with that many relayed blocks in a row, the blocks' own taken off.
+
+    The two hops are in it, once.
+    """
+    registry = default_registry()
+    model = _Chain(count).to("npu:0")
+    given = [torch.zeros(1, device="npu:0") for _ in range(4)]
+
+    def microseconds() -> float:
+        begin = time.perf_counter()
+        for _ in range(CALLS // count):
+            model(*given)
+        return (time.perf_counter() - begin) / (CALLS // count) * 1e6
+
+    bare = min(microseconds() for _ in range(3))
+    model.blocks[1:].to("npu:1")  # type: ignore[operator]
+    slots = {
+        f"blocks.{index}": tuple(
+            TensorSlot(f"blocks.{index}.{name}.weight", owner, "weight")
+            for name, owner in block.named_modules()
+            if isinstance(owner, _Layer)
+        )
+        for index, block in enumerate(model.blocks)
+    }
+    relay = Relay(registry, "npu:0")
+    relay.attach(model, slots, dict.fromkeys(list(slots)[1:], "npu:1"))
+    model(*given)
     return min(microseconds() for _ in range(3)) - bare
 
 

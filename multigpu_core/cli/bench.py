@@ -22,6 +22,7 @@ class Benchmark(str, Enum):
     FORWARD = "forward"
     CLOCK = "clock"
     GPU = "gpu"
+    GPU_COMFYUI = "gpu_comfyui"
     FUZZ = "fuzz"
     FAULTS = "faults"
     SOAK = "soak"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -134,8 +135,12 @@ class DeviceRegistry:
 
     def device_scope(self, name: str) -> AbstractContextManager[object]:
         """Make the device current within a `with` block; cpu, mps and DirectML know no current device."""
+        return self.device_scopes(name)()
+
+    def device_scopes(self, name: str) -> Callable[[], AbstractContextManager[object]]:
+        """Makes such scopes for one device, without looking it up each time."""
         slot = self._slot(name)
-        return slot.backend.device_scope(slot.index)
+        return partial(slot.backend.device_scope, slot.index)
 
     def _slots(self) -> Iterator[DeviceSlot]:
         for backend in self._backends:

@@ -6,17 +6,18 @@ mode; there an argument is taken for constant when it was so in the whole first 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 
 class Sent(NamedTuple):
     """A tensor's copy on a donor, and the versions of both when it was made; None where torch counts none."""
 
+    original: ref[Tensor]
     copy: Tensor
     copy_version: int
     original_version: int | None
@@ -31,17 +32,19 @@ class Constants:
     """Copies of one step, held only while the model holds their originals."""
 
     def __init__(self) -> None:
-        self._sent: dict[torch.device, WeakIdKeyDictionary] = {}
+        self._sent: dict[torch.device, dict[int, Sent]] = {}
+        """By the identity of the original, which is in use again when that is gone."""
         self._is_learning = True
         self._same: set[Hashable] = set()
         self._varying: set[Hashable] = set()
 
     def send(self, tensor: Tensor, device: torch.device, argument: Hashable) -> Sent:
         """The copy of `tensor` on `device`; `argument` is the argument of the block under which it is passed."""
-        sent_there = self._sent.setdefault(device, WeakIdKeyDictionary())
-        sent: Sent | None = sent_there.get(tensor)  # type: ignore[no-untyped-call]
-        if sent is None or not self._is_current(sent, tensor, argument):
-            sent = sent_there[tensor] = _copied(tensor, device)
+        sent_there = self._sent.setdefault(device, {})
+        key = id(tensor)
+        sent = sent_there.get(key)
+        if sent is None or sent.original() is not tensor or not self._is_current(sent, tensor, argument):
+            sent = sent_there[key] = _copied(tensor, device, lambda _: sent_there.pop(key, None))
         return sent
 
     def end_step(self, *, is_complete: bool) -> None:
@@ -67,7 +70,7 @@ class Constants:
         return argument in self._same and argument not in self._varying
 
 
-def _copied(tensor: Tensor, device: torch.device) -> Sent:
+def _copied(tensor: Tensor, device: torch.device, when_it_is_gone: Callable[[ref[Tensor]], object]) -> Sent:
     with torch.inference_mode(False):  # so that torch counts the changes of the copy
         copy = tensor.detach().to(device, non_blocking=True)
-    return Sent(copy, copy._version, None if tensor.is_inference() else tensor._version)
+    return Sent(ref(tensor, when_it_is_gone), copy, copy._version, None if tensor.is_inference() else tensor._version)

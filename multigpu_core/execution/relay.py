@@ -37,8 +37,9 @@ from .visit import Visit
 class _Stop:
     """A called module: where it computes, and which one was called after it the last time."""
 
-    device_name: str
     device: torch.device
+    scope: Callable[[], AbstractContextManager[object]]
+    """Makes the device current."""
     next: _Stop | None = None
     inner: list[SuspendableHook] = field(default_factory=list)
     """Off while the module runs."""
@@ -86,7 +87,7 @@ class Relay:
         for name, slots in blocks.items():
             device = relayed.get(name, self._compute_device)
             for called, of_called in slots_by_called_module(paths.get(name), slots):
-                stop = _Stop(device, self._registry.torch_device(device))
+                stop = _Stop(self._registry.torch_device(device), self._registry.device_scopes(device))
                 if name in relayed:
                     self._hook(called, stop, of_called)
                 else:
@@ -118,7 +119,7 @@ class Relay:
         self._handles.append(self._hook_entry(module, stop))
         for inner in _owners(slots):
             if inner is not module:  # for callers that reach past the module's own forward
-                stop.inner.append(self._hook_entry(inner, _Stop(stop.device_name, stop.device, hooks_exit=True)))
+                stop.inner.append(self._hook_entry(inner, _Stop(stop.device, stop.scope, hooks_exit=True)))
         self._handles += stop.inner
 
     def _hook_entry(self, module: nn.Module, stop: _Stop) -> SuspendableHook:
@@ -159,7 +160,7 @@ class Relay:
         here = self._end_chunk_before(stop.device)
         self._leg.device = stop.device
         visit = Visit(self._leg, self._constants, stop.device)
-        scope = self._registry.device_scope(stop.device_name)
+        scope = stop.scope()
         scope.__enter__()
         self._running = _Running(module, stop, visit, scope)
         for hook in stop.inner:

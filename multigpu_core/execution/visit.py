@@ -22,12 +22,11 @@ class Visit:
         self._device = device
         self._originals: dict[int, Tensor] = {}  # by the identity of what the block was given for them
         self._given: dict[int, Tensor] = {}  # by the identity of the original
-        self._sent: list[Sent] = []
-        self._arguments: tuple[Any, Any] = ((), {})
+        self._sent: dict[int, Sent] = {}  # by the identity of the copy
+        self._nested: list[Any] = []  # arguments that are no tensors, but may hold some
 
     def arrive(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments on the donor; dicts and lists in them hold donor tensors until `leave`."""
-        self._arguments = args, kwargs
         moved = tuple(self._moved(value, place) for place, value in enumerate(args))
         return moved, {name: self._moved(value, name) for name, value in kwargs.items()}
 
@@ -47,13 +46,16 @@ class Visit:
                 return tensor if original is None else original
             return hand_over(tensor)
 
-        replace_tensors(self._arguments, restore, in_place=True)
+        replace_tensors(self._nested, restore, in_place=True)
         return replace_tensors(output, hand_over)
 
     def _moved(self, value: Any, argument: Hashable) -> Any:
         def give(tensor: Tensor) -> Tensor:
             return self._give(tensor, argument)
 
+        if isinstance(value, Tensor):  # most arguments are, and this is done for every block
+            return give(value)
+        self._nested.append(value)
         return replace_tensors(value, give, in_place=True)
 
     def _give(self, tensor: Tensor, argument: Hashable) -> Tensor:
@@ -64,7 +66,7 @@ class Visit:
             given = self._leg.put_down(tensor, self._device)
         elif tensor.device == self._leg.compute:
             sent = self._constants.send(tensor, self._device, argument)
-            self._sent.append(sent)
+            self._sent[id(sent.copy)] = sent
             self._leg.twins.add(tensor, sent.copy)
             given = sent.copy
         else:
@@ -74,9 +76,9 @@ class Visit:
         return given
 
     def _carried(self, tensor: Tensor) -> Tensor:
-        if any(sent.copy is tensor and sent.is_changed for sent in self._sent):
-            return self._leg.carry(tensor)
-        return self._originals[id(tensor)] if id(tensor) in self._originals else self._leg.carry(tensor)
+        sent = self._sent.get(id(tensor))
+        original = None if sent is not None and sent.is_changed else self._originals.get(id(tensor))
+        return self._leg.carry(tensor) if original is None else original
 
     def _home(self, tensor: Tensor) -> Tensor:
         original = self._originals.get(id(tensor), tensor)

@@ -44,3 +44,11 @@ def test_a_dozen_prompts_with_all_that_users_do_leave_nothing_and_draw_the_same_
     records = _records("soak", "--prompts", "12", "--seed", "3")
     (held,) = [record["value"] for name, record in records.items() if "must be 0" in name]
     assert held == 0
+
+
+def test_the_benchmarks_for_graphics_cards_run_and_find_equal_outputs() -> None:
+    for name, options in (("gpu", ()), ("gpu_comfyui", ("--fractions", "0.5"))):
+        records = _records(name, "--tiny", "--simulate", *options)
+        differ = [record["value"] for what, record in records.items() if "differ" in what]
+        assert differ, name
+        assert not any(differ), name
