@@ -133,24 +133,11 @@ class _Outcome:
         return "\n".join([plan_table(self.plan, self.prediction), *self.plan.warnings])
 
     def report(self) -> dict[str, Any]:
+        from multigpu.multigpu_core.allocation.plan_report import plan_report
+
         if self.plan is None or self.prediction is None:
             return {"strategy": self.request.strategy.value, "fits": False, "reason": self.why_not}
-        return {
-            "strategy": self.plan.strategy.value,
-            "fits": True,
-            "compute_device": self.plan.compute_device,
-            "expert_string": self.plan.expert_string,
-            "bytes_by_device": dict(self.plan.bytes_by_device),
-            "staging_bytes": self.plan.staging_bytes,
-            "predicted_seconds": self.prediction.step_seconds,
-            "limit_seconds": self.prediction.limit_seconds,
-            "bound_by": self.prediction.bound_by,
-            "warnings": list(self.plan.warnings),
-            "blocks": [
-                {"name": p.block.name, "bytes": p.block.size_bytes, "device": p.device, "relayed": p.relayed}
-                for p in self.plan.placements
-            ],
-        }
+        return plan_report(self.plan, self.prediction)
 
 
 def _request(widgets: Any, known: list[str]) -> AllocationRequest:

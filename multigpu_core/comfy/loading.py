@@ -19,10 +19,12 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
 from .companions import serve_companions
 from .controls import compute_where_loaded
+from .executing import executing_node
 from .host import Host
 from .kept import KeptModels
 from .loader_class import LoaderClass, loader_function
 from .model_devices import Devices, ModelDevices
+from .model_files import is_model_file
 from .ours import OurModel, OurModels
 from .packs import Pack, Packs, input_types
 from .patcher import distribute
@@ -213,7 +215,9 @@ class LoadJob:
     def _remember(self, patcher: Any, context: LoadContext, placement: ModelPlacement | None = None) -> None:
         name = type(patcher.model).__name__
         reference = weakref.ref(placement) if placement is not None else None
-        context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference))
+        node = self.target.variant.node_id, executing_node() or ""
+        files = tuple(str(value) for value in self.theirs.values() if is_model_file(value))
+        context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference, node, files))
 
     def _devices_by_kind(self, context: LoadContext) -> dict[str, torch.device]:
         """The device for each kind of model that ComfyUI selects one for: diffusion models, text encoders, VAEs."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as mm
@@ -34,6 +35,12 @@ class OurModel:
     name: str
     keep_loaded: bool
     placement: weakref.ref[ModelPlacement] | None = None
+    node: tuple[str, str] = ("", "")
+    """The class and the id of the node that loaded it."""
+    files: tuple[str, ...] = ()
+    """The model files that the node names."""
+    key: int = 0
+    """Given by `OurModels`, for as long as the process lives."""
 
     def residency(self) -> Residency | None:
         """What the model occupies if it is split and loaded."""
@@ -55,9 +62,35 @@ class OurModels:
         self._policy = policy
         self._registry = registry
         self._models: weakref.WeakKeyDictionary[nn.Module, OurModel] = weakref.WeakKeyDictionary()
+        self._keys = itertools.count(1)
 
     def add(self, model: nn.Module, ours: OurModel) -> None:
-        self._models[model] = ours
+        self._models[model] = replace(ours, key=next(self._keys))
+
+    def of(self, loaded: Any) -> OurModel | None:
+        """What is known of one of ComfyUI's loaded models; None where it is not ours."""
+        return self._models.get(loaded.model.model) if loaded.model is not None else None
+
+    def set_keep(self, key: int, keep_loaded: bool) -> None:
+        """Change whether a model is to stay.
+
+        Raises:
+            KeyError: no model has this key (any more).
+        """
+        model, ours = self._by_key(key)
+        self._models[model] = replace(ours, keep_loaded=keep_loaded)
+
+    def unload(self, key: int) -> None:
+        """Unload one model from all its devices, whatever its node says.
+
+        Raises:
+            KeyError: no model has this key (any more).
+        """
+        model, _ = self._by_key(key)
+        for loaded in list(mm.current_loaded_models):
+            if loaded.model is not None and loaded.model.model is model:
+                others = [other for other in mm.current_loaded_models if other is not loaded]
+                mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
 
     def residencies(self) -> Iterator[tuple[OurModel, Residency]]:
         """The split models that are loaded now."""
@@ -110,6 +143,12 @@ class OurModels:
         if names:
             message = f"Unloaded {', '.join(names)} from {', '.join(places)}, to make room"
             log.info("models_ejected", message=message, models=names, devices=places)
+
+    def _by_key(self, key: int) -> tuple[nn.Module, OurModel]:
+        found = next(((model, ours) for model, ours in list(self._models.items()) if ours.key == key), None)
+        if found is None:
+            raise KeyError(key)
+        return found
 
     def _kept(self, reason: UnloadReason, bytes_wanted: int = 0) -> list[Any]:
         models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from comfy.utils import ProgressBar
 from torch import nn
 
 from multigpu.multigpu_core.allocation import (
@@ -107,6 +108,7 @@ class ModelPlacement:
         ]
         # Other devices' blocks first; on the compute device patched ones first: patching needs room of its own.
         todo.sort(key=lambda job: (job[1] == plan.compute_device, not job[2]))
+        progress = ProgressBar(len(todo))
         for block, device, keys in todo:
             self._filling = plan.compute_device if keys and self.options.high_precision_loras else device
             patch_on = self.host.registry.torch_device(self._filling)
@@ -114,6 +116,7 @@ class ModelPlacement:
                 self._applied.renew(patcher, key, patch_on)
             self._filling = device
             self.distribution.place(block, device)
+            progress.update(1)
         self._filling = plan.compute_device
         if todo or not self.distribution.is_served:
             self.distribution.serve(devices)

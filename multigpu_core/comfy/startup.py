@@ -104,7 +104,7 @@ def start() -> Framework:
     patches.install()
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
     framework.registration.register()
-    add_routes(models, plugins)
+    add_routes(context, plugins)
     atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
         framework.report()

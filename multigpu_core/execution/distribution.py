@@ -69,7 +69,7 @@ class Distribution:
         self._streamer: Streamer | None = None
         self._current_device: CurrentDevice | None = None
         self._relay: Relay | None = None
-        self._is_served = False
+        self._served: Mapping[str, str] | None = None
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -92,7 +92,20 @@ class Distribution:
     @property
     def is_served(self) -> bool:
         """Whether the hooks are on that bring each offloaded block to where it is computed."""
-        return self._is_served
+        return self._served is not None
+
+    @property
+    def served_devices(self) -> Mapping[str, str]:
+        """Where each block was placed, by block name, without a look at its tensors: for any thread, at any moment.
+
+        Empty while nothing is served.
+        """
+        return self._served or {}
+
+    @property
+    def record(self) -> StepRecord:
+        """What the steps since the last load have moved, and taken."""
+        return self._streamer.record if self._streamer is not None else StepRecord()
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
@@ -146,7 +159,7 @@ class Distribution:
             DistributionError: the tensors are not there.
         """
         assert self._plan and self._streamer and self._current_device and self._relay, "serve() follows begin()"
-        self._is_served = False
+        self._served = None
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -166,7 +179,7 @@ class Distribution:
             self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
         self._current_device.attach(self.module)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
-        self._is_served = True
+        self._served = dict(devices)
 
     def demote(self, bytes_wanted: int, device: str, source: str | None = None) -> int:
         """Move blocks off `source`, or else the compute device, to `device` until `bytes_wanted` are free; heads stay.
@@ -216,15 +229,9 @@ class Distribution:
         """What is occupied now, or None while the model is not loaded."""
         if self._plan is None:
             return None
-        record = self._streamer.record if self._streamer is not None else StepRecord()
-        return Residency(
-            self._plan,
-            self.bytes_by_device(),
-            record.step_bytes,
-            record.total_bytes,
-            self.staging_bytes,
-            record.step_seconds,
-        )
+        steps = self.record
+        sizes = self.bytes_by_device()
+        return Residency(self._plan, sizes, steps.step_bytes, steps.total_bytes, self.staging_bytes, steps.step_seconds)
 
     @property
     def ping_pong(self) -> PingPong | None:
@@ -251,7 +258,7 @@ class Distribution:
         self.serve(devices)
 
     def _stop_serving(self) -> None:
-        self._is_served = False
+        self._served = None
         with ExitStack() as all_of_them:  # also after one that fails
             for hooks in (self._streamer, self._relay, self._current_device):
                 if hooks is not None:

@@ -17,7 +17,7 @@ def report_lines(records: Iterable[PluginRecord]) -> list[str]:
 
 
 def report_json(records: Iterable[PluginRecord]) -> list[dict[str, Any]]:
-    return [asdict(record) | {"works": record.works} for record in records]
+    return [asdict(record) | {"works": record.works, "summary": _state(record)} for record in records]
 
 
 def _state(record: PluginRecord) -> str:

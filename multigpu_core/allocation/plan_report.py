@@ -1,0 +1,28 @@
+"""A plan as JSON: what `multigpu plan --json` prints and the allocation editor shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .plan import AllocationPlan
+from .step_time import StepPrediction
+
+
+def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, Any]:
+    """Sizes in bytes, times in seconds; blocks in execution order."""
+    return {
+        "strategy": plan.strategy.value,
+        "fits": True,
+        "compute_device": plan.compute_device,
+        "expert_string": plan.expert_string,
+        "bytes_by_device": dict(plan.bytes_by_device),
+        "staging_bytes": plan.staging_bytes,
+        "predicted_seconds": prediction.step_seconds,
+        "limit_seconds": prediction.limit_seconds,
+        "bound_by": prediction.bound_by,
+        "warnings": list(plan.warnings),
+        "blocks": [
+            {"name": p.block.name, "bytes": p.block.size_bytes, "device": p.device, "relayed": p.relayed}
+            for p in plan.placements
+        ],
+    }

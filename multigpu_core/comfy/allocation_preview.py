@@ -1,0 +1,132 @@
+"""Plans a split before its model is loaded, from its files' headers: what the allocation editor asks at each drag."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multigpu.multigpu_core.allocation import (
+    AllocationMode,
+    AllocationWidgets,
+    Inventory,
+    PlanError,
+    Strategy,
+    inventory_of_file,
+    predict_step,
+    request_from_widgets,
+)
+from multigpu.multigpu_core.allocation.checkpoint_parts import CheckpointPart, CheckpointPartError
+from multigpu.multigpu_core.allocation.errors import AllocationError
+from multigpu.multigpu_core.allocation.header_error import HeaderError
+from multigpu.multigpu_core.allocation.plan_report import plan_report
+from multigpu.multigpu_core.devices import DeviceError, DeviceInfo
+
+from .host import Host
+from .model_files import UnknownFileError, model_file
+from .planning import PlanAllocation
+
+_FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+Name = Annotated[str, Field(max_length=1000)]
+
+
+class ModelFile(BaseModel):
+    """A file as a node's input names it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    input: Annotated[str, Field(max_length=100)]
+    name: Name
+
+
+class PreviewRequest(BaseModel):
+    """The widgets of a split node, as they are now."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    files: Annotated[list[ModelFile], Field(min_length=1, max_length=8)]
+    part: Literal["diffusion_model", "text_encoder", "vae"] | None = None
+    """Of a checkpoint, the part that the widgets are about."""
+    compute_device: Name
+    virtual_vram_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    donor_device: Name = "cpu"
+    expert: Annotated[str, Field(max_length=4000)] = ""
+    strategy: Literal["interleave", "contiguous", "relay"] = "interleave"
+    weight_dtype: Name = "default"
+
+
+def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[str, Any]:
+    """The plan as JSON, or why there is none: `error` with the span of the fault where it is in the expert string.
+
+    The accelerators count as empty: before a load, other models make room.
+    """
+    try:
+        inventory = _inventory(wanted)
+        request = request_from_widgets(_widgets(wanted), host.registry.resolve)
+        devices = [_with_room(info) for info in host.registry.survey().devices]
+        reserve = {}
+        if request.mode is AllocationMode.AUTO:
+            reserve[request.compute_device] = host.inference_reserve_bytes(request.compute_device, 0)
+        found = plan(inventory, request, devices, reserve, host.profile)
+        return {
+            **plan_report(found, predict_step(found, host.profile)),
+            "total_bytes": inventory.total_bytes,
+            "room_bytes": {info.name: info.free_bytes for info in devices},
+        }
+    except AllocationError as error:
+        start, end = error.position
+        return _refused(error.reason, suggestion=error.suggestion, start=start, end=end)
+    except (PlanError, DeviceError, HeaderError, CheckpointPartError, UnknownFileError, OSError) as error:
+        return _refused(str(error))
+
+
+def _refused(message: str, **more: Any) -> dict[str, Any]:
+    return {"fits": False, "error": {"message": message, **more}}
+
+
+def _inventory(wanted: PreviewRequest) -> Inventory:
+    part = CheckpointPart(wanted.part) if wanted.part else None
+    found = [
+        _as_loaded(inventory_of_file(model_file(file.name, file.input), part=part), wanted) for file in wanted.files
+    ]
+    if len(found) == 1:
+        return found[0]
+    named = [
+        replace(block, name=f"{number}.{block.name}", parameters=tuple(f"{number}.{p}" for p in block.parameters))
+        for number, inventory in enumerate(found, 1)
+        for block in inventory.blocks
+    ]
+    return Inventory(tuple(named))
+
+
+def _as_loaded(inventory: Inventory, wanted: PreviewRequest) -> Inventory:
+    """The blocks with the sizes that ComfyUI loads them in: of floats, two bytes a number, or one where fp8 is chosen.
+
+    Quantised blocks are loaded as they are, and so are VAEs.
+    """
+    loaded_bytes = 1 if wanted.weight_dtype.startswith("fp8") else 2
+    if wanted.part == "vae":
+        return inventory
+    return Inventory(
+        tuple(
+            replace(block, size_bytes=block.size_bytes * loaded_bytes // max(loaded_bytes, _FLOAT_BYTES[block.dtype]))
+            if block.dtype in _FLOAT_BYTES
+            else block
+            for block in inventory.blocks
+        )
+    )
+
+
+def _with_room(info: DeviceInfo) -> DeviceInfo:
+    return info if info.name == "cpu" else replace(info, free_bytes=info.total_bytes)
+
+
+def _widgets(wanted: PreviewRequest) -> AllocationWidgets:
+    return AllocationWidgets(
+        wanted.compute_device,
+        wanted.virtual_vram_gb,
+        wanted.donor_device,
+        wanted.expert,
+        Strategy(wanted.strategy),
+    )

@@ -1,0 +1,80 @@
+"""What the panel shows: every device, and every model that is loaded, with the place of each of its blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as mm
+
+from multigpu.multigpu_core.devices import DeviceInfo
+
+from .loading import LoadContext
+from .ours import OurModel
+from .placement import ModelPlacement
+
+
+def panel_state(context: LoadContext, is_busy: bool) -> dict[str, Any]:
+    """One moment, as JSON; sizes in bytes, times in seconds. Reads no tensor: it may be asked for while one samples."""
+    loaded_models = [loaded for loaded in list(mm.current_loaded_models) if loaded.model is not None]
+    return {
+        "busy": is_busy,
+        "devices": [_device(info) for info in context.host.registry.survey().devices],
+        "models": [_model(context, loaded) for loaded in loaded_models],
+    }
+
+
+def _device(info: DeviceInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "title": info.marketing_name,
+        "total_bytes": info.total_bytes,
+        "free_bytes": info.free_bytes,
+    }
+
+
+def _model(context: LoadContext, loaded: Any) -> dict[str, Any]:
+    ours = context.models.of(loaded)
+    placement = ours.placement() if ours is not None and ours.placement is not None else None
+    state = {"name": type(loaded.model.model).__name__, "ours": _ours(ours)}
+    if placement is not None and placement.distribution.plan is not None:
+        return state | _split(placement)
+    device = context.host.registry.name_of(loaded.device)
+    return state | {"bytes_by_device": {device: loaded.model_loaded_memory()}, "split": None}
+
+
+def _ours(ours: OurModel | None) -> dict[str, Any] | None:
+    if ours is None:
+        return None
+    node_class, node_id = ours.node
+    return {
+        "key": ours.key,
+        "keep_loaded": ours.keep_loaded,
+        "files": list(ours.files),
+        "node_class": node_class,
+        "node_id": node_id,
+    }
+
+
+def _split(placement: ModelPlacement) -> dict[str, Any]:
+    distribution = placement.distribution
+    plan = distribution.plan
+    assert plan is not None
+    devices, steps, prediction = distribution.served_devices, distribution.record, placement.prediction
+    placed = [(p, devices.get(p.block.name, p.device)) for p in plan.placements]
+    sizes: dict[str, int] = dict.fromkeys(plan.bytes_by_device, 0)
+    for block_placement, device in placed:
+        sizes[device] = sizes.get(device, 0) + block_placement.block.size_bytes
+    split = {
+        "compute_device": plan.compute_device,
+        "strategy": plan.strategy.value,
+        "expert_string": plan.expert_string,
+        "staging_bytes": distribution.staging_bytes,
+        "blocks": [
+            {"name": p.block.name, "bytes": p.block.size_bytes, "device": device, "relayed": p.relayed}
+            for p, device in placed
+        ],
+        "step_seconds": steps.step_seconds,
+        "predicted_seconds": prediction.step_seconds if prediction is not None else None,
+        "step_bytes": steps.step_bytes,
+    }
+    return {"bytes_by_device": sizes, "split": split}

@@ -1,0 +1,195 @@
+"""What users see and press in ComfyUI's page: the panel, and the allocation editor of a split node."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo_workflow import split_workflow
+from multigpu.multigpu_core.testing.comfyui_client import Workflow
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+from .page import ComfyPage, chromium, drag  # noqa: E402  # it imports playwright
+from .test_nodes_over_http import PROMPT_PACK  # noqa: E402
+
+SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
+EXPERT = "expert_mode_allocations"
+SEEDS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
+    base = tmp_path_factory.mktemp("base")
+    install_custom_node(base, repository, "ComfyUI-MultiGPU")
+    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
+    write_demo_models(base / "models")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"Comfy.TutorialCompleted": true}')  # no welcome over the page
+    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def opened(server: ComfyUIServer) -> Iterator[ComfyPage]:
+    with chromium() as browser:
+        yield ComfyPage(browser, server)
+
+
+@pytest.fixture
+def page(opened: ComfyPage) -> Iterator[ComfyPage]:
+    """The page with a split Flux workflow on its canvas; afterwards nobody has complained."""
+    opened.show(_workflow())
+    yield opened
+    opened.page.keyboard.press("Escape")
+    assert opened.complaints == []
+
+
+def _workflow() -> Workflow:
+    """Another picture each time: ComfyUI would not run the same one again."""
+    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,40%;npu:1,40%;cpu,20%", 1)
+    sampler = {**workflow["sample"], "inputs": {**workflow["sample"]["inputs"], "seed": next(SEEDS)}}
+    return {**workflow, "sample": sampler, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
+
+
+def _loaded(page: ComfyPage) -> dict[str, Any]:
+    (model,) = page.server.client.get("/multigpu/models")
+    found: dict[str, Any] = model
+    return found
+
+
+def test_the_panel_shows_every_block_where_it_is(page: ComfyPage) -> None:
+    page.run(_workflow())
+    panel = page.open_panel()
+    panel.locator(".multigpu-strip").wait_for()
+    shown = panel.locator(".multigpu-block").evaluate_all("blocks => blocks.map(block => block.dataset.device)")
+    blocks = _loaded(page)["blocks"]
+    assert shown == [block["device"] for block in blocks if block["bytes"]]
+    assert len(Counter(shown)) == 3
+    text = panel.inner_text()
+    assert "tiny-flux.safetensors" in text and "split (interleave)" in text
+    assert [bar.split(":")[0] for bar in _labels(panel.locator(".multigpu-bar"))] == ["npu", "npu", "cpu"]
+    assert "staging" in _labels(panel.locator(".multigpu-bar"))[0]
+
+
+def _labels(elements: Any) -> list[str]:
+    found: list[str] = elements.evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    return found
+
+
+def test_unloading_a_model_in_the_panel_frees_its_devices(page: ComfyPage) -> None:
+    page.run(_workflow())
+    panel = page.open_panel()
+    panel.get_by_role("button", name="Unload").first.click()
+    panel.locator(".multigpu-strip").wait_for(state="detached")
+    assert page.server.client.get("/multigpu/models") == []
+    assert "is unloaded" in panel.locator("[role=status]").inner_text()
+
+
+def test_a_model_kept_in_the_panel_stays_until_everything_is_freed(page: ComfyPage) -> None:
+    page.run(_workflow())
+    panel = page.open_panel()
+    keep = panel.get_by_role("button", name="Keep").first
+    keep.click()
+    panel.locator("button[aria-pressed=true]").wait_for()
+    page.server.client.post("/free", {"unload_models": True})
+    time.sleep(1.5)
+    assert _loaded(page)
+    panel.get_by_role("button", name="Free everything").click()
+    panel.locator(".multigpu-strip").wait_for(state="detached")
+    assert page.server.client.get("/multigpu/models") == []
+
+
+def test_dragging_a_border_changes_the_string_and_the_plan(page: ComfyPage) -> None:
+    editor = page.open_editor(SPLIT_NODE)
+    field, prediction = editor.locator("#multigpu-expert"), editor.locator(".multigpu-prediction")
+    before, plan_before = field.input_value(), editor.locator(".multigpu-strip").get_attribute("aria-label")
+    drag(page.page, editor.locator(".multigpu-handle").first, by_pixels=-120)
+    page.page.wait_for_timeout(1000)
+    assert field.input_value() != before
+    assert editor.locator(".multigpu-strip").get_attribute("aria-label") != plan_before
+    assert "predicted" in prediction.inner_text()
+
+
+def test_borders_move_with_the_keyboard_and_say_what_they_part(page: ComfyPage) -> None:
+    editor = page.open_editor(SPLIT_NODE)
+    border = editor.get_by_role("slider", name="Border between npu:0 and npu:1")
+    before = float(border.get_attribute("aria-valuenow") or 0)
+    border.focus()
+    border.press("Shift+ArrowRight")
+    assert float(border.get_attribute("aria-valuenow") or 0) == pytest.approx(before + 10, abs=1)
+    assert "npu:0" in (border.get_attribute("aria-valuetext") or "")
+
+
+def test_a_wrong_string_is_explained_and_cannot_be_written_into_the_node(page: ComfyPage) -> None:
+    editor = page.open_editor(SPLIT_NODE)
+    editor.locator("#multigpu-expert").fill("npu:0,50%;npu:9,50%")
+    editor.locator(".multigpu-fault mark").wait_for()
+    assert editor.locator(".multigpu-fault mark").inner_text() == "npu:9"
+    assert "There is no device 'npu:9'" in editor.get_by_role("alert").inner_text()
+    assert editor.get_by_role("button", name="Write into the node").is_disabled()
+
+
+def test_what_is_written_into_the_node_is_what_the_next_run_uses(page: ComfyPage) -> None:
+    editor = page.open_editor(SPLIT_NODE)
+    editor.locator("#multigpu-expert").fill("npu:0,20%;npu:1,30%;cpu,50%")
+    editor.locator("#multigpu-strategy").select_option("contiguous")
+    editor.locator("dialog[data-fits=true], .multigpu-strip").first.wait_for()
+    editor.get_by_role("button", name="Write into the node").click()
+    editor.wait_for(state="detached")
+    assert page.widget(SPLIT_NODE, EXPERT) == "npu:0,20%;npu:1,30%;cpu,50%"
+    page.run_canvas()
+    loaded = _loaded(page)
+    total = sum(loaded["bytes_by_device"].values())
+    assert loaded["strategy"] == "contiguous"
+    assert loaded["bytes_by_device"]["cpu"] / total == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_editor_promises_what_the_load_then_does(page: ComfyPage) -> None:
+    editor = page.open_editor(SPLIT_NODE)
+    planned = Counter(editor.locator(".multigpu-block").evaluate_all("all => all.map(block => block.dataset.device)"))
+    page.page.keyboard.press("Escape")
+    page.run_canvas()
+    done = Counter(block["device"] for block in _loaded(page)["blocks"] if block["bytes"])
+    # The loaded model has one part that is in no file: the sampling's sigmas.
+    assert all(abs(planned[device] - done[device]) <= 1 for device in ("npu:0", "npu:1", "cpu"))
+
+
+def test_saved_workflows_hold_no_value_for_the_button(page: ComfyPage) -> None:
+    values = page.page.evaluate(
+        "type => window.app.graph.serialize().nodes.find(node => node.type === type).widgets_values", SPLIT_NODE
+    )
+    assert values[-1] == page.widget(SPLIT_NODE, "strategy")
+
+
+def test_an_hour_of_looks_leaves_nothing_in_the_page(page: ComfyPage) -> None:
+    page.run(_workflow())
+    page.open_panel().locator(".multigpu-strip").wait_for()
+    devtools = page.page.context.new_cdp_session(page.page)
+    devtools.send("Performance.enable")
+
+    def held(looks: int) -> dict[str, float]:
+        page.page.evaluate(
+            """async looks => {
+                const { Panel } = await import('/extensions/ComfyUI-MultiGPU/panel.js');
+                window.ours ??= new Panel(document.body.appendChild(document.createElement('div')));
+                for (let i = 0; i < looks; i++) await window.ours.look();
+            }""",
+            looks,
+        )
+        devtools.send("HeapProfiler.collectGarbage")
+        return {each["name"]: each["value"] for each in devtools.send("Performance.getMetrics")["metrics"]}
+
+    before, after = held(100), held(500)
+    for what in ("Nodes", "JSEventListeners"):
+        assert after[what] <= before[what] * 1.1, what
+    assert after["JSHeapUsedSize"] <= before["JSHeapUsedSize"] * 1.1

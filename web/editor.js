@@ -1,0 +1,212 @@
+// The allocation editor: a dialog in which the borders between devices are dragged, or the string is typed. The server
+// plans at each change, from the files' headers, with the rules of a real load; what it answers is what is shown.
+
+import { app } from "../../scripts/app.js";
+import { blockStrip } from "./bars.js";
+import { bytes, element, seconds } from "./elements.js";
+import * as server from "./server.js";
+import { ShareBar } from "./share_bar.js";
+
+const STRATEGIES = ["interleave", "contiguous", "relay"];
+
+export class AllocationEditor {
+  #allocation;
+  #dialog;
+  #devices = [];
+  #bar = null;
+  #text;
+  #strategy;
+  #strip = element("div", {});
+  #table = element("tbody", {});
+  #prediction = element("p", { class: "multigpu-prediction", "aria-live": "polite" });
+  #message = element("div", { class: "multigpu-message", role: "alert" });
+  #apply;
+  #isAsking = false;
+  #isOutdated = false;
+  #wished = ""; // the string that the borders came to
+
+  constructor(allocation) {
+    this.#allocation = allocation;
+    this.#text = element("input", {
+      type: "text",
+      id: "multigpu-expert",
+      value: allocation.expert,
+      spellcheck: "false",
+      placeholder: "empty: by virtual VRAM and donor; auto: the fastest plan that fits",
+      oninput: () => this.#ask(),
+    });
+    this.#strategy = element(
+      "select",
+      { id: "multigpu-strategy", onchange: () => this.#ask() },
+      STRATEGIES.map((name) => element("option", { value: name, selected: name === allocation.strategy }, name)),
+    );
+    this.#strategy.value = allocation.strategy;
+    this.#apply = button("Write into the node", "multigpu-button multigpu-primary", () => this.#write());
+    this.#dialog = element("dialog", { class: "multigpu-editor", "aria-labelledby": "multigpu-editor-title" });
+    this.#dialog.addEventListener("close", () => this.#dialog.remove());
+    // ComfyUI's own shortcuts are not for what is typed here.
+    this.#dialog.addEventListener("keydown", (event) => event.stopPropagation());
+  }
+
+  async open() {
+    document.body.append(this.#dialog);
+    this.#dialog.replaceChildren(element("p", {}, "Reading the devices…"));
+    this.#dialog.showModal();
+    try {
+      this.#devices = (await server.state()).devices;
+    } catch (error) {
+      this.#dialog.replaceChildren(element("p", { role: "alert" }, error.message), this.#cancelButton());
+      return;
+    }
+    this.#bar = new ShareBar(this.#inOrder(), (shares) => this.#take(shares));
+    this.#build();
+    this.#text.focus();
+    this.#ask();
+  }
+
+  #inOrder() {
+    const names = this.#names();
+    const compute = this.#allocation.computeDevice(names);
+    return [compute, ...names.filter((name) => name !== compute && name !== "cpu"), "cpu"].filter(
+      (name, index, all) => all.indexOf(name) === index,
+    );
+  }
+
+  #names() {
+    return this.#devices.map((device) => device.name);
+  }
+
+  #build() {
+    const files = this.#allocation.files.map((file) => file.name).join(", ");
+    this.#dialog.replaceChildren(
+      element("h2", { id: "multigpu-editor-title" }, `Allocation of ${this.#allocation.title}`),
+      element("p", { class: "multigpu-detail" }, files || "The node names no model file."),
+      element("p", { class: "multigpu-hint" }, "Drag the borders, or move them with the arrow keys."),
+      this.#bar.element,
+      element("p", { class: "multigpu-hint" }, "The model's blocks, in the order in which they compute:"),
+      this.#strip,
+      element(
+        "table",
+        { class: "multigpu-shares" },
+        element("thead", {}, element("tr", {}, ["Device", "Weights", "Staging", "Room", "Left for the rest"].map((name) => element("th", { scope: "col" }, name)))),
+        this.#table,
+      ),
+      element(
+        "div",
+        { class: "multigpu-fields" },
+        element("label", { for: "multigpu-expert" }, "Allocation string"),
+        this.#text,
+        this.#allocation.hasStrategy && element("label", { for: "multigpu-strategy" }, "Strategy"),
+        this.#allocation.hasStrategy && this.#strategy,
+      ),
+      this.#message,
+      this.#prediction,
+      element("div", { class: "multigpu-buttons" }, button("Automatic", "multigpu-button", () => this.#type("auto")), this.#cancelButton(), this.#apply),
+    );
+  }
+
+  #cancelButton() {
+    return button("Cancel", "multigpu-button", () => this.#dialog.close());
+  }
+
+  #type(expert) {
+    this.#text.value = expert;
+    this.#ask();
+  }
+
+  #take(shares) {
+    this.#wished = expertString(shares);
+    this.#type(this.#wished);
+  }
+
+  #write() {
+    this.#allocation.write(this.#text.value.trim(), this.#strategy.value);
+    app.graph?.setDirtyCanvas?.(true, true);
+    this.#dialog.close();
+  }
+
+  /** One question at a time; what changed meanwhile is asked afterwards, once. */
+  async #ask() {
+    if (this.#isAsking) {
+      this.#isOutdated = true;
+      return;
+    }
+    this.#isAsking = true;
+    do {
+      this.#isOutdated = false;
+      const wish = this.#allocation.wish(this.#text.value, this.#strategy.value, this.#names());
+      let answer;
+      try {
+        answer = wish.files.length ? await server.plan(wish) : refusal("The node names no model file.");
+      } catch (error) {
+        answer = refusal(error.message);
+      }
+      if (!this.#isOutdated) this.#show(answer, wish.expert);
+    } while (this.#isOutdated);
+    this.#isAsking = false;
+  }
+
+  #show(answer, expert) {
+    this.#dialog.dataset.fits = String(answer.fits);
+    this.#apply.disabled = !answer.fits;
+    this.#text.setAttribute("aria-invalid", String(!answer.fits));
+    if (!answer.fits) {
+      this.#message.replaceChildren(...explained(answer.error, expert));
+      this.#prediction.textContent = "";
+      return;
+    }
+    this.#message.replaceChildren(...answer.warnings.map((warning) => element("p", { class: "multigpu-warning" }, warning)));
+    this.#bar.show(answer.bytes_by_device, answer.total_bytes, expert === this.#wished);
+    this.#strip.replaceChildren(blockStrip(answer.blocks, this.#names()));
+    this.#table.replaceChildren(...this.#rows(answer));
+    this.#prediction.replaceChildren(...predicted(answer));
+  }
+
+  #rows(answer) {
+    return this.#inOrder().map((name) => {
+      const room = answer.room_bytes[name] ?? 0;
+      const weights = answer.bytes_by_device[name] ?? 0;
+      const staging = name === answer.compute_device ? answer.staging_bytes : 0;
+      const cells = [weights, staging, room, room - weights - staging].map((size) => element("td", {}, bytes(size)));
+      return element("tr", {}, element("th", { scope: "row" }, name), cells);
+    });
+  }
+}
+
+/**
+ * The string for shares in bytes, by device in order. Percentages: they mean the same blocks when weights are loaded in
+ * another type than the file's.
+ */
+export function expertString(shares) {
+  const total = [...shares.values()].reduce((sum, size) => sum + size, 0);
+  const [[compute], ...others] = [...shares];
+  const used = [[compute, shares.get(compute)], ...others.filter(([, size]) => size > total / 2000)];
+  return used.map(([name, size]) => `${name},${((100 * size) / total).toFixed(1)}%`).join(";");
+}
+
+function predicted(answer) {
+  const bound = answer.bound_by === "compute" ? "computing" : `the link from ${answer.bound_by}`;
+  return [
+    "A step: ",
+    element("strong", {}, seconds(answer.predicted_seconds)),
+    ` predicted, ${seconds(answer.limit_seconds)} at best, bound by ${bound}.`,
+  ];
+}
+
+/** What is wrong, with the fault marked in the string where it is there. */
+function explained(error, expert) {
+  const parts = [element("p", {}, error.message)];
+  if (error.start !== undefined && expert) {
+    const end = Math.max(error.end, error.start + 1);
+    const fault = element("mark", {}, expert.slice(error.start, end) || "…");
+    parts.unshift(element("p", { class: "multigpu-fault" }, expert.slice(0, error.start), fault, expert.slice(end)));
+  }
+  if (error.suggestion) parts.push(element("p", {}, error.suggestion));
+  return parts;
+}
+
+const refusal = (message) => ({ fits: false, error: { message } });
+
+function button(label, className, onclick) {
+  return element("button", { type: "button", class: className, onclick }, label);
+}

@@ -1,0 +1,179 @@
+// The sidebar tab: every device, every loaded model, what the last steps took, and what can be done about it.
+
+import { blockStrip, deviceBar, legend } from "./bars.js";
+import { bytes, element, seconds } from "./elements.js";
+import * as server from "./server.js";
+
+const SECONDS_BETWEEN_LOOKS = 1;
+
+/** Lives as long as the tab is open; asks the server only while the page is seen. */
+export class Panel {
+  #root;
+  #content = element("div", {});
+  #message = element("p", { class: "multigpu-message", role: "status" });
+  #timer = null;
+  #shown = "";
+
+  constructor(root) {
+    this.#root = root;
+    const free = element(
+      "button",
+      {
+        type: "button",
+        class: "multigpu-button",
+        title: "Unload every model, kept ones too, and forget all cached results",
+        onclick: () => this.#do("Everything is freed as soon as ComfyUI is idle.", server.freeEverything),
+      },
+      "Free everything",
+    );
+    root.classList.add("multigpu-panel");
+    root.replaceChildren(
+      element("header", { class: "multigpu-header" }, element("h2", {}, "MultiGPU"), free),
+      this.#message,
+      this.#content,
+      this.#pluginReport(),
+    );
+    this.look();
+    this.#timer = setInterval(() => this.look(), SECONDS_BETWEEN_LOOKS * 1000);
+  }
+
+  close() {
+    clearInterval(this.#timer);
+  }
+
+  /** Ask the server and show what has changed; nothing while the page is hidden or the tab is closed. */
+  async look() {
+    if (document.hidden || !this.#root.isConnected) return;
+    try {
+      this.#show(await server.state());
+    } catch (error) {
+      this.#message.textContent = `ComfyUI does not answer: ${error.message}`;
+    }
+  }
+
+  #show(state) {
+    const text = JSON.stringify(state);
+    if (text === this.#shown) return; // nothing is built anew that looks the same
+    const focused = this.#content.contains(document.activeElement) ? document.activeElement.dataset.action : null;
+    this.#shown = text;
+    const devices = [...state.devices].sort((a, b) => (a.name === "cpu") - (b.name === "cpu"));
+    const names = devices.map((device) => device.name);
+    const models = state.models.map((model) => ({ ...model, title: titleOf(model) }));
+    this.#content.replaceChildren(
+      element("section", { "aria-label": "Devices" }, devices.map((device) => deviceEntry(device, models, names))),
+      element(
+        "section",
+        { "aria-label": "Loaded models" },
+        element("h3", {}, "Loaded models"),
+        models.length ? models.map((model) => this.#modelEntry(model, names)) : element("p", {}, "None."),
+      ),
+    );
+    if (focused) this.#content.querySelector(`[data-action="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  #modelEntry(model, names) {
+    return element(
+      "article",
+      { class: "multigpu-model", "aria-label": model.title },
+      element("h4", {}, model.title),
+      element("p", { class: "multigpu-detail" }, subtitle(model)),
+      model.split && blockStrip(model.split.blocks, names),
+      legend(model.bytes_by_device, names),
+      model.split && stepTable(model.split),
+      model.ours && this.#buttons(model),
+    );
+  }
+
+  #buttons(model) {
+    const { key, keep_loaded: isKept } = model.ours;
+    const keep = element(
+      "button",
+      {
+        type: "button",
+        class: "multigpu-button",
+        "data-action": `keep-${key}`,
+        "aria-pressed": String(isKept),
+        title: "Whether the model stays when ComfyUI is asked to unload models",
+        onclick: () => this.#do("", () => server.keep(key, !isKept)),
+      },
+      "Keep",
+    );
+    const unload = element(
+      "button",
+      {
+        type: "button",
+        class: "multigpu-button",
+        "data-action": `unload-${key}`,
+        title: "Take the model off all devices, into system memory",
+        onclick: () => this.#do(`${model.title} is unloaded.`, () => server.unload(key)),
+      },
+      "Unload",
+    );
+    return element("div", { class: "multigpu-buttons" }, keep, unload);
+  }
+
+  async #do(done, deed) {
+    try {
+      await deed();
+      this.#message.textContent = done;
+    } catch (error) {
+      this.#message.textContent = error.message;
+    }
+    await this.look();
+  }
+
+  #pluginReport() {
+    const body = element("div", {});
+    const details = element("details", { class: "multigpu-plugins" }, element("summary", {}, "Plugins"), body);
+    details.addEventListener("toggle", async () => {
+      if (!details.open) return;
+      try {
+        body.replaceChildren(...(await server.plugins()).map(pluginEntry));
+      } catch (error) {
+        body.replaceChildren(error.message);
+      }
+    });
+    return details;
+  }
+}
+
+function deviceEntry(device, models, names) {
+  const used = `${bytes(device.free_bytes)} of ${bytes(device.total_bytes)} free`;
+  return element(
+    "div",
+    { class: "multigpu-device" },
+    element("div", { class: "multigpu-line" }, element("strong", {}, device.name), element("span", {}, used)),
+    element("div", { class: "multigpu-detail" }, device.title),
+    deviceBar(device, models, names),
+  );
+}
+
+function titleOf(model) {
+  return model.ours?.files.length ? model.ours.files.join(", ") : model.name;
+}
+
+function subtitle(model) {
+  const node = model.ours?.node_id ? `, node ${model.ours.node_id}` : "";
+  if (!model.ours) return "loaded by a node of ComfyUI's own or of another pack";
+  if (!model.split) return `${model.name}, whole${node}`;
+  return `${model.name}, split (${model.split.strategy}), computes on ${model.split.compute_device}${node}`;
+}
+
+function stepTable(split) {
+  const rows = [
+    ["A step took", split.step_seconds === null ? "not yet measured" : seconds(split.step_seconds)],
+    ["predicted", split.predicted_seconds === null ? "unknown" : seconds(split.predicted_seconds)],
+    ["moved in a step", bytes(split.step_bytes)],
+    ["staging", bytes(split.staging_bytes)],
+    ["allocation", split.expert_string],
+  ];
+  return element(
+    "dl",
+    { class: "multigpu-steps" },
+    rows.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
+}
+
+function pluginEntry(plugin) {
+  return element("p", {}, element("strong", {}, plugin.name), ` ${plugin.summary}`);
+}
