@@ -1,5 +1,6 @@
 # Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
-#   make test    all that CI checks: lint, format, types, unit tests, tests inside a real ComfyUI
+#   make test    all that CI checks: lint, format, types, unit tests, tests inside a real ComfyUI, the guides
+#   make docs    the guides as a site, in .cache/site
 #   make demo    one model on one device and split over all of them, in a real ComfyUI: the same picture
 # COMFYUI_PATH=/path/to/ComfyUI uses that checkout instead of the pinned release; VENV=... another environment.
 
@@ -16,7 +17,7 @@ TYPING   := .cache/typing
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types unit comfyui demo clean FORCE
+.PHONY: help setup test lint types unit comfyui docs demo clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,7 +27,7 @@ setup: $(STAMP) $(COMFYUI)
 $(STAMP): pyproject.toml requirements-torch.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -r requirements-torch.txt
-	$(PIP) install --quiet -e ".[dev]"
+	$(PIP) install --quiet -e ".[dev,docs]"
 	touch $@
 
 # Which ComfyUI is used, and its requirements installed: done again when either changes.
@@ -36,7 +37,7 @@ $(COMFYUI): $(STAMP) FORCE
 	@cmp -s $@ $@.new || $(PIP) install --quiet -r requirements-torch.txt -r "$$(head -n 1 $@.new)/requirements.txt"
 	@mv $@.new $@
 
-test: lint types unit comfyui
+test: lint types unit comfyui docs
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -53,6 +54,9 @@ unit: setup
 
 comfyui: setup
 	$(PY) -m pytest tests/comfyui
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir .cache/site
 
 demo: setup
 	$(PY) -m multigpu demo

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.plugins.loaders import DevicePart, ExtraInput, NodeVariant
+from multigpu.multigpu_core.plugins.loaders import DevicePart, ExtraInput, NodeVariant, OwnNode
 
-from .host import Host
+if TYPE_CHECKING:
+    from .host import Host
 
 DEVICE_TYPE = "MULTIGPUDEVICE"
 """ComfyUI's name for the type of a device that one node hands to another."""
+OUTPUT_TOOLTIP = "The device, for the nodes that use this model."
+
+SUBJECTS = {"unet_": "the diffusion model", "clip_": "the text encoder", "vae_": "the VAE"}
+"""What the inputs of a part are about, by their prefix, where a node has several."""
 
 
 @dataclass(frozen=True)
@@ -82,24 +87,46 @@ def extra_input(extra: ExtraInput, host: Host) -> InputSpec:
 
 def _part_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
     if part.socket:
-        tooltip = "The device to run on, from the loader of the model. Without a link it is the model's own."
+        tooltip = "The device to run on: link it to the output of that name of the model's loader, or to a Device "
+        tooltip += "Selector. Without a link the node runs on the model's own device."
         yield InputSpec(part.device_name, part.section, (DEVICE_TYPE, {"tooltip": tooltip}))
     else:
-        yield device_input(part.device_name, part.section, host)
+        yield device_input(part.device_name, part.section, host, _device_tooltip(part))
     if part.offload_input:
         devices = list(host.registry.names())
-        tooltip = "Where the model waits while it is not needed."
+        tooltip = "Where the model waits while it is not needed: the cpu, or a card with room to spare."
         yield InputSpec(part.offload_input, part.section, (devices, {"default": "cpu", "tooltip": tooltip}), True)
     if part.splits:
         yield from _donor_inputs(part, host)
 
 
-def device_input(name: str, section: str, host: Host) -> InputSpec:
+def device_input(name: str, section: str, host: Host, tooltip: str) -> InputSpec:
     """A choice of one device; the first accelerator unless the user says otherwise."""
     devices = list(host.registry.names())
     default = next((device for device in devices if device != "cpu"), "cpu")
-    tooltip = "The device that this model computes on."
     return InputSpec(name, section, (devices, {"default": default, "tooltip": tooltip}), is_device=True)
+
+
+def own_device_inputs(node: OwnNode, host: Host) -> list[InputSpec]:
+    """The choices of devices that a plugin's own node class gets."""
+    return [
+        device_input(name, "required", host, "The device that this node works with.") for name in node.device_inputs
+    ]
+
+
+def _subject(part: DevicePart) -> str:
+    return SUBJECTS.get(part.prefix, "this model")
+
+
+def _device_tooltip(part: DevicePart) -> str:
+    if part.splits:
+        return (
+            f"The device that computes {_subject(part)}, and stores what the others do not. What it does not store is "
+            "left for the picture and for weights on their way."
+        )
+    if not part.outputs:
+        return "The device that this node computes on; the models that it uses go there."
+    return f"The device that {_subject(part)} is put on and computes on."
 
 
 def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
@@ -113,8 +140,8 @@ def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
                 "min": 0.0,
                 "max": 1024.0,
                 "step": 0.1,
-                "tooltip": "How many GB of this model's weights to store on the donor device instead of the compute "
-                "device. 0 loads the whole model on the compute device.",
+                "tooltip": f"How many GB (of 1024³ bytes) of {_subject(part)} to store on the donor instead of the "
+                "compute device. More than the model has stores all of it there that can be; 0 splits nothing.",
             },
         ),
     )
@@ -122,12 +149,13 @@ def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
         yield InputSpec(
             f"{part.prefix}use_other_vram",
             part.section,
-            ("BOOLEAN", {"default": False, "tooltip": "Store them on the other cards first, and on the cpu last."}),
+            ("BOOLEAN", {"default": False, "tooltip": OTHER_CARDS}),
         )
         return
     donors = {
         "default": "cpu",
-        "tooltip": "Where those weights are stored; they are brought to the compute device when it needs them.",
+        "tooltip": "Where those weights are stored; each is brought to the compute device ahead of its turn. What has "
+        "no room there goes to the cpu.",
     }
     yield InputSpec(f"{part.prefix}donor_device", part.section, (list(host.registry.names()), donors), is_device=True)
 
@@ -141,9 +169,9 @@ def _expert_input(part: DevicePart) -> InputSpec:
             {
                 "default": "",
                 "multiline": False,
-                "tooltip": "Each device's share; virtual VRAM is then ignored. Bytes (cuda:0,2.5gb;cuda:1,3g;cpu,*), "
-                "ratios (cuda:0,25%;cpu,75%), fractions of each device's memory "
-                "(cuda:0,0.21;cpu,0.08), or auto.",
+                "tooltip": f"Each device's share of {_subject(part)}; virtual VRAM is then ignored. Bytes "
+                "(cuda:0,2.5gb;cuda:1,3g;cpu,*), ratios (cuda:0,25%;cpu,75%), fractions of each device's memory "
+                "(cuda:0,0.21;cpu,0.08), or auto. * takes the rest. The log shows the string of every plan.",
             },
         ),
     )
@@ -153,17 +181,24 @@ def _switch(name: str, default: bool, tooltip: str) -> InputSpec:
     return InputSpec(name, "optional", ("BOOLEAN", {"default": default, "tooltip": tooltip}))
 
 
+OTHER_CARDS = "Store them on the other cards, one after the other, and on the cpu last. Off: on the cpu alone."
 OPTIONS = {
     "eject_models": _switch(
-        "eject_models", False, "Unload every other model from the compute device before this one is loaded."
+        "eject_models",
+        False,
+        "Unload other models from the compute device before this one is loaded. Those with keep_loaded stay.",
     ),
     "keep_loaded": _switch(
-        "keep_loaded", False, "Keep this model on its devices when ComfyUI is asked to unload all models."
+        "keep_loaded",
+        False,
+        "Keep this model on its devices when ComfyUI is asked to unload all models, and when it forgets this node's "
+        "output. A model that lacks the memory can still push it out, and freeing everything ends it.",
     ),
     "high_precision_loras": _switch(
         "high_precision_loras",
         True,
-        "Apply LoRAs on the compute device, as for a model that is not split. Off: where the weight is stored.",
+        "Apply LoRAs on the compute device, as for a model that is not split: the same picture. Off: where the weight "
+        "is stored.",
     ),
 }
 
@@ -174,7 +209,7 @@ def _option(name: str, host: Host) -> InputSpec:
     tooltip = (
         "interleave spreads the offloaded blocks over the model, so that their transfers can hide behind compute; "
         "contiguous offloads the beginning of the model in one piece; relay lets the other cards compute the blocks "
-        "that they store, so that activations travel instead of weights."
+        "that they store, so that activations travel instead of weights. plugins.toml says which is offered first."
     )
     choices = [strategy.value for strategy in Strategy]
     return InputSpec(name, "optional", (choices, {"default": host.default_strategy, "tooltip": tooltip}))

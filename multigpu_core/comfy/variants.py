@@ -14,7 +14,15 @@ from typing import Any
 
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
 
-from .inputs import DEVICE_TYPE, InputSpec, added_inputs, device_input, extra_input, with_added
+from .inputs import (
+    DEVICE_TYPE,
+    OUTPUT_TOOLTIP,
+    InputSpec,
+    added_inputs,
+    extra_input,
+    own_device_inputs,
+    with_added,
+)
 from .loader_class import LoaderClass, loader_function, own_fingerprint, own_validation, takes
 from .loading import LoadContext, LoadJob, Target
 from .packs import Pack
@@ -125,7 +133,7 @@ def _outputs(wrapped: LoaderClass, device_output: str) -> dict[str, Any]:
             "RETURN_TYPES": DEVICE_TYPE,
             "RETURN_NAMES": device_output,
             "OUTPUT_IS_LIST": False,
-            "OUTPUT_TOOLTIPS": "The device, for the nodes that use this model.",
+            "OUTPUT_TOOLTIPS": OUTPUT_TOOLTIP,
         }
         outputs = {name: (*value, more[name]) for name, value in outputs.items()}
     return outputs
@@ -136,7 +144,7 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
 
     def input_types(cls: type) -> dict[str, dict[str, Any]]:
         inherited: dict[str, dict[str, Any]] = getattr(super(made, cls), "INPUT_TYPES", dict)()
-        devices = {name: device_input(name, "required", context.host).spec for name in node.device_inputs}
+        devices = {each.name: each.spec for each in own_device_inputs(node, context.host)}
         return {**inherited, "required": {**inherited.get("required", {}), **devices}}
 
     own = getattr(node.node_class, "VALIDATE_INPUTS", None)
