@@ -1,0 +1,49 @@
+"""What the command line has done inside a ComfyUI that it imported for that alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+
+from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
+
+from .core_patches import cost_of
+from .made_up_inputs import UnknownInputsError
+from .startup import Framework
+from .trial_runs import SplitTrial, TrialError, compared
+
+UNET_LOADERS = {".gguf": ("UnetLoaderGGUF", "unet_gguf", {})}
+CORE_LOADER = ("UNETLoader", "diffusion_models", {"weight_dtype": "default"})
+"""Node id, ComfyUI's name for the kind of folder, and further inputs."""
+
+Job = Callable[[Framework, Mapping[str, Any]], dict[str, Any]]
+
+
+def verify(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare a file's model whole and split. ``error`` says why there is no verdict."""
+    file = Path(arguments["file"])
+    loader, kind, more = UNET_LOADERS.get(file.suffix.lower(), CORE_LOADER)
+    folder_paths.add_model_folder_path(kind, str(file.parent), is_default=True)
+    trial = SplitTrial(loader, {"unet_name": file.name, **more}, **arguments["trial"])
+    try:
+        with torch.inference_mode():
+            return asdict(compared(trial, framework.context.host.registry))
+    except (TrialError, UnknownInputsError, AllocationError, PlanError) as error:
+        return {"error": str(error)}
+
+
+def readiness(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What of our features this ComfyUI has no place for, and what has become of the functions that we replace."""
+    return {
+        "nodes": len(framework.NODE_CLASS_MAPPINGS),
+        "missing": {feature.value: faults for feature, faults in framework.context.missing.items()},
+        "refused": {name: cost_of(name) for name in framework.patches.refused},
+    }
+
+
+JOBS: dict[str, Job] = {"verify": verify, "readiness": readiness}
