@@ -30,12 +30,15 @@ class ComfyUIJobError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done in a ComfyUI: `name` is one of `multigpu_core.comfy.jobs`, `packs` are folders."""
+    """What is to be done in a ComfyUI: `name` is one of `multigpu_core.comfy.jobs`.
+
+    `packs` are the folders of node packs that it needs, `flags` what ComfyUI is started with.
+    """
 
     name: str
     arguments: Mapping[str, Any]
-    flags: Sequence[str] = ()
     packs: Sequence[Path] = ()
+    flags: Sequence[str] = ()
 
 
 def own_comfyui() -> Path | None:

@@ -37,7 +37,6 @@ def verify(
     strategy: Annotated[str, typer.Option(help="interleave, contiguous or relay.")] = "interleave",
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
-    cfg: Annotated[float, typer.Option(help="Above 1 each step has two halves, as with a negative prompt.")] = 1.0,
     comfyui: Annotated[
         Path | None, typer.Option(help="A ComfyUI's folder; else the one that this copy is in, or the demo's.")
     ] = None,
@@ -55,12 +54,14 @@ def verify(
 
     try:
         registry = default_registry()
-        compute = registry.resolve(device) if device else _first_accelerator(registry)
+        first = _first_accelerator(registry)
+        compute = registry.resolve(device) if device else first
         widgets = AllocationWidgets(compute, virtual_vram, donors, expert, Strategy(strategy))
-        widgets = _checked(file, _or_half(widgets, registry), registry)
+        widgets = _or_half(widgets, registry)
+        _refuse_early(file, widgets, registry)
         home = some_comfyui(comfyui)
-        trial = {"compute_device": compute, "split": _inputs(widgets), "steps": steps, "size_pixels": size, "cfg": cfg}
-        job = Job("verify", {"file": str(file.resolve()), "trial": trial}, _flags(compute), _packs(file, home))
+        trial = {"compute_device": compute, "split": _inputs(widgets), "steps": steps, "size_pixels": size}
+        job = Job("verify", {"file": str(file.resolve()), "trial": trial}, _packs(file, home))
         with Console(stderr=True).status(f"Sampling {file.name} whole and split, in {home}"):
             found = done_in(home, job)
     except (AllocationError, DeviceError, HeaderError, ComfyUIJobError, OSError, ValueError) as error:
@@ -78,7 +79,7 @@ def _first_accelerator(registry: DeviceRegistry) -> str:
         if name != "cpu":
             return name
     raise _CannotVerifyError(
-        "There is no accelerator here, and so nothing to split between. MULTIGPU_SIMULATE=2x8gb gives two simulated ones."
+        "There is no accelerator here, and so nothing to split between: MULTIGPU_SIMULATE=2x8gb simulates two."
     )
 
 
@@ -96,8 +97,8 @@ def _or_half(widgets: AllocationWidgets, registry: DeviceRegistry) -> Allocation
     return replace(widgets, expert=";".join(shares))
 
 
-def _checked(file: Path, widgets: AllocationWidgets, registry: DeviceRegistry) -> AllocationWidgets:
-    """What can be refused before ComfyUI is started: a string that is wrong, and a file that holds no model."""
+def _refuse_early(file: Path, widgets: AllocationWidgets, registry: DeviceRegistry) -> None:
+    """What is wrong and needs no ComfyUI to be seen: an allocation, or a file that holds no model."""
     from multigpu.multigpu_core.allocation import inventory_of_file, request_from_widgets
 
     request = request_from_widgets(widgets, registry.names())
@@ -106,7 +107,6 @@ def _checked(file: Path, widgets: AllocationWidgets, registry: DeviceRegistry) -
             f"{request.compute_device} computes in that string: say --device {request.compute_device}."
         )
     inventory_of_file(file)
-    return widgets
 
 
 def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:
@@ -116,10 +116,6 @@ def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:
         "expert_mode_allocations": widgets.expert,
         "strategy": widgets.strategy.value,
     }
-
-
-def _flags(compute: str) -> list[str]:
-    return ["--cpu"] if compute == "cpu" else []
 
 
 def _packs(file: Path, comfyui: Path) -> list[Path]:

@@ -18,28 +18,27 @@ def is_equal(found: Mapping[str, Any]) -> bool:
 
 def print_report(name: str, found: Mapping[str, Any], console: Console) -> None:
     """Tells both runs in a table, the split's string, and whether their outputs are one."""
-    reference, split = found["reference"], found["split"]
+
+    def say(line: str, style: str = "") -> None:
+        console.print(line, style=style, soft_wrap=True, markup=False, highlight=False)
+
     if found["why_not_whole"]:
-        why = f"Not compared with one device: {found['why_not_whole']}. The reference is another split: every block on cpu."
-        console.print(why, style="yellow", markup=False)
+        say(f"Not compared with one device: {found['why_not_whole']}.", "yellow")
+        say("The reference is another split: every block on cpu, fetched when its turn comes.", "yellow")
     console.print(_table(name, found))
-    console.print(f"Split: {split['expert_string']}", soft_wrap=True, markup=False, highlight=False)
-    ratio = split["step_seconds"] / reference["step_seconds"]
-    console.print(f"A step takes {ratio:.2f} times as long as that of the reference.", highlight=False)
+    say(f"Split: {found['split']['expert_string']}")
+    ratio = found["split"]["step_seconds"] / found["reference"]["step_seconds"]
+    say(f"A step takes {ratio:.2f} times as long as that of the reference.")
     difference = found["difference"]
     if is_equal(found):
-        verdict = f"Equal bit for bit: all {difference['numbers']:,} numbers of the output."
-        console.print(verdict, style="bold green", highlight=False)
+        say(f"Equal bit for bit: all {difference['numbers']:,} numbers of the output.", "bold green")
         return
-    console.print(
-        f"{difference['differing']:,} of {difference['numbers']:,} numbers differ: "
-        f"by {difference['largest']:.3g} at most, {difference['mean']:.3g} on average.",
-        style="bold red", highlight=False,
-    )  # fmt: skip
+    how_much = f"by {difference['largest']:.3g} at most, {difference['mean']:.3g} on average"
+    say(f"{difference['differing']:,} of {difference['numbers']:,} numbers differ: {how_much}.", "bold red")
     if found["reference_repeats"]:
-        console.print("The reference gives its own output again, so the difference is the split's: please report it.")
+        say("The reference gives its own output again, so the difference is the split's: please report it.")
     else:
-        console.print("The reference does not give its own output again either: its device computes it anew each time.")
+        say("The reference does not give its own output again either: its device computes it anew each time.")
 
 
 def _table(name: str, found: Mapping[str, Any]) -> Table:

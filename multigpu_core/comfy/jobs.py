@@ -17,9 +17,10 @@ from .made_up_inputs import UnknownInputsError
 from .startup import Framework
 from .trial_runs import SplitTrial, TrialError, compared
 
-UNET_LOADERS = {".gguf": ("UnetLoaderGGUF", "unet_gguf", {})}
-CORE_LOADER = ("UNETLoader", "diffusion_models", {"weight_dtype": "default"})
+LoaderOfFile = tuple[str, str, dict[str, str]]
 """Node id, ComfyUI's name for the kind of folder, and further inputs."""
+CORE_LOADER: LoaderOfFile = ("UNETLoader", "diffusion_models", {"weight_dtype": "default"})
+LOADERS: dict[str, LoaderOfFile] = {".gguf": ("UnetLoaderGGUF", "unet_gguf", {})}
 
 Job = Callable[[Framework, Mapping[str, Any]], dict[str, Any]]
 
@@ -27,7 +28,7 @@ Job = Callable[[Framework, Mapping[str, Any]], dict[str, Any]]
 def verify(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a file's model whole and split. ``error`` says why there is no verdict."""
     file = Path(arguments["file"])
-    loader, kind, more = UNET_LOADERS.get(file.suffix.lower(), CORE_LOADER)
+    loader, kind, more = LOADERS.get(file.suffix.lower(), CORE_LOADER)
     folder_paths.add_model_folder_path(kind, str(file.parent), is_default=True)
     trial = SplitTrial(loader, {"unet_name": file.name, **more}, **arguments["trial"])
     try:

@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import comfy.model_base
 import torch
 from torch import Tensor
 

@@ -35,7 +35,8 @@ class TrialError(RuntimeError):
 class SplitTrial:
     """What is compared: a loader's node id and its inputs, where it computes, and the split node's widgets.
 
-    `size_pixels` is the side of the picture; above a `cfg` of 1 each step has two halves.
+    `size_pixels` is the side of the picture. A step has no negative prompt: a relay computes prompt and negative prompt
+    one after the other where one device takes them as a batch, and a batch is rounded otherwise.
     """
 
     loader: str
@@ -44,7 +45,6 @@ class SplitTrial:
     split: dict[str, Any]
     steps: int = 3
     size_pixels: int = 512
-    cfg: float = 1.0
     seed: int = 1
 
 
@@ -89,6 +89,7 @@ class _Runs:
         self._trial = trial
         self._registry = registry
         self._device = registry.torch_device(trial.compute_device)
+        self._module = getattr(torch, self._device.type, None)
 
     def whole(self) -> tuple[Run, Tensor]:
         self._start()
@@ -145,7 +146,7 @@ class _Runs:
 
         try:
             output = comfy.sample.sample(
-                model, noise, trial.steps, trial.cfg, "euler", "simple", positive, negative, latent,
+                model, noise, trial.steps, 1.0, "euler", "simple", positive, negative, latent,
                 callback=mark, disable_pbar=True, seed=trial.seed,
             )  # fmt: skip
         except (RuntimeError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -156,10 +157,10 @@ class _Runs:
 
     def _start(self) -> None:
         self.unload()
-        module = getattr(torch, self._device.type, None)
-        if hasattr(module, "reset_peak_memory_stats"):
-            module.reset_peak_memory_stats(self._device)
+        reset = getattr(self._module, "reset_peak_memory_stats", None)
+        if reset is not None:
+            reset(self._device)
 
     def _peak_bytes(self) -> int | None:
-        module = getattr(torch, self._device.type, None)
-        return int(module.max_memory_allocated(self._device)) if hasattr(module, "max_memory_allocated") else None
+        peak = getattr(self._module, "max_memory_allocated", None)
+        return int(peak(self._device)) if peak is not None else None
