@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import comfy.cli_args
 import folder_paths
 import torch
 
@@ -39,12 +42,23 @@ def verify(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]
 
 
 def readiness(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What of our features this ComfyUI has no place for, and what has become of the functions that we replace."""
+    """Versions, the features that this ComfyUI has no place for, and the functions that could not be replaced."""
     return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "comfy_aimdo": _version_of("comfy-aimdo"),
+        "knows_dynamic_vram": hasattr(comfy.cli_args, "enables_dynamic_vram"),
         "nodes": len(framework.NODE_CLASS_MAPPINGS),
         "missing": {feature.value: faults for feature, faults in framework.context.missing.items()},
         "refused": {name: cost_of(name) for name in framework.patches.refused},
     }
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
 
 
 JOBS: dict[str, Job] = {"verify": verify, "readiness": readiness}
