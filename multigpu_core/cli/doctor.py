@@ -17,12 +17,14 @@ from .finding import Severity
 from .look_around import surroundings
 
 STYLES = {Severity.PROBLEM: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-NO_FOLDER = 2
 
 
 def doctor(
     comfyui: Annotated[
-        Path | None, typer.Option(help="A ComfyUI's folder; known where this copy is in its custom_nodes.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="A ComfyUI's folder; known where this copy is in its custom_nodes."
+        ),
     ] = None,
     server: Annotated[
         str, typer.Option(help="Where a ComfyUI runs, by default http://127.0.0.1:8188: it is asked about our plugins.")
@@ -33,9 +35,6 @@ def doctor(
 
     Exit 0: nothing keeps anything from working; 1: a problem does; 2: wrong input.
     """
-    if comfyui is not None and not comfyui.is_dir():
-        typer.echo(f"error: {comfyui} is no folder: name the one that has ComfyUI's main.py.", err=True)
-        raise typer.Exit(NO_FOLDER)
     with Console(stderr=True).status("Looking around; a ComfyUI is imported for that"):
         here = surroundings(comfyui, server)
     found = findings(here)

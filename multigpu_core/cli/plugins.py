@@ -39,14 +39,19 @@ def plugins(
     custom_nodes: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A ComfyUI's custom_nodes folder, whose packs may carry plugins. Known where MultiGPU is in it."
+            exists=True,
+            file_okay=False,
+            help="A ComfyUI's custom_nodes folder, whose packs may carry plugins. Known where MultiGPU is in it.",
         ),
     ] = None,
-    user_directory: Annotated[Path | None, typer.Option(help="A ComfyUI's user folder, for its plugins.toml.")] = None,
+    user_directory: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="A ComfyUI's user folder, for its plugins.toml.")
+    ] = None,
 ) -> None:
-    """List every plugin that is found, and exit 1 where one that is switched on cannot be used.
+    """List every plugin that is found, and whether it works.
 
     Which nodes a plugin registers is known inside ComfyUI alone: see its log, or GET /multigpu/plugins.
+    Exit 0: all that are switched on work; 1: one cannot be used; 2: wrong input.
     """
     configure_logging("error")
     folders = custom_nodes or _own_custom_nodes()

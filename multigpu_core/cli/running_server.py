@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -34,7 +35,7 @@ def running_server(url: str = "") -> RunningServer | None:
     try:
         arguments = _get(f"{base}/system_stats")["system"].get("argv", ())
         return RunningServer(base, arguments=tuple(map(str, arguments)), plugins=_plugins(base))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
         return RunningServer(base, silence=f"{type(error).__name__}: {error}") if url else None
 
 

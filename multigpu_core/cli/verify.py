@@ -38,7 +38,10 @@ def verify(
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
     comfyui: Annotated[
-        Path | None, typer.Option(help="A ComfyUI's folder; else the one that this copy is in, or the demo's.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="A ComfyUI's folder; else the one that this copy is in, or the demo's."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:

@@ -16,6 +16,7 @@ import nodes
 import torch
 from torch import Tensor
 
+from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
 from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.parity import Difference, Parity, Run
@@ -130,7 +131,14 @@ class _Runs:
         if node is None:
             raise TrialError(f"This ComfyUI has no node {node_id}: `multigpu doctor` and its log say why.")
         models: list[Any] = []
-        map_outputs(loader_function(node)(**self._trial.inputs, **widgets), lambda _, output: models.append(output))
+        try:
+            map_outputs(loader_function(node)(**self._trial.inputs, **widgets), lambda _, output: models.append(output))
+        except (AllocationError, PlanError):
+            raise
+        except Exception as error:  # whatever a loader says of a file that it cannot read
+            if mm.is_oom(error):
+                raise
+            raise TrialError(f"{node_id} cannot load it: {error}") from error
         return models[0]
 
     def _sampled(self, model: Any) -> tuple[float, Tensor]:

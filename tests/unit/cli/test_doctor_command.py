@@ -189,7 +189,7 @@ def test_a_second_extension_beside_a_comfyui_is_a_problem_and_exits_with_1(tmp_p
 
 def test_a_folder_that_is_none_is_wrong_input() -> None:
     result = CliRunner().invoke(app, ["doctor", "--comfyui", "nowhere"])
-    assert result.exit_code == 2 and "nowhere is no folder" in result.output
+    assert result.exit_code == 2 and "'nowhere' does not exist" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "http://127.0.0.1:9/", "file:///etc/hostname"])

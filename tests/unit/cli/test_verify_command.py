@@ -59,9 +59,10 @@ def _refused(result: Result) -> str:
         (("--expert", "npu:1,50%;cpu,50%#npu:1;0;cpu"), "say --device npu:1"),
         (("--virtual-vram", "-3"), "not below 0"),
         (("--donors", "npu:5"), "npu:5"),
-        (("--strategy", "fast"), "'fast' is not a valid Strategy"),
+        (("--strategy", "fast"), "There is no strategy 'fast'"),
         (("--steps", "1"), "steps"),
-        (("--comfyui", "nowhere"), "holds no ComfyUI"),
+        (("--comfyui", "nowhere"), "'nowhere' does not exist"),
+        (("--comfyui", "/"), "holds no ComfyUI"),
     ],
 )
 def test_a_slip_of_the_pen_is_refused_with_its_reason(file: Path, options: tuple[str, ...], told: str) -> None:
