@@ -6,6 +6,8 @@ import os
 
 import typer
 
+from multigpu.multigpu_core.logs import configure_logging
+
 from .bench import bench
 from .demo import demo
 from .devices import devices
@@ -25,6 +27,7 @@ def prepare() -> None:
 
     Exit codes: 0 it is as it should be, 1 it is not, 2 what was typed cannot be done.
     """
+    configure_logging("warning")  # by default structlog prints, and would be in the midst of --json
     if os.environ.get("MULTIGPU_SIMULATE"):
         # Imports torch, and must come before the commands look for devices.
         from multigpu.multigpu_core.testing import simulate_from_environment

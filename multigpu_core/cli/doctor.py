@@ -46,7 +46,7 @@ def doctor(
         console.print(f"ComfyUI {here.comfyui_version or 'unknown'}, devices: {names}", highlight=False, markup=False)
         for finding in found:
             console.print(f"{finding.severity.value}: {finding.what}", style=STYLES[finding.severity], markup=False)
-            console.print(Padding(Text(finding.todo), (0, 0, 0, 4)))
+            console.print(Padding(Text(finding.todo), (0, 0, 0, 4), expand=False))
         if not found:
             console.print("Nothing to complain of.", style="green")
     raise typer.Exit(int(any(finding.severity is Severity.PROBLEM for finding in found)))

@@ -67,7 +67,7 @@ def surroundings(comfyui: Path | None, server: str = "") -> Surroundings:
         devices=survey.devices,
         device_problems=tuple(f"{problem.subject}: {problem.error}" for problem in survey.problems),
         blind_pairs=tuple((a, b) for a in cards for b in cards if a != b and not registry.has_peer_access(a, b)),
-        is_profiled=load_profile(registry) is not None,
+        is_profiled=bool(os.environ.get("MULTIGPU_SIMULATE")) or load_profile(registry) is not None,
         free_bytes=next((info.free_bytes for info in survey.devices if info.name == "cpu"), None),
         swap_bytes=psutil.swap_memory().total,
         free_swap_bytes=psutil.swap_memory().free,

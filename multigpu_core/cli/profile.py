@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,8 +24,11 @@ def profile(
 ) -> None:
     """Measure the links between all devices and what each computes, in under 20 seconds, for plans to go by.
 
-    Exit 0: measured and kept; 2: it cannot be kept.
+    Exit 0: measured and kept; 2: it cannot be measured, or not be kept.
     """
+    if os.environ.get("MULTIGPU_SIMULATE"):
+        typer.echo("error: Simulated accelerators have no speed to measure: unset MULTIGPU_SIMULATE.", err=True)
+        raise typer.Exit(2)
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.devices import default_registry, load_profile, profile_file, save_profile
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from multigpu.multigpu_core.cli.app import app
+from multigpu.multigpu_core.testing import tiny_models
 
 WRONG = {
     "a folder that is none": (["plugins", "--custom-nodes", "nowhere"], "does not exist"),
@@ -69,3 +71,19 @@ def test_the_help_of_every_command_names_its_exit_codes(command: str) -> None:
 @pytest.mark.parametrize("command", ["devices", "profile", "plan", "verify", "doctor", "bench", "plugins"])
 def test_every_command_that_reports_can_do_so_as_json(command: str) -> None:
     assert "--json" in CliRunner().invoke(app, [command, "--help"]).output
+
+
+def test_a_warning_of_the_log_is_not_in_the_midst_of_json(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text("no profile")
+    model = tiny_models.write(tmp_path / "flux.safetensors", tiny_models.flux_weights())
+    environment = {**os.environ, "MULTIGPU_PROFILE": str(tmp_path / "profile.json")}
+    command = [sys.executable, "-m", "multigpu", "plan", str(model), "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(run.stdout)["fits"] and "profile.json cannot be read" in run.stderr
+
+
+def test_simulated_cards_are_not_measured() -> None:
+    environment = {**os.environ, "MULTIGPU_SIMULATE": "1gb"}
+    command = [sys.executable, "-m", "multigpu", "profile"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 2 and "no speed to measure" in run.stderr
