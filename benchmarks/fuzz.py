@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from fuzz_http import http_case
+from pydantic import ValidationError
 from records import Record, report
 
 import multigpu
@@ -83,6 +85,7 @@ def targets(folder: Path) -> Iterator[Target]:
     safetensors = _FileCase(folder / "case.safetensors", _safetensors, read_safetensors_header)
     yield Target(".safetensors headers", safetensors, (HeaderError,))
     yield Target(".gguf headers", _FileCase(folder / "case.gguf", _gguf, read_gguf_header), (HeaderError,))
+    yield Target("HTTP bodies", http_case(_shares), (ValidationError,))
 
 
 def _expert(chance: random.Random) -> object:

@@ -32,6 +32,10 @@ class Strategy(str, Enum):
     RELAY = "relay"
     """Accelerators among the donors compute what they store, in a few chunks of consecutive blocks each."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> Strategy:
+        raise ValueError(f"There is no strategy {value!r}: it is one of {', '.join(one.value for one in cls)}.")
+
 
 @dataclass(frozen=True)
 class Share:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
+
+from multigpu.multigpu_core.logs import configure_logging
 
 from .bench import bench
 from .demo import demo
@@ -12,11 +16,33 @@ from .new_integration import new_integration
 from .plan import plan
 from .plugins import plugins
 from .profile import profile
+from .verify import verify
 
-app = typer.Typer(name="multigpu", help="MultiGPU for ComfyUI, outside of ComfyUI.", no_args_is_help=True)
+app = typer.Typer(name="multigpu", no_args_is_help=True)
+
+
+@app.callback()
+def prepare() -> None:
+    """MultiGPU for ComfyUI, outside of ComfyUI. MULTIGPU_SIMULATE=2x8gb gives every command two simulated cards.
+
+    Exit codes: 0 it is as it should be, 1 it is not, 2 what was typed cannot be done.
+    """
+    configure_logging("warning")  # by default structlog prints, and would be in the midst of --json
+    if os.environ.get("MULTIGPU_SIMULATE"):
+        # Imports torch, and must come before the commands look for devices.
+        from multigpu.multigpu_core.testing import simulate_from_environment
+
+        try:
+            simulate_from_environment()
+        except (RuntimeError, ValueError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
 app.command()(devices)
 app.command()(profile)
 app.command()(plan)
+app.command()(verify)
 app.command()(doctor)
 app.command()(demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)

@@ -34,9 +34,10 @@ def bench(
     name: Annotated[Benchmark, typer.Argument(help="What to measure; benchmarks/README.md says what each prints.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of records.")] = False,
 ) -> None:
-    """Measure, print the figures beside what they must not exceed, and exit 1 where one does.
+    """Measure, and print the figures beside what they must not exceed.
 
     Further options are the benchmark's own: `multigpu bench clock --quick`.
+    Exit 0: none exceeds it; 1: one does; 2: wrong input.
     """
     script = BENCHMARKS / f"{name.value}.py"
     if not script.is_file():

@@ -18,7 +18,10 @@ def demo(
     directory: Annotated[Path, typer.Option(help="Where models, images and the log go.")] = DEFAULT_DIRECTORY,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = DEFAULT_STEPS,
 ) -> None:
-    """Split a tiny model over this machine's devices in a real ComfyUI and compare the picture with one device's."""
+    """Split a tiny model over this machine's devices in a real ComfyUI and compare the picture with one device's.
+
+    Exit 0: equal, pixel for pixel; 1: they differ, or the demo came to no verdict; 2: wrong input.
+    """
     # Needs packages of ComfyUI's own, which the other commands do without.
     from .demo_report import print_report
     from .demo_run import DEMO_ERRORS, run_demo
@@ -26,8 +29,13 @@ def demo(
     signal.signal(signal.SIGTERM, _exit_in_order)
     console = Console(highlight=False)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        console.print(f"error: {error}: name a folder that can be written with --directory.", style="red", markup=False)
+        raise typer.Exit(2) from None
+    try:
         result = run_demo(directory.resolve(), steps, console)
-    except DEMO_ERRORS as error:
+    except (*DEMO_ERRORS, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(1) from error
     print_report(result, console)

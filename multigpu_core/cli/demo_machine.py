@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from multigpu.multigpu_core.devices import DeviceRegistry
+from multigpu.multigpu_core.testing import ENVIRONMENT_VARIABLE
 
 SIMULATION = "2x2gb"
 SIMULATED_NAMES = ("npu:0", "npu:1")
@@ -31,9 +33,9 @@ class DemoMachine:
         return ";".join([f"{name},{percent}%" for name in self.accelerators] + [f"cpu,{CPU_PERCENT}%"])
 
 
-def choose_machine(registry: DeviceRegistry) -> DemoMachine:
-    """The machine that the demo runs on; real accelerators come first."""
+def choose_machine(registry: DeviceRegistry, environ: Mapping[str, str] = os.environ) -> DemoMachine:
+    """The machine that the demo runs on: its accelerators, be they simulated, or else two simulated ones."""
     accelerators = tuple(name for name in registry.names() if name != "cpu")
     if accelerators:
-        return DemoMachine(accelerators, simulated=False)
-    return DemoMachine(SIMULATED_NAMES, simulated=True, environment={"MULTIGPU_SIMULATE": SIMULATION})
+        return DemoMachine(accelerators, simulated=bool(environ.get(ENVIRONMENT_VARIABLE)))
+    return DemoMachine(SIMULATED_NAMES, simulated=True, environment={ENVIRONMENT_VARIABLE: SIMULATION})

@@ -31,7 +31,7 @@ def run_demo(directory: Path, steps: int, console: Console) -> DemoResult:
     """
     comfyui = comfyui_folder()
     machine = choose_machine(default_registry())
-    kind = "simulated: this machine has none" if machine.simulated else "real"
+    kind = "simulated" if machine.simulated else "real"
     console.print(f"Accelerators  {', '.join(machine.accelerators)} ({kind})")
     console.print(f"ComfyUI       {readable_path(comfyui)}")
     models = write_demo_models(directory / "models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.devices import DeviceInfo
+
+_DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
 def sizes_by_device(options: Iterable[str], option: str) -> dict[str, int]:
@@ -24,6 +27,8 @@ def sizes_by_device(options: Iterable[str], option: str) -> dict[str, int]:
         device, _, amount = text.strip().lower().partition("=")
         number = amount.rstrip("bkmgt")
         try:
+            if not _DEVICE.fullmatch(device):
+                raise ValueError
             sizes[device] = int(parse_number(number) * UNIT_BYTES[amount[len(number) :]])
         except (ValueError, KeyError):
             raise typer.BadParameter(

@@ -17,7 +17,10 @@ GIB = 1024**3
 
 
 def devices(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False) -> None:
-    """List every device that can hold tensors, with its memory now."""
+    """List every device that can hold tensors, with its memory now.
+
+    Exit 0, also where a device does not answer: that is told.
+    """
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.devices import default_registry
 

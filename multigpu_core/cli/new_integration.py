@@ -117,17 +117,24 @@ def new_integration(
     name: Annotated[str, typer.Argument(help="The plugin's name: letters, digits and underscores, as in my_pack.")],
     directory: Annotated[Path | None, typer.Option(help="Where to write it; by default a folder here.")] = None,
 ) -> None:
-    """Write a plugin package: install it into ComfyUI's Python, restart ComfyUI, and its variants are there."""
+    """Write a plugin package: install it into ComfyUI's Python, restart ComfyUI, and its variants are there.
+
+    Exit 0: it is written; 2: wrong input.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         typer.echo(f"{name!r} is no plugin name: use small letters, digits and underscores, as in my_pack.", err=True)
         raise typer.Exit(2)
     folder = directory or Path(f"multigpu-{name.replace('_', '-')}")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         typer.echo(f"{folder} is there already and not empty: name another with --directory.", err=True)
         raise typer.Exit(2)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in package_files(name).items():
-        (folder / file).write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in package_files(name).items():
+            (folder / file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"error: {error}: name a folder that can be written with --directory.", err=True)
+        raise typer.Exit(2) from None
     typer.echo(f"Written to {folder}. Put your loaders' node ids into multigpu_{name}.py, then: pip install {folder}")
 
 

@@ -36,7 +36,10 @@ def plan(
     compare: Annotated[bool, typer.Option("--compare", help="Show all strategies side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
-    """Plan a split before loading: the table and the string that a split node takes. Exit 1 where nothing fits."""
+    """Plan a split before loading: the table and the string that a split node takes.
+
+    Exit 0: it fits; 1: nothing that was asked for fits; 2: wrong input.
+    """
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError, Strategy, inventory_of_file
     from multigpu.multigpu_core.allocation.checkpoint_parts import CheckpointPartError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -38,24 +39,25 @@ def plugins(
     custom_nodes: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A ComfyUI's custom_nodes folder, whose packs may carry plugins. Known where MultiGPU is in it."
+            exists=True,
+            file_okay=False,
+            help="A ComfyUI's custom_nodes folder, whose packs may carry plugins. Known where MultiGPU is in it.",
         ),
     ] = None,
-    user_directory: Annotated[Path | None, typer.Option(help="A ComfyUI's user folder, for its plugins.toml.")] = None,
+    user_directory: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="A ComfyUI's user folder, for its plugins.toml.")
+    ] = None,
 ) -> None:
-    """List every plugin that is found, and exit 1 where one that is switched on cannot be used.
+    """List every plugin that is found, and whether it works.
 
     Which nodes a plugin registers is known inside ComfyUI alone: see its log, or GET /multigpu/plugins.
+    Exit 0: all that are switched on work; 1: one cannot be used; 2: wrong input.
     """
     configure_logging("error")
     folders = custom_nodes or _own_custom_nodes()
     if user_directory is None and folders:
         user_directory = folders[0].parent / "user"
-    configuration = read_configuration([SHIPPED, *user_files(user_directory)])
-    manager = PluginManager(hookspecs, configuration)
-    for found in (built_in(), installed(), carried_by_packs(packs_in(folders))):
-        manager.register_all(found)
-    manager.problems += configuration.unknown_plugins(manager.records)
+    manager = plugins_of(folders, user_directory)
     if folders:
         _note_targets(manager, folders)
     records = list(manager.records.values())
@@ -70,6 +72,16 @@ def plugins(
         for problem in manager.problems:
             console.print(str(problem), style="yellow", markup=False)
     raise typer.Exit(any(record.enabled and record.why_not for record in records))
+
+
+def plugins_of(custom_nodes: Iterable[Path], user_directory: Path | None) -> PluginManager:
+    """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings."""
+    configuration = read_configuration([SHIPPED, *user_files(user_directory)])
+    manager = PluginManager(hookspecs, configuration)
+    for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes))):
+        manager.register_all(found)
+    manager.problems += [*configuration.unknown_plugins(manager.records), *configuration.idle_options()]
+    return manager
 
 
 def _own_custom_nodes() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,13 @@ def profile(
     again: Annotated[bool, typer.Option("--again", help="Measure even if this machine has been measured.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
-    """Measure the links between all devices and what each computes, in under 20 seconds, for plans to go by."""
+    """Measure the links between all devices and what each computes, in under 20 seconds, for plans to go by.
+
+    Exit 0: measured and kept; 2: it cannot be measured, or not be kept.
+    """
+    if os.environ.get("MULTIGPU_SIMULATE"):
+        typer.echo("error: Simulated accelerators have no speed to measure: unset MULTIGPU_SIMULATE.", err=True)
+        raise typer.Exit(2)
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.devices import default_registry, load_profile, profile_file, save_profile
 
@@ -30,7 +37,11 @@ def profile(
     found = None if again else load_profile(registry)
     if found is None:
         found = _measured(registry, console)
-        save_profile(found, registry)
+        try:
+            save_profile(found, registry)
+        except OSError as error:
+            typer.echo(f"error: {error}: let MULTIGPU_PROFILE name a file that can be written.", err=True)
+            raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(_report(found), indent=2))
         return

@@ -41,6 +41,11 @@ COSTS = {
 }
 
 
+def cost_of(name: str) -> str:
+    """What it costs that the function of this name cannot be replaced."""
+    return COSTS.get(name, "models of our nodes may be loaded on ComfyUI's own device")
+
+
 class CorePatches:
     """Installs and restores our replacements in `comfy.model_management` and in ComfyUI's executor."""
 
@@ -69,8 +74,7 @@ class CorePatches:
         self._replace("unload_all_models", self._sparing_kept_models)
         self._replace("reset", self._letting_go, getattr(importlib.import_module("execution"), "PromptExecutor", None))
         for name in self.refused:
-            cost = COSTS.get(name, "models of our nodes may be loaded on ComfyUI's own device")
-            message = f"This ComfyUI has no function {name} as we know it: {cost}; everything else works."
+            message = f"This ComfyUI has no function {name} as we know it: {cost_of(name)}; everything else works."
             log.warning("core_function_missing", message=message, function=name)
 
     def restore(self) -> None:

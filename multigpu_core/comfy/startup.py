@@ -96,7 +96,7 @@ def start() -> Framework:
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
-    plugins.problems += configuration.unknown_plugins(plugins.records)
+    plugins.problems += [*configuration.unknown_plugins(plugins.records), *configuration.idle_options()]
     kept = KeptModels()
     models = OurModels(plugins.kept_models, host.registry, kept.release_all)
     context = LoadContext(host, models, _plan_with(plugins), missing_features(), kept=kept)

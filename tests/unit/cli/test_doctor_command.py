@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar, cast
 
 import pytest
 from typer.testing import CliRunner
 
+from multigpu.multigpu_core.cli import tested
 from multigpu.multigpu_core.cli.app import app
-from multigpu.multigpu_core.cli.checks import TESTED, Finding, Severity, findings
-from multigpu.multigpu_core.cli.surroundings import CardLink, Surroundings
+from multigpu.multigpu_core.cli.checks import findings
+from multigpu.multigpu_core.cli.finding import Finding, Severity
+from multigpu.multigpu_core.cli.nvidia_smi import NvidiaCard, cards_in
+from multigpu.multigpu_core.cli.running_server import RunningServer
+from multigpu.multigpu_core.cli.surroundings import InsideComfyUI, PackHere, Surroundings
 from multigpu.multigpu_core.devices import DeviceInfo
 
 ROOT = Path(__file__).parents[3]
@@ -23,13 +29,34 @@ def _card(index: int, can_pin: bool = True) -> DeviceInfo:
     return DeviceInfo(f"cuda:{index}", "cuda", index, "card", 24 << 30, 20 << 30, can_pin, True)
 
 
+NVIDIA = NvidiaCard("card", 4, 4, 16, 16, memory_bytes=24 << 30, window_bytes=32 << 30)
+INSIDE = InsideComfyUI("3.11.7", "2.11.0", comfy_aimdo=tested.COMFY_AIMDO[0], nodes=100)
 HEALTHY = Surroundings(
     comfyui=Path("ComfyUI"),
-    comfyui_version=TESTED[0],
+    comfyui_version=tested.COMFYUI[0],
+    inside=INSIDE,
+    comfy_aimdo_wanted=tested.COMFY_AIMDO[0],
+    server=RunningServer("http://127.0.0.1:8188", plugins=[{"name": "comfy_core", "enabled": True, "why_not": ""}]),
+    packs=(PackHere("ComfyUI-GGUF", "2.0.0"), PackHere("ComfyUI-LTXVideo", "9.9", "aceeae9" + 33 * "0")),
+    largest_model=("flux.safetensors", 24 << 30),
     devices=(_card(0), _card(1)),
+    free_bytes=30 << 30,
     swap_bytes=32 << 30,
-    links=(CardLink("card", 4, 4, 16, 16),),
+    free_swap_bytes=32 << 30,
+    nvidia_cards=(NVIDIA,),
 )
+
+
+def _inside(**changes: Any) -> dict[str, Any]:
+    return {"inside": replace(INSIDE, **changes)}
+
+
+def _server(**changes: Any) -> dict[str, Any]:
+    return {"server": replace(cast(RunningServer, HEALTHY.server), **changes)}
+
+
+def _nvidia(**changes: Any) -> dict[str, Any]:
+    return {"nvidia_cards": (replace(NVIDIA, **changes),)}
 
 
 def test_a_healthy_machine_is_not_complained_of() -> None:
@@ -51,13 +78,42 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ({"devices": (_card(0),)}, "note", "one accelerator, cuda:0"),
         ({"devices": (_card(0), _card(1, can_pin=False))}, "note", "page-locked for cuda:1"),
         ({"environ": {"CUDA_VISIBLE_DEVICES": "1"}}, "note", "CUDA_VISIBLE_DEVICES is '1'"),
-        ({"system": "Windows"}, "note", "Windows, and 2 cards"),
+        ({"system": "Windows", "devices": ()}, "note", "no accelerator"),
         ({"is_wsl": True}, "note", "WSL"),
         ({"blind_pairs": (("cuda:0", "cuda:1"),)}, "note", "cuda:0 cannot read the memory of cuda:1"),
-        ({"links": (CardLink("card", 4, 4, 4, 16),)}, "warning", "4 of 16 PCIe lanes"),
-        ({"links": (CardLink("card", 1, 4, 16, 16),)}, "note", "PCIe 1 of 4"),
+        (_nvidia(width=4), "warning", "4 of 16 PCIe lanes"),
+        (_nvidia(generation=1), "note", "PCIe 1 of 4"),
+        (_nvidia(window_bytes=256 << 20), "note", "256 MB of its 24.0 GB can be reached"),
         ({"is_profiled": False}, "note", "have not been measured"),
         ({"swap_bytes": 0}, "note", "0 GB of swap"),
+        ({"free_bytes": 8 << 30, "free_swap_bytes": 0}, "warning", "flux.safetensors has 24.0 GB, and memory and swap"),
+        ({"comfy_aimdo_wanted": "9.9"}, "warning", "and this ComfyUI wants 9.9"),
+        (_inside(comfy_aimdo=""), "warning", "comfy-aimdo is not installed, and this ComfyUI wants"),
+        (_inside(comfy_aimdo="9.9") | {"comfy_aimdo_wanted": "9.9"}, "note", "comfy-aimdo 9.9 has not been tested"),
+        (_inside(knows_dynamic_vram=True), "note", "DynamicVRAM is on"),
+        (
+            _inside(missing={"splitting models": "x is gone"}),
+            "problem",
+            "Off in this ComfyUI: splitting models (x is gone)",
+        ),
+        (_inside(refused={"get_torch_device": "models lie elsewhere"}), "warning", "no function get_torch_device"),
+        ({"inside": None, "why_not_inside": "No module named 'torchsde'."}, "warning", "torchsde"),
+        ({"packs": (PackHere("ComfyUI-GGUF", "3.0"),)}, "note", "ComfyUI-GGUF 3.0 has not been tested"),
+        (
+            {"packs": (PackHere("ComfyUI-LTXVideo", "", "f" * 40),)},
+            "note",
+            "ComfyUI-LTXVideo fffffff has not been tested",
+        ),
+        ({"failed_plugins": (("theirs", "No module."),)}, "problem", "The plugin theirs cannot be used: No module."),
+        (_server(plugins=None), "warning", "is without this extension"),
+        (_server(plugins=(), silence="refused"), "warning", "No ComfyUI answers at http://127.0.0.1:8188"),
+        (_server(plugins=[{"name": "gguf", "enabled": True, "why_not": "Broken."}]), "problem", "gguf failed at http"),
+        (
+            _server(plugins=[{"name": "gguf", "targets": [{"name": "ComfyUI-GGUF", "state": "import failed"}]}]),
+            "warning",
+            "could not import ComfyUI-GGUF",
+        ),
+        (_server(arguments=("main.py", "--cuda-device", "0")), "note", "started with --cuda-device 0"),
     ],
 )
 def test_each_thing_that_is_wrong_is_found_alone_with_what_to_do(
@@ -72,9 +128,52 @@ def test_the_worst_comes_first() -> None:
     assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.WARNING, Severity.NOTE]
 
 
+def test_windows_has_a_limit_of_its_own_and_hides_cards() -> None:
+    told = " ".join(finding.what for finding in findings(replace(HEALTHY, system="Windows")))
+    assert "Windows, and 2 cards" in told and "half of the memory" in told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"is_wsl": True},
+        {"torch": (2, 7)},
+        {"nvidia_cards": ()},
+        _server(arguments=("main.py", "--disable-dynamic-vram")),
+    ],
+)
+def test_dynamic_vram_is_not_said_to_be_on_where_comfyui_leaves_it_off(change: dict[str, Any]) -> None:
+    here = replace(HEALTHY, **_inside(knows_dynamic_vram=True))
+    assert not any("DynamicVRAM" in finding.what for finding in findings(replace(here, **change)))
+
+
 def test_the_versions_that_it_calls_tested_are_those_that_the_readme_names() -> None:
     named = re.search(r"\*\*([\d., and]+)\*\*", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert named is not None and set(re.findall(r"\d+\.\d+\.\d+", named[1])) == set(TESTED)
+    assert named is not None and set(re.findall(r"\d+\.\d+\.\d+", named[1])) == set(tested.COMFYUI)
+
+
+def test_the_versions_that_it_calls_tested_are_those_of_the_compatibility_page() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    assert {row[0] for row in rows if re.fullmatch(r"\d+\.\d+\.\d+", row[0])} == set(tested.COMFYUI)
+    assert set(re.findall(r"comfy-aimdo (\d+\.\d+\.\d+)", page)) == set(tested.COMFY_AIMDO)
+    packs: dict[str, list[str]] = {}
+    for name, ran, seen in ((row[0], row[-2], row[-1]) for row in rows if len(row) == 4):
+        found = re.match(r"(\S*[a-z]\S*?)(?: (\d+\.\d+\.\d+))?,? ([0-9a-f]{7})\b", name)
+        if found is not None and not (ran == "nothing" and seen.startswith("does not import")):
+            packs.setdefault(found[1], []).extend(filter(None, (found[2], found[3])))
+    assert packs == {name: list(known) for name, known in tested.PACKS.items()}
+
+
+def test_nvidia_smi_s_report_is_read_also_where_it_does_not_tell_all() -> None:
+    xml = b"""<nvidia_smi_log><gpu id="0"><product_name>A card</product_name>
+    <pci><pci_gpu_link_info><pcie_gen><max_link_gen>4</max_link_gen><current_link_gen>1</current_link_gen></pcie_gen>
+    <link_widths><max_link_width>16x</max_link_width><current_link_width>8x</current_link_width></link_widths>
+    </pci_gpu_link_info></pci><fb_memory_usage><total>24576 MiB</total></fb_memory_usage>
+    <bar1_memory_usage><total>256 MiB</total></bar1_memory_usage></gpu>
+    <gpu id="1"><product_name>Another</product_name><fb_memory_usage><total>N/A</total></fb_memory_usage></gpu>
+    </nvidia_smi_log>"""
+    assert list(cards_in(xml)) == [NvidiaCard("A card", 1, 4, 8, 16, 24 << 30, 256 << 20), NvidiaCard("Another")]
 
 
 def test_a_second_extension_beside_a_comfyui_is_a_problem_and_exits_with_1(tmp_path: Path) -> None:
@@ -86,3 +185,56 @@ def test_a_second_extension_beside_a_comfyui_is_a_problem_and_exits_with_1(tmp_p
     assert result.exit_code == 1 and "custom_nodes/old" in result.stdout and "Remove one" in result.stdout
     found = json.loads(CliRunner().invoke(app, ["doctor", "--comfyui", str(tmp_path), "--json"]).stdout)
     assert Finding(**found[0]).severity == "problem"
+
+
+def test_a_folder_that_is_none_is_wrong_input() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--comfyui", "nowhere"])
+    assert result.exit_code == 2 and "'nowhere' does not exist" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "http://127.0.0.1:9/", "file:///etc/hostname"])
+def test_a_server_that_does_not_answer_is_told_where_it_was_asked_for(address: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--comfyui", str(tmp_path), "--server", address])
+    assert "No ComfyUI answers at" in result.output and "Traceback" not in result.output
+
+
+class _ComfyUIThatRuns(BaseHTTPRequestHandler):
+    ANSWERS: ClassVar[dict[str, Any]] = {
+        "/system_stats": {"system": {"argv": ["main.py", "--cuda-device", "1"]}},
+        "/multigpu/plugins": [{"name": "gguf", "enabled": True, "why_not": "It is broken.", "targets": []}],
+    }
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.ANSWERS[self.path]).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_running_comfyui_is_asked_for_its_plugins_and_flags(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ComfyUIThatRuns) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        result = CliRunner().invoke(app, ["doctor", "--comfyui", str(tmp_path), "--server", address, "--json"])
+        server.shutdown()
+    told = " ".join(finding["what"] for finding in json.loads(result.stdout))
+    assert result.exit_code == 1 and "gguf failed" in told and "--cuda-device 1" in told
+
+
+def test_what_lies_in_a_comfyui_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
+    pack = tmp_path / "custom_nodes" / "comfyui-gguf"
+    pack.mkdir(parents=True)
+    (pack / "pyproject.toml").write_text('[project]\nname = "ComfyUI-GGUF"\nversion = "7.7.7"\n')
+    (tmp_path / "user" / "multigpu").mkdir(parents=True)
+    (tmp_path / "user" / "multigpu" / "plugins.toml").write_text("[integrations]\nguff = false\n")
+    models = tmp_path / "models" / "diffusion_models" / "large"
+    models.mkdir(parents=True)
+    with (models / "huge.safetensors").open("wb") as file:
+        file.truncate(1 << 42)  # takes no room on the disk
+    result = CliRunner().invoke(app, ["doctor", "--comfyui", str(tmp_path), "--json"])
+    told = " ".join(finding["what"] for finding in json.loads(result.stdout))
+    for words in ("ComfyUI-GGUF 7.7.7 has not been tested", "did you mean gguf", "huge.safetensors has 4096.0 GB"):
+        assert words in told

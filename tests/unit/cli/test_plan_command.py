@@ -81,8 +81,9 @@ def test_a_model_that_fits_nowhere_exits_with_1_and_says_what_is_missing(file: P
     [
         (("--expert", "cuda:0,1gx"), "'gx' is not a unit"),
         (("--expert", "cuda:7,50%;cpu,50%"), "cuda:7"),
+        (("--machine", "=8gb"), "'=8gb' is no device with a size"),
         (("--machine", "cuda:0=much"), "'cuda:0=much' is no device with a size"),
-        (("--strategy", "fast"), "'fast' is not a valid Strategy"),
+        (("--strategy", "fast"), "There is no strategy 'fast'"),
     ],
 )
 def test_a_slip_of_the_pen_exits_with_2_and_no_traceback(file: Path, options: tuple[str, ...], told: str) -> None:

@@ -121,6 +121,12 @@ def test_an_entry_for_a_plugin_that_nobody_has_is_told(tmp_path: Path) -> None:
     assert problem.line == 2 and "did you mean comfy_core" in problem.reason
 
 
+def test_an_option_of_a_plugin_that_is_off_has_no_effect_and_that_is_told(tmp_path: Path) -> None:
+    text = "[integrations.theirs]\nenabled = false\ncolour = 1\n\n[integrations.ours]\ncolour = 2\n"
+    (problem,) = read_configuration([written(tmp_path, text)]).idle_options()
+    assert (problem.line, problem.key) == (3, "integrations.theirs.colour") and "no effect" in problem.reason
+
+
 KEYS = st.sampled_from(
     [
         "integrations",

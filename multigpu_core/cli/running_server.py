@@ -1,0 +1,55 @@
+"""What a ComfyUI that is running tells about us over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+USUAL_URL = "http://127.0.0.1:8188"
+ANSWER_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A ComfyUI at `url`: the arguments that it was started with, and our report on plugins, None where we are not.
+
+    `silence` says why it did not answer; empty where it did.
+    """
+
+    url: str
+    silence: str = ""
+    arguments: tuple[str, ...] = ()
+    plugins: Sequence[dict[str, Any]] | None = None
+
+
+def running_server(url: str = "") -> RunningServer | None:
+    """The one at `url`; without one that which is at ComfyUI's usual address, or None."""
+    base = (url or USUAL_URL).rstrip("/")
+    if "://" not in base:
+        base = f"http://{base}"
+    try:
+        arguments = _get(f"{base}/system_stats")["system"].get("argv", ())
+        return RunningServer(base, arguments=tuple(map(str, arguments)), plugins=_plugins(base))
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
+        return RunningServer(base, silence=f"{type(error).__name__}: {error}") if url else None
+
+
+def _plugins(base: str) -> Sequence[dict[str, Any]] | None:
+    try:
+        found: list[dict[str, Any]] = _get(f"{base}/multigpu/plugins")
+    except urllib.error.HTTPError:
+        return None
+    return found
+
+
+def _get(url: str) -> Any:
+    # Only http: a file:// would be read as readily.
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("a server's address begins with http:// or https://")
+    with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
+        return json.load(answer)

@@ -1,0 +1,22 @@
+"""With what our tests passed, for `multigpu doctor`: docs/compatibility.md and the README say the same."""
+
+from __future__ import annotations
+
+COMFYUI = ("0.33.0", "0.30.0", "0.24.1", "0.18.2")
+COMFY_AIMDO = ("0.4.11",)
+"""The package behind ComfyUI's DynamicVRAM."""
+PACKS = {
+    "ComfyUI-GGUF": ("2.0.0", "795e451"),
+    "ComfyUI-WanVideoWrapper": ("1.4.7", "df8f3e4", "1.0.6", "721cd65"),
+    "ComfyUI-Florence2": ("1.0.6", "00b6338"),
+    "ComfyUI-HunyuanVideoWrapper": ("1.0.8", "3ce9640"),
+    "ComfyUI-LTXVideo": ("aceeae9", "af8228a"),
+    "ComfyUI-MMAudio": ("1.0.3", "8eaeb72"),
+    "ComfyUI_bitsandbytes_NF4": ("6c65152",),
+    "PuLID_ComfyUI": ("1.0.1", "4e1fd40"),
+    "x-flux-comfyui": ("1.0.0", "0032855"),
+}
+"""Node packs by their folder's name: versions, and commits, which are all that some of them have."""
+LEAST_PYTHON = (3, 10)
+LEAST_TORCH = (2, 4)
+LEAST_TORCH_FOR_DYNAMIC_VRAM = (2, 8)

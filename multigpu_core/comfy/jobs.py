@@ -1,0 +1,64 @@
+"""What the command line has done inside a ComfyUI that it imported for that alone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import comfy.cli_args
+import folder_paths
+import torch
+
+from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
+
+from .core_patches import cost_of
+from .made_up_inputs import UnknownInputsError
+from .startup import Framework
+from .trial_runs import SplitTrial, TrialError, compared
+
+LoaderOfFile = tuple[str, str, dict[str, str]]
+"""Node id, ComfyUI's name for the kind of folder, and further inputs."""
+CORE_LOADER: LoaderOfFile = ("UNETLoader", "diffusion_models", {"weight_dtype": "default"})
+LOADERS: dict[str, LoaderOfFile] = {".gguf": ("UnetLoaderGGUF", "unet_gguf", {})}
+
+Job = Callable[[Framework, Mapping[str, Any]], dict[str, Any]]
+
+
+def verify(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare a file's model whole and split. ``error`` says why there is no verdict."""
+    file = Path(arguments["file"])
+    loader, kind, more = LOADERS.get(file.suffix.lower(), CORE_LOADER)
+    folder_paths.add_model_folder_path(kind, str(file.parent), is_default=True)
+    trial = SplitTrial(loader, {"unet_name": file.name, **more}, **arguments["trial"])
+    try:
+        with torch.inference_mode():
+            return asdict(compared(trial, framework.context.host.registry))
+    except (TrialError, UnknownInputsError, AllocationError, PlanError) as error:
+        return {"error": str(error)}
+
+
+def readiness(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, the features that this ComfyUI has no place for, and the functions that could not be replaced."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "comfy_aimdo": _version_of("comfy-aimdo"),
+        "knows_dynamic_vram": hasattr(comfy.cli_args, "enables_dynamic_vram"),
+        "nodes": len(framework.NODE_CLASS_MAPPINGS),
+        "missing": {feature.value: faults for feature, faults in framework.context.missing.items()},
+        "refused": {name: cost_of(name) for name in framework.patches.refused},
+    }
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+JOBS: dict[str, Job] = {"verify": verify, "readiness": readiness}

@@ -1,0 +1,174 @@
+"""Our HTTP routes in a real server: what they answer, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo_workflow import split_workflow
+from multigpu.multigpu_core.testing.comfyui_client import Workflow
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+
+from .test_nodes_over_http import PROMPT_PACK
+
+FILE = {"input": "unet_name", "name": "tiny-flux.safetensors"}
+WISH = {"files": [FILE], "compute_device": "npu:0"}
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
+    base = tmp_path_factory.mktemp("base")
+    install_custom_node(base, repository, "ComfyUI-MultiGPU")
+    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
+    write_demo_models(base / "models")
+    (base / "secret.safetensors").write_bytes(b"{}")
+    _write_huge(base / "models" / "diffusion_models" / "huge.safetensors")
+    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
+        yield running
+
+
+def _write_huge(file: Path) -> None:
+    """8 GB of a file that takes no room on the disk: its header is real."""
+    size, header = 1 << 30, {}
+    for index in range(8):
+        offsets = [index * size, (index + 1) * size]
+        header[f"double_blocks.{index}.img_attn.qkv.weight"] = {"dtype": "BF16", "shape": [size // 2], "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(text)) + text)
+        opened.truncate(8 + len(text) + 8 * size)
+
+
+def _post(server: ComfyUIServer, route: str, body: bytes) -> tuple[int, str]:
+    request = urllib.request.Request(f"http://{server.client.address}{route}", data=body)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode()
+
+
+def _plan(server: ComfyUIServer, **widgets: Any) -> dict[str, Any]:
+    status, text = _post(server, "/multigpu/plan", json.dumps({**WISH, **widgets}).encode())
+    assert status == 200, text
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def test_a_plan_is_made_of_a_file_that_has_never_been_loaded(server: ComfyUIServer) -> None:
+    answer = _plan(server, expert="npu:0,50%;npu:1,50%")
+    assert answer["fits"] and answer["predicted_seconds"] > 0
+    assert sum(answer["bytes_by_device"].values()) == answer["total_bytes"]
+    assert {block["device"] for block in answer["blocks"]} == {"npu:0", "npu:1"}
+
+
+def test_fp8_halves_what_a_plan_places(server: ComfyUIServer) -> None:
+    assert _plan(server, weight_dtype="fp8_e4m3fn")["total_bytes"] * 2 == _plan(server)["total_bytes"]
+
+
+def test_a_wrong_string_is_answered_with_the_place_of_its_fault(server: ComfyUIServer) -> None:
+    answer = _plan(server, expert="npu:0,50%;npu:9,50%")
+    fault = answer["error"]
+    assert not answer["fits"]
+    assert "npu:0,50%;npu:9,50%"[fault["start"] : fault["end"]] == "npu:9"
+    assert "There is no device" in fault["message"]
+
+
+def test_a_split_that_cannot_fit_says_so(server: ComfyUIServer) -> None:
+    huge = [{"input": "unet_name", "name": "huge.safetensors"}]
+    assert (
+        "npu:1 would have to store 4.00 GB"
+        in _plan(server, files=huge, expert="npu:0,50%;npu:1,50%")["error"]["message"]
+    )
+    assert _plan(server, files=huge, expert="npu:0,1gb;cpu,*")["total_bytes"] == 8 << 30
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "../../secret.safetensors", "no.safetensors"])
+def test_only_files_that_comfyui_lists_are_read(server: ComfyUIServer, name: str) -> None:
+    answer = _plan(server, files=[{"input": "unet_name", "name": name}])
+    assert "in none of ComfyUI's model folders" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"", "Invalid JSON"),
+        (b"[]", "object"),
+        (json.dumps({**WISH, "path": "/etc/passwd"}).encode(), "path: Extra inputs are not permitted"),
+        (json.dumps({**WISH, "virtual_vram_gb": -1}).encode(), "virtual_vram_gb"),
+        (json.dumps({**WISH, "files": []}).encode(), "files"),
+        (json.dumps({**WISH, "expert": "x" * 5000}).encode(), "expert"),
+    ],
+)
+def test_a_body_that_is_none_is_refused_with_what_is_wrong(server: ComfyUIServer, body: bytes, complaint: str) -> None:
+    status, text = _post(server, "/multigpu/plan", body)
+    assert status == 400 and complaint in text
+
+
+def test_a_body_without_end_is_not_read_to_its_end(server: ComfyUIServer) -> None:
+    status, _ = _post(server, "/multigpu/plan", b" " * 100_000)
+    assert status == 413
+
+
+@pytest.mark.parametrize(("route", "more"), [("keep", {"keep_loaded": True}), ("unload", {})])
+def test_a_model_that_is_gone_is_not_found(server: ComfyUIServer, route: str, more: dict[str, Any]) -> None:
+    status, text = _post(server, f"/multigpu/{route}", json.dumps({"key": 12345, **more}).encode())
+    assert status == 404 and "gone" in text
+
+
+def _workflow(seed: int, steps: int) -> Workflow:
+    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,50%;npu:1,50%", steps)
+    sampler = {**workflow["sample"], "inputs": {**workflow["sample"]["inputs"], "seed": seed}}
+    return {**workflow, "sample": sampler, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
+
+
+def test_while_a_prompt_runs_nothing_is_unloaded_under_it(server: ComfyUIServer) -> None:
+    server.client.run(_workflow(1, 1))
+    (model,) = [each for each in server.client.get("/multigpu/state")["models"] if each["split"]]
+    key = json.dumps({"key": model["ours"]["key"]}).encode()
+    answers = []
+
+    def ask(progress: Any) -> None:
+        if progress.class_type == "KSampler" and progress.value == 1 and not answers:
+            answers.append(_post(server, "/multigpu/unload", key))
+
+    server.client.run(_workflow(2, 4), ask)
+    assert answers[0][0] == 409 and "A prompt is running" in answers[0][1]
+    assert _post(server, "/multigpu/unload", key)[0] == 200
+    assert server.client.get("/multigpu/models") == []
+
+
+def test_the_state_may_be_asked_for_all_the_time_while_one_samples(server: ComfyUIServer) -> None:
+    expected = server.client.run(_workflow(3, 3)).image_files()[0]
+    over, answers = threading.Event(), []
+
+    def ask() -> None:
+        while not over.is_set():
+            answers.append(server.client.get("/multigpu/state"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        server.client.post("/free", {"unload_models": True, "free_memory": True})
+        picture = server.client.run(_workflow(3, 3)).image_files()[0]
+    finally:
+        over.set()
+        asking.join()
+    assert _pixels(picture) == _pixels(expected)
+    assert any(answer["busy"] for answer in answers)
+
+
+def _pixels(file: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return image.tobytes()

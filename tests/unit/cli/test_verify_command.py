@@ -1,0 +1,105 @@
+"""`multigpu verify FILE`: a slip of the pen is refused before a ComfyUI is started, and the report tells the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from multigpu.multigpu_core.cli.app import app
+from multigpu.multigpu_core.cli.verify_report import print_report
+from multigpu.multigpu_core.testing import GB, simulated, tiny_models
+
+FOUND: dict[str, Any] = {
+    "compute_device": "cuda:0",
+    "reference": {
+        "what": "whole", "step_seconds": 2.0, "peak_bytes": 3 << 20, "bytes_by_device": {"cuda:0": 2 << 20},
+        "expert_string": "",
+    },
+    "split": {
+        "what": "split", "step_seconds": 2.5, "peak_bytes": None,
+        "bytes_by_device": {"cuda:0": 1 << 20, "cpu": 1 << 20}, "expert_string": "cuda:0,1048576b;cpu,1048576b",
+    },
+    "difference": {"numbers": 64, "differing": 0, "largest": 0.0, "mean": 0.0},
+    "reference_repeats": None,
+    "why_not_whole": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write(tmp_path_factory.mktemp("models") / "flux.safetensors", tiny_models.flux_weights())
+
+
+@pytest.fixture
+def two_cards() -> Iterator[None]:
+    with simulated((GB, GB)):
+        yield
+
+
+def _verify(file: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["verify", str(file), *options])
+
+
+def _refused(result: Result) -> str:
+    assert result.exit_code == 2 and "Traceback" not in result.output, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("two_cards")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--device", "cuda:9"), "cuda:9"),
+        (("--expert", "npu:0,1gx"), "'gx' is not a unit"),
+        (("--expert", "npu:1,50%;cpu,50%#npu:1;0;cpu"), "say --device npu:1"),
+        (("--virtual-vram", "-3"), "not below 0"),
+        (("--donors", "npu:5"), "npu:5"),
+        (("--strategy", "fast"), "There is no strategy 'fast'"),
+        (("--steps", "1"), "steps"),
+        (("--comfyui", "nowhere"), "'nowhere' does not exist"),
+        (("--comfyui", "/"), "holds no ComfyUI"),
+    ],
+)
+def test_a_slip_of_the_pen_is_refused_with_its_reason(file: Path, options: tuple[str, ...], told: str) -> None:
+    assert told in _refused(_verify(file, *options))
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no model at all")
+    for name in ("notes.txt", "nothing.safetensors"):
+        assert name in _refused(_verify(tmp_path / name))
+
+
+def test_without_an_accelerator_there_is_nothing_to_split_between(file: Path) -> None:
+    with simulated(()):
+        assert "no accelerator" in _refused(_verify(file))
+
+
+def _told(**changes: Any) -> str:
+    console = Console(record=True, width=100)
+    print_report("flux.safetensors", {**FOUND, **changes}, console)
+    return console.export_text()
+
+
+def test_the_report_has_both_runs_side_by_side_and_the_verdict() -> None:
+    told = _told()
+    for words in ("2.0 MiB", "1.0 MiB", "not told", "1.25 times", "cuda:0,1048576b", "Equal bit for bit: all 64"):
+        assert words in told
+
+
+@pytest.mark.parametrize(("repeats", "whose"), [(True, "the difference is the split's"), (False, "computes it anew")])
+def test_a_difference_is_told_in_numbers_and_whose_it_is(repeats: bool, whose: str) -> None:
+    difference = {"numbers": 64, "differing": 3, "largest": 0.5, "mean": 0.01}
+    told = _told(difference=difference, reference_repeats=repeats)
+    assert "3 of 64 numbers differ: by 0.5 at most, 0.01 on average" in told and whose in told
+    assert "Equal" not in told
+
+
+def test_a_reference_that_is_no_single_device_is_not_called_one() -> None:
+    assert "Not compared with one device: too large" in _told(why_not_whole="too large")
