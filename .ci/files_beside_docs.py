@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -33,7 +34,7 @@ def _add(files: Files, config: Any, root: Path, path: PurePosixPath) -> None:
     files.append(File(str(path), str(root), config.site_dir, config.use_directory_urls))
     if path.suffix == ".md":
         for link in _links((root / path).read_text(encoding="utf-8")):
-            _add(files, config, root, path.parent / link)
+            _add(files, config, root, PurePosixPath(normpath(path.parent / link)))
 
 
 def _links(markdown: str) -> list[PurePosixPath]:

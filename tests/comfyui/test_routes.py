@@ -41,7 +41,11 @@ def _write_huge(file: Path) -> None:
     size, header = 1 << 30, {}
     for index in range(8):
         offsets = [index * size, (index + 1) * size]
-        header[f"double_blocks.{index}.img_attn.qkv.weight"] = {"dtype": "BF16", "shape": [size // 2], "data_offsets": offsets}
+        header[f"double_blocks.{index}.img_attn.qkv.weight"] = {
+            "dtype": "BF16",
+            "shape": [size // 2],
+            "data_offsets": offsets,
+        }
     text = json.dumps(header).encode()
     with file.open("wb") as opened:
         opened.write(struct.pack("<Q", len(text)) + text)
