@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,51 @@ from multigpu.multigpu_core.testing import tiny_models
 
 from .inprocess import ComfyUI
 from .outputs import picture
+from .packs_at_hand import real_pack
+from .test_real_packs import PACKS
 
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
+BAR = 30  # the height of a node's title, which the front end draws above its position
 TINY = {
     "unet_name": "flux.safetensors", "ckpt_name": "flux.safetensors", "lora_name": "flux.safetensors",
     "control_net_name": "flux.safetensors", "vae_name": "image.safetensors", "clip_name1": "clip_l.safetensors",
     "clip_name2": "t5xxl.safetensors", "width": 32, "height": 32, "steps": 1, "text": "a",
 }  # fmt: skip
-RUN = [name for name in EXAMPLES if ("Flux" in name and "GGUF" not in name) or "checkpoint" in name]
+RUN = [
+    name
+    for name in EXAMPLES
+    if ("Flux" in name and not any(each in name for each in ("GGUF", "NF4", "XLabs"))) or "checkpoint" in name
+]
+
+
+class Sources:
+    """The modules that make the examples, and the examples as they make them now, by file name."""
+
+    def __init__(self) -> None:
+        self.make = importlib.import_module("make")
+        self.made: dict[str, str] = self.make.written(self.make.all_classes())
+
+    def beside(self, pack: Path) -> dict[str, str]:
+        """The examples that need a pack, made from the nodes that a ComfyUI with that folder serves."""
+        wanted = [recipe for recipe in self.make.ALL if recipe.pack == pack.name]
+        classes = self.make.all_classes([pack])
+        ours = {node.type for recipe in wanted for node in recipe.nodes.values() if "MultiGPU" in node.type}
+        if not ours <= classes.keys():
+            pytest.skip(f"{pack.name} does not import here, or has no {', '.join(sorted(ours - classes.keys()))}")
+        written: dict[str, str] = self.make.written(classes, wanted)
+        return written
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[dict[str, str]]:
-    """The examples as they are made from their recipes now, by file name."""
+def sources() -> Iterator[Sources]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER / "sources"))
-        make = importlib.import_module("make")
-        yield make.written(make.all_classes())
-    for name in ("make", "recipes", "ui_format"):
-        sys.modules.pop(name, None)
+        before = set(sys.modules)
+        yield Sources()
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
+            sys.modules.pop(name)
 
 
 def test_there_are_twenty_and_each_has_a_note_that_says_what_to_change() -> None:
@@ -45,10 +71,34 @@ def test_there_are_twenty_and_each_has_a_note_that_says_what_to_change() -> None
         assert any(node["type"] == "Note" and "Change" in node["widgets_values"][0] for node in nodes), path.name
 
 
-def test_ids_links_and_widget_values_are_those_of_the_nodes_that_there_are(made: dict[str, str]) -> None:
-    assert {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.values()} == made, (
+def test_ids_links_and_widget_values_are_those_of_the_nodes_that_there_are(sources: Sources) -> None:
+    assert {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.values()} == sources.made, (
         "run python examples/sources/make.py"
     )
+
+
+@pytest.mark.parametrize("pack", ["ComfyUI-GGUF", *PACKS.values()])
+def test_the_example_of_an_integration_is_the_same_beside_the_real_pack(sources: Sources, pack: str) -> None:
+    beside = sources.beside(real_pack(pack))
+    assert beside == {name: sources.made[name] for name in beside}
+
+
+@pytest.mark.parametrize("integration", ["gguf", *PACKS])
+def test_every_integration_has_an_example(sources: Sources, integration: str) -> None:
+    plugin = importlib.import_module(f"multigpu.integrations.{integration}")
+    ours = {variant.node_id for loader in plugin.multigpu_wrap_loader() for variant in loader.variants}
+    recipes = [recipe for recipe in sources.make.ALL if recipe.pack == plugin.multigpu_pack]
+    assert recipes, f"no example needs {plugin.multigpu_pack}"
+    assert all(ours & {node.type for node in recipe.nodes.values()} for recipe in recipes)
+
+
+def test_no_node_of_an_example_lies_over_another() -> None:
+    for path in EXAMPLES.values():
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        boxes = [(*node["pos"], *node["size"]) for node in nodes]
+        for (x, y, width, height), (left, top, wide, high) in combinations(boxes, 2):
+            apart = x + width <= left or left + wide <= x or y + height + BAR <= top or top + high + BAR <= y
+            assert apart, f"{path.name}: nodes at {x, y} and {left, top}"
 
 
 def test_every_kind_of_split_has_an_example() -> None:
