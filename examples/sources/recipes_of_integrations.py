@@ -160,8 +160,8 @@ def _florence2() -> Iterator[Recipe]:
     checkpoint = {"ckpt_name": "sd_xl_base_1.0.safetensors", "device": "cuda:0"}
     yield Recipe(
         "Florence-2 on the second card writes the prompt",
-        "Needs ComfyUI-Florence2. Florence-2 describes a picture on cuda:1 and waits in system memory; SDXL paints what "
-        "it says on cuda:0 and is not unloaded for it.\n\n"
+        "Needs ComfyUI-Florence2. Florence-2 describes a picture on cuda:1 and waits in system memory; SDXL paints "
+        "what it says on cuda:0 and is not unloaded for it.\n\n"
         "Change the picture, the task, and device and offload_device of Florence-2. It is downloaded at first use.",
         sdxl(
             Node("CheckpointLoaderSimpleMultiGPU", checkpoint, "SDXL on cuda:0"),

@@ -159,7 +159,7 @@ class _Writer:
 
 def _texts(inputs: Mapping[str, Any]) -> int:
     """How many widgets have several lines."""
-    return sum(bool(spec[1].get("multiline")) for spec in inputs.values() if len(spec) > 1)
+    return sum(bool(spec[1].get("multiline")) for spec in inputs.values() if len(spec) > 1 and _is_widget(spec))
 
 
 def _is_widget(spec: Any) -> bool:
