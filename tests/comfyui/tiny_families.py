@@ -56,7 +56,7 @@ _LTX_BLOCKS = [["res_x", {"num_layers": 1}], *[["compress_all", {}], ["res_x", {
 LTX_VAE = {
     "dims": 3, "latent_channels": 128, "encoder_blocks": _LTX_BLOCKS, "decoder_blocks": _LTX_BLOCKS,
     "patch_size": 4, "norm_layer": "pixel_norm", "latent_log_var": "uniform", "encoder_base_channels": 8,
-    "decoder_base_channels": 8,
+    "decoder_base_channels": 8, "spatial_padding_mode": "zeros",
 }  # fmt: skip
 
 
