@@ -109,7 +109,9 @@ class _Writer:
             {"name": label, "type": kind, "links": []}
             for label, kind in zip(known["output_name"], known["output"], strict=True)
         ]
-        height = HEAD + ROW * (len(sockets) + len(widgets)) + TEXT_HEIGHT * _texts(inputs)
+        # The front end draws every socket, linked or not.
+        rows = max(sum(not _is_widget(spec) for spec in inputs.values()), len(outputs)) + len(widgets)
+        height = HEAD + ROW * rows + TEXT_HEIGHT * _texts(inputs)
         made = {
             "id": self._ids[name], "type": node.type, "pos": [0, 0],
             "size": [NODE_WIDTH, height], "flags": {}, "order": self._ids[name] - 1,
