@@ -7,34 +7,36 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from recipes import RECIPES
-from ui_format import ui_workflow
+from recipes_of_integrations import INTEGRATIONS
+from ui_format import Recipe, ui_workflow
 
 from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
 
 EXAMPLES = Path(__file__).parents[1]
+ALL = (*RECIPES, *INTEGRATIONS)
 STAND_INS = EXAMPLES.parent / "tests" / "comfyui" / "packs"
 
 
-def all_classes() -> dict[str, Any]:
-    """Every node that a ComfyUI with us and a stand-in for each pack serves."""
+def all_classes(packs: Iterable[Path] = tuple(STAND_INS.iterdir())) -> dict[str, Any]:
+    """Every node that a ComfyUI with us and these packs, by default a stand-in for each, serves."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         install_custom_node(base, EXAMPLES.parent, "multigpu-core")
-        for pack in STAND_INS.iterdir():
+        for pack in packs:
             install_custom_node(base, pack, pack.name)
         with ComfyUIServer(comfyui_folder(), base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as server:
             return server.client.object_info()
 
 
-def written(classes: Mapping[str, Any]) -> dict[str, str]:
+def written(classes: Mapping[str, Any], recipes: Iterable[Recipe] = ALL) -> dict[str, str]:
     """The contents of every example, by file name."""
-    return {f"{each.name}.json": json.dumps(ui_workflow(each, classes), indent=1) + "\n" for each in RECIPES}
+    return {f"{each.name}.json": json.dumps(ui_workflow(each, classes), indent=1) + "\n" for each in recipes}
 
 
 if __name__ == "__main__":

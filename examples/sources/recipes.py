@@ -1,11 +1,11 @@
-"""The example workflows: what each is for, and its nodes."""
+"""The examples on ComfyUI's own loaders: what each is for, and its nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
+from graphs import PROMPT, flux, hunyuan, ltx, qwen, sampler, sdxl, split, wan
 from ui_format import Node, Recipe, Wire
 
 STRINGS = (
@@ -13,36 +13,6 @@ STRINGS = (
     "memory (cuda:0,0.5;cpu,*), or auto. The log shows what lies where after loading, and what a step is predicted to "
     "take."
 )
-PROMPT = "a lighthouse on a cliff at dawn, oil painting"
-
-
-def split(file: str, **split_inputs: Any) -> Node:
-    """A diffusion model split by our node."""
-    title = "The model, split"
-    return Node("UNETLoaderDisTorch2MultiGPU", {"unet_name": file, "compute_device": "cuda:0", **split_inputs}, title)
-
-
-def flux(model: Node, clip_device: str = "cuda:1", vae_device: str = "cuda:1", **more: Node) -> dict[str, Node]:
-    """The usual graph of Flux; `more` replaces nodes by name, or adds some."""
-    clip = {"clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl_fp16.safetensors", "type": "flux"}
-    nodes = {
-        "model": model,
-        "clip": Node("DualCLIPLoaderMultiGPU", {**clip, "device": clip_device}, f"Text encoders on {clip_device}"),
-        "vae": Node("VAELoaderMultiGPU", {"vae_name": "ae.safetensors", "device": vae_device}, f"VAE on {vae_device}"),
-        "prompt": Node("CLIPTextEncode", {"clip": Wire("clip"), "text": PROMPT}),
-        "guidance": Node("FluxGuidance", {"conditioning": Wire("prompt"), "guidance": 3.5}),
-        "negative": Node("ConditioningZeroOut", {"conditioning": Wire("prompt")}),
-        "latent": Node("EmptySD3LatentImage", {"width": 1024, "height": 1024}),
-        "sample": sampler(Wire("model"), Wire("guidance"), Wire("negative"), Wire("latent"), cfg=1.0),
-        "decode": Node("VAEDecode", {"samples": Wire("sample"), "vae": Wire("vae")}),
-        "save": Node("SaveImage", {"images": Wire("decode"), "filename_prefix": "multigpu"}),
-    }
-    return {**nodes, **more}
-
-
-def sampler(model: Wire, positive: Wire, negative: Wire, latent: Wire, **settings: Any) -> Node:
-    wires = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
-    return Node("KSampler", {**wires, "steps": 20, "sampler_name": "euler", "scheduler": "simple", **settings})
 
 
 def _flux_recipes() -> Iterator[Recipe]:
@@ -151,19 +121,6 @@ def _flux_recipes() -> Iterator[Recipe]:
     )
 
 
-def sdxl(loader: Node, **more: Node) -> dict[str, Node]:
-    nodes = {
-        "model": loader,
-        "prompt": Node("CLIPTextEncode", {"clip": Wire("model", 1), "text": PROMPT}),
-        "negative": Node("CLIPTextEncode", {"clip": Wire("model", 1), "text": "blurry"}),
-        "latent": Node("EmptyLatentImage", {"width": 1024, "height": 1024}),
-        "sample": sampler(Wire("model"), Wire("prompt"), Wire("negative"), Wire("latent"), cfg=7.0),
-        "decode": Node("VAEDecode", {"samples": Wire("sample"), "vae": Wire("model", 2)}),
-        "save": Node("SaveImage", {"images": Wire("decode"), "filename_prefix": "multigpu"}),
-    }
-    return {**nodes, **more}
-
-
 def _sdxl_recipes() -> Iterator[Recipe]:
     base = {"ckpt_name": "sd_xl_base_1.0.safetensors"}
     place = {"compute_device": "cuda:0", "virtual_vram_gb": 4.0, "donor_device": "cpu"}
@@ -214,23 +171,6 @@ def _sdxl_recipes() -> Iterator[Recipe]:
     )
 
 
-def qwen(model: Node, clip_device: str) -> dict[str, Node]:
-    clip = {"clip_name": "qwen_2.5_vl_7b_fp8_scaled.safetensors", "type": "qwen_image", "device": clip_device}
-    graph = flux(
-        model,
-        clip_device,
-        "cuda:0",
-        clip=Node("CLIPLoaderMultiGPU", clip, f"Text encoder on {clip_device}"),
-        vae=Node("VAELoaderMultiGPU", {"vae_name": "qwen_image_vae.safetensors", "device": "cuda:0"}),
-        shift=Node("ModelSamplingAuraFlow", {"model": Wire("model"), "shift": 3.1}),
-        negative=Node("CLIPTextEncode", {"clip": Wire("clip"), "text": ""}),
-        latent=Node("EmptySD3LatentImage", {"width": 1328, "height": 1328}),
-        sample=sampler(Wire("shift"), Wire("prompt"), Wire("negative"), Wire("latent"), cfg=2.5),
-    )
-    del graph["guidance"]
-    return graph
-
-
 def _qwen_recipes() -> Iterator[Recipe]:
     file = "qwen_image_fp8_e4m3fn.safetensors"
     yield Recipe(
@@ -245,35 +185,6 @@ def _qwen_recipes() -> Iterator[Recipe]:
         f"Change the shares to your cards. {STRINGS}",
         qwen(split(file, expert_mode_allocations="cuda:0,50%;cuda:1,50%"), "cuda:1"),
     )
-
-
-def video(nodes: dict[str, Node], images: Wire, fps: float) -> dict[str, Node]:
-    """The graph with its pictures saved as an animation."""
-    saving = {"images": images, "filename_prefix": "multigpu", "fps": fps}
-    return {**nodes, "save": Node("SaveAnimatedWEBP", saving)}
-
-
-def wan(high: Node, low: Node, clip_device: str) -> dict[str, Node]:
-    stages: dict[str, Any] = {"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
-    texts = {"positive": Wire("prompt"), "negative": Wire("negative")}
-    clip = {"clip_name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "type": "wan", "device": clip_device}
-    first = {**stages, **texts, "model": Wire("high shifted"), "latent_image": Wire("latent"), "end_at_step": 10}
-    second = {**stages, **texts, "model": Wire("low shifted"), "latent_image": Wire("sample"), "start_at_step": 10}
-    nodes = {
-        "high": replace(high, title="The expert for high noise"),
-        "low": replace(low, title="The expert for low noise"),
-        "clip": Node("CLIPLoaderMultiGPU", clip, f"Text encoder on {clip_device}"),
-        "vae": Node("VAELoaderMultiGPU", {"vae_name": "wan_2.1_vae.safetensors", "device": "cuda:0"}),
-        "high shifted": Node("ModelSamplingSD3", {"model": Wire("high"), "shift": 8.0}),
-        "low shifted": Node("ModelSamplingSD3", {"model": Wire("low"), "shift": 8.0}),
-        "prompt": Node("CLIPTextEncode", {"clip": Wire("clip"), "text": "waves around a lighthouse, wide shot"}),
-        "negative": Node("CLIPTextEncode", {"clip": Wire("clip"), "text": "still picture"}),
-        "latent": Node("EmptyHunyuanLatentVideo", {"width": 832, "height": 480, "length": 81}),
-        "sample": Node("KSamplerAdvanced", {**first, "return_with_leftover_noise": "enable"}),
-        "finish": Node("KSamplerAdvanced", {**second, "add_noise": "disable"}),
-        "decode": Node("VAEDecode", {"samples": Wire("finish"), "vae": Wire("vae")}),
-    }
-    return video(nodes, Wire("decode"), 16.0)
 
 
 def _video_recipes() -> Iterator[Recipe]:
@@ -295,55 +206,31 @@ def _video_recipes() -> Iterator[Recipe]:
         "Change virtual_vram_gb on both loaders, and length for longer videos.",
         wan(split(high, **small), split(low, **small), "cpu"),
     )
-    hunyuan_clips = {"clip_name1": "clip_l.safetensors", "clip_name2": "llava_llama3_fp8_scaled.safetensors"}
-    halves = split("hunyuan_video_t2v_720p_bf16.safetensors", expert_mode_allocations="cuda:0,50%;cuda:1,50%")
-    graph = flux(
-        halves,
-        clip=Node("DualCLIPLoaderMultiGPU", {**hunyuan_clips, "type": "hunyuan_video", "device": "cuda:1"}),
-        vae=Node("VAELoaderMultiGPU", {"vae_name": "hunyuan_video_vae_bf16.safetensors", "device": "cuda:1"}),
-        guidance=Node("FluxGuidance", {"conditioning": Wire("prompt"), "guidance": 6.0}),
-        shift=Node("ModelSamplingSD3", {"model": Wire("model"), "shift": 7.0}),
-        latent=Node("EmptyHunyuanLatentVideo", {"width": 848, "height": 480, "length": 73}),
-        sample=sampler(Wire("shift"), Wire("guidance"), Wire("negative"), Wire("latent"), cfg=1.0),
-        decode=Node("VAEDecodeTiled", {"samples": Wire("sample"), "vae": Wire("vae")}),
-    )
+    file, halves = "hunyuan_video_t2v_720p_bf16.safetensors", {"expert_mode_allocations": "cuda:0,50%;cuda:1,50%"}
     yield Recipe(
         "HunyuanVideo over two cards",
         "Half of the model on each card; text encoders and VAE on the second.\n\n"
         f"Change the shares to your cards. {STRINGS}",
-        video(graph, Wire("decode"), 24.0),
+        hunyuan(split(file, **halves), "cuda:1", "cuda:1"),
     )
-    checkpoint = {"ckpt_name": "ltx-video-2b-v0.9.5.safetensors", "compute_device": "cuda:0"}
-    clip = {"clip_name": "t5xxl_fp16.safetensors", "type": "ltxv", "device": "cpu"}
-    rated = {"positive": Wire("prompt"), "negative": Wire("text"), "frame_rate": 25.0}
-    ltx = {
-        "model": Node("CheckpointLoaderSimpleDisTorch2MultiGPU", {**checkpoint, "virtual_vram_gb": 3.0}),
-        "clip": Node("CLIPLoaderMultiGPU", clip, "Text encoder on the cpu"),
-        "prompt": Node("CLIPTextEncode", {"clip": Wire("clip"), "text": "waves around a lighthouse, wide shot"}),
-        "text": Node("CLIPTextEncode", {"clip": Wire("clip"), "text": "still picture"}),
-        "rate": Node("LTXVConditioning", rated),
-        "latent": Node("EmptyLTXVLatentVideo", {"width": 768, "height": 512, "length": 97}),
-        "sample": sampler(Wire("model"), Wire("rate"), Wire("rate", 1), Wire("latent"), cfg=3.0),
-        "decode": Node("VAEDecode", {"samples": Wire("sample"), "vae": Wire("model", 2)}),
-    }
+    yield Recipe(
+        "HunyuanVideo on one small card",
+        "18 of the model's 26 GB wait in system memory, the text encoders compute on the cpu, and the VAE decodes in "
+        "tiles.\n\nChange virtual_vram_gb to what your card lacks, and the tile's size if decoding needs too much.",
+        hunyuan(split(file, virtual_vram_gb=18.0, donor_device="cpu"), "cpu", "cuda:0"),
+    )
     yield Recipe(
         "LTX-Video on one small card",
         "3 GB of the checkpoint wait in system memory, T5 computes on the cpu.\n\n"
         "Change virtual_vram_gb to what your card lacks.",
-        video(ltx, Wire("decode"), 25.0),
+        ltx("cpu", virtual_vram_gb=3.0),
     )
-
-
-def _gguf_recipes() -> Iterator[Recipe]:
-    place = {"compute_device": "cuda:0", "expert_mode_allocations": "cuda:0,50%;cuda:1,50%"}
-    clip = {"clip_name1": "clip_l.safetensors", "clip_name2": "t5-v1_1-xxl-encoder-Q8_0.gguf", "type": "flux"}
-    model = Node("UnetLoaderGGUFDisTorch2MultiGPU", {"unet_name": "flux1-dev-Q8_0.gguf", **place})
     yield Recipe(
-        "Flux GGUF split over two cards",
-        "Needs ComfyUI-GGUF. Weights are stored and travel quantised; the compute device dequantises them.\n\n"
-        f"Change the files and the shares. {STRINGS}",
-        flux(model, clip=Node("DualCLIPLoaderGGUFMultiGPU", {**clip, "device": "cuda:1"}, "Text encoders on cuda:1")),
+        "LTX-Video over two cards",
+        "Half of the checkpoint's model on each card, T5 on the second: the first card has room for longer videos.\n\n"
+        f"Change the shares to your cards, and length for longer videos. {STRINGS}",
+        ltx("cuda:1", **halves),
     )
 
 
-RECIPES = (*_flux_recipes(), *_sdxl_recipes(), *_qwen_recipes(), *_video_recipes(), *_gguf_recipes())
+RECIPES = (*_flux_recipes(), *_sdxl_recipes(), *_qwen_recipes(), *_video_recipes())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+SEEDS = ("seed", "noise_seed")  # the front end adds "control after generate" to every widget of these names
+FILE_SUFFIXES = (".safetensors", ".gguf", ".bin", ".png", ".mp4")
+UPLOADS = ("image_upload", "video_upload")
 COLUMN, GAP, ROW, HEAD, TEXT_HEIGHT = 440, 40, 26, 60, 80
 NODE_WIDTH = 400
 NOTE_SIZE = (840, 150)
@@ -31,11 +35,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A workflow: its name, a note that says what it is for and what to change, and its nodes by names of their own."""
+    """A workflow: its name, a note that says what it is for and what to change, and its nodes by names of their own.
+
+    `pack` is the folder of the node pack that it needs beside ComfyUI.
+    """
 
     name: str
     note: str
     nodes: Mapping[str, Node]
+    pack: str = ""
 
 
 class RecipeError(ValueError):
@@ -93,15 +101,17 @@ class _Writer:
             given = node.inputs.get(key)
             if isinstance(given, Wire):
                 sockets.append(self._socket(name, key, spec, given, len(sockets)))
-            elif _is_widget(spec):
-                widgets += self._widget(name, key, spec, given)
-            elif key in known["input"].get("required", {}):
+            if _is_widget(spec):
+                widgets += self._widget(name, key, spec, None if isinstance(given, Wire) else given)
+            elif given is None and key in known["input"].get("required", {}):
                 raise self._fail(name, f"{node.type} needs a link to {key}")
         outputs = [
             {"name": label, "type": kind, "links": []}
             for label, kind in zip(known["output_name"], known["output"], strict=True)
         ]
-        height = HEAD + ROW * (len(sockets) + len(widgets)) + TEXT_HEIGHT * _texts(inputs)
+        # The front end draws every socket, linked or not.
+        rows = max(sum(not _is_widget(spec) for spec in inputs.values()), len(outputs)) + len(widgets)
+        height = HEAD + ROW * rows + TEXT_HEIGHT * _texts(inputs)
         made = {
             "id": self._ids[name], "type": node.type, "pos": [0, 0],
             "size": [NODE_WIDTH, height], "flags": {}, "order": self._ids[name] - 1,
@@ -116,22 +126,22 @@ class _Writer:
 
     def _socket(self, name: str, key: str, spec: Any, wire: Wire, slot: int) -> dict[str, Any]:
         kind = self._classes[self._recipe.nodes[wire.node].type]["output"][wire.output]
-        if kind != spec[0] and "*" not in (kind, spec[0]):
+        if kind not in spec[0].split(",") and "*" not in (kind, spec[0]):
             raise self._fail(name, f"{key} is a {spec[0]}, and {wire.node} gives a {kind}")
         link = len(self._links) + 1
         self._links.append([link, self._ids[wire.node], wire.output, self._ids[name], slot, kind])
-        return {"name": key, "type": kind, "link": link}
+        return {"name": key, "type": kind, "link": link, **({"widget": {"name": key}} if _is_widget(spec) else {})}
 
     def _widget(self, name: str, key: str, spec: Any, given: Any) -> list[Any]:
         options = spec[1] if len(spec) > 1 else {}
-        choices = spec[0] if isinstance(spec[0], list) else options.get("options")
+        choices = spec[0] if isinstance(spec[0], list) else _keys(options.get("options"))
         value = given
         if value is None:
             value = options.get("default", (choices or [""])[0])
-        if choices and not isinstance(given, str) and value not in choices:
-            raise self._fail(name, f"{key} cannot be {value!r}")
-        more = ["randomize"] if options.get("control_after_generate") else []
-        return [value, *more, *(["image"] if options.get("image_upload") else [])]
+        if choices and given is not None and not _is_choice(given, choices):
+            raise self._fail(name, f"{key} cannot be {value!r}; there are {choices}")
+        more = ["randomize"] if options.get("control_after_generate") or key in SEEDS else []
+        return [value, *more, *(["image"] if any(map(options.get, UPLOADS)) else [])]
 
     def _place(self, made: list[dict[str, Any]]) -> None:
         """Every node in the column behind those that it takes from, one below the other."""
@@ -151,9 +161,22 @@ class _Writer:
 
 def _texts(inputs: Mapping[str, Any]) -> int:
     """How many widgets have several lines."""
-    return sum(bool(spec[1].get("multiline")) for spec in inputs.values() if len(spec) > 1)
+    return sum(bool(spec[1].get("multiline")) for spec in inputs.values() if len(spec) > 1 and _is_widget(spec))
 
 
 def _is_widget(spec: Any) -> bool:
     options = spec[1] if len(spec) > 1 else {}
-    return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not options.get("forceInput")
+    kind = options.get("widgetType", spec[0])
+    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
+
+
+def _keys(options: Any) -> Any:
+    """The choices of a combo; those of a dynamic one have inputs of their own."""
+    return [each["key"] if isinstance(each, dict) else each for each in options or []]
+
+
+def _is_choice(given: Any, choices: Sequence[Any]) -> bool:
+    """Whether a value can be chosen: model files are those of the user, and cards are called cuda in examples."""
+    if not isinstance(given, str):
+        return given in choices
+    return given.replace("cuda", "npu") in choices or Path(given).suffix in FILE_SUFFIXES

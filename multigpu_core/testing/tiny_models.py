@@ -153,7 +153,8 @@ def vae_weights(latent_channels: int = 16, seed: int = 2) -> Weights:
 def write(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
     """Save `weights` at `path` as safetensors with every floating-point value in `dtype`; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(dtype).contiguous() for name, value in weights.items()}, path)
+    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    save_file({name: value.contiguous() for name, value in cast.items()}, path)
     return path
 
 

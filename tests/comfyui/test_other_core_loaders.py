@@ -14,6 +14,7 @@ from multigpu.multigpu_core.testing import tiny_models
 
 from .inprocess import ComfyUI
 from .packs_at_hand import DEVICES
+from .tiny_files import upscaler_weights
 
 CHECKPOINT = {"ckpt_name": "flux.safetensors"}
 LOADERS = [*comfy_core.MODELS[6:], *comfy_core.WHOLE, "UpscaleModelLoader", "StyleModelLoader"]
@@ -43,7 +44,7 @@ def test_checkpoints_with_an_image_encoder_go_to_the_device_or_are_split(comfyui
 
 
 def test_an_upscale_model_works_on_its_device(comfyui: ComfyUI) -> None:
-    _write_upscaler(comfyui)
+    tiny_models.write(comfyui.models / "upscale_models" / "tiny.safetensors", upscaler_weights())
     (whole,) = comfyui.run("UpscaleModelLoader", model_name="tiny.safetensors")
     (model,) = comfyui.run("UpscaleModelLoaderMultiGPU", model_name="tiny.safetensors", device="npu:1")
     image = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
@@ -73,20 +74,3 @@ def test_a_style_model_computes_on_its_device_and_leaves_nothing_there(
     (theirs,) = comfyui.run("StyleModelApply", style_model=own, **inputs)
     assert torch.equal(ours[0][0], theirs[0][0])
     assert comfyui.held_bytes() == [0, 0, 0]
-
-
-def _write_upscaler(comfyui: ComfyUI) -> None:
-    """A compact ESRGAN of two layers that doubles the size."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "body.0.weight": (8, 3, 3, 3),
-        "body.0.bias": (8,),
-        "body.1.weight": (8,),
-        "body.2.weight": (8, 8, 3, 3),
-        "body.2.bias": (8,),
-        "body.3.weight": (8,),
-        "body.4.weight": (12, 8, 3, 3),
-        "body.4.bias": (12,),
-    }
-    weights = {name: torch.randn(shape, generator=generator) / 10 for name, shape in shapes.items()}
-    tiny_models.write(comfyui.models / "upscale_models" / "tiny.safetensors", weights)

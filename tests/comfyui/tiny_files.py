@@ -60,19 +60,19 @@ def write_tiny_files(models: Path) -> None:
     """Write one model of every kind under ComfyUI's folder `models`; `shrink_encoders` comes first."""
     shape = tiny_models.FluxShape(double_blocks=2, single_blocks=4, context_dim=T5_WIDTH, pooled_dim=CLIP_WIDTH)
     flux, vae = tiny_models.flux_weights(shape), tiny_models.vae_weights()
-    clip_l, clip_g, t5 = _text_encoders()
+    clip_l, clip_g, t5 = text_encoders()
     tiny_models.write(models / "diffusion_models" / "flux.safetensors", flux)
     tiny_models.write(models / "loras" / "flux.safetensors", tiny_models.lora_weights(flux))
-    tiny_models.write(models / "vae" / "vae.safetensors", _video_vae())
+    tiny_models.write(models / "vae" / "vae.safetensors", video_vae())
     for name, weights in (("clip_l", clip_l), ("clip_g", clip_g), ("t5xxl", t5)):
         tiny_models.write(models / "text_encoders" / f"{name}.safetensors", weights)
     tiny_models.write(models / "clip_vision" / "vision.safetensors", _vision_encoder())
     tiny_models.write(models / "controlnet" / "flux.safetensors", _controlnet(shape))
     checkpoint = {
-        **_under("model.diffusion_model.", flux),
-        **_under("vae.", vae),
-        **_under("text_encoders.clip_l.transformer.", clip_l),
-        **_under("text_encoders.t5xxl.transformer.", t5),
+        **under("model.diffusion_model.", flux),
+        **under("vae.", vae),
+        **under("text_encoders.clip_l.transformer.", clip_l),
+        **under("text_encoders.t5xxl.transformer.", t5),
     }
     tiny_models.write(models / "checkpoints" / "flux.safetensors", checkpoint)
     diffusers = models / "diffusers" / "flux"
@@ -82,26 +82,42 @@ def write_tiny_files(models: Path) -> None:
     (diffusers / "model_index.json").write_text("{}")
 
 
-def _text_encoders() -> tuple[dict[str, Tensor], ...]:
+def text_encoders() -> tuple[dict[str, Tensor], ...]:
     classes = (
         importlib.import_module("comfy.sd1_clip").SDClipModel,
         importlib.import_module("comfy.sdxl_clip").SDXLClipG,
         importlib.import_module("comfy.text_encoders.sd3_clip").T5XXLModel,
     )
-    clip_l, clip_g, t5 = (_weights_for(encoder(dtype=torch.float32).transformer) for encoder in classes)
+    clip_l, clip_g, t5 = (weights_for(encoder(dtype=torch.float32).transformer) for encoder in classes)
     return clip_l, clip_g | {_CLIP_G_MARK: torch.zeros(1)}, t5
 
 
 def _vision_encoder() -> dict[str, Tensor]:
     clip_vision = importlib.import_module("comfy.clip_vision")
     config = Path(clip_vision.__file__).with_name("clip_vision_config_vitl.json")
-    return _weights_for(clip_vision.ClipVisionModel(str(config)).model) | {_VISION_MARK: torch.zeros(1)}
+    return weights_for(clip_vision.ClipVisionModel(str(config)).model) | {_VISION_MARK: torch.zeros(1)}
 
 
-def _video_vae() -> dict[str, Tensor]:
+def video_vae() -> dict[str, Tensor]:
     """A Wan VAE: unlike a TAESD it has blocks, so that it can be split."""
     vae = importlib.import_module("comfy.ldm.wan.vae").WanVAE(dim=8, z_dim=16)
-    return _weights_for(vae)
+    return weights_for(vae)
+
+
+def upscaler_weights() -> dict[str, Tensor]:
+    """A compact ESRGAN of two layers that doubles the size."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "body.0.weight": (8, 3, 3, 3),
+        "body.0.bias": (8,),
+        "body.1.weight": (8,),
+        "body.2.weight": (8, 8, 3, 3),
+        "body.2.bias": (8,),
+        "body.3.weight": (8,),
+        "body.4.weight": (12, 8, 3, 3),
+        "body.4.bias": (12,),
+    }
+    return {name: torch.randn(shape, generator=generator) / 10 for name, shape in shapes.items()}
 
 
 def _controlnet(shape: tiny_models.FluxShape) -> dict[str, Tensor]:
@@ -112,11 +128,11 @@ def _controlnet(shape: tiny_models.FluxShape) -> dict[str, Tensor]:
         depth_single_blocks=0, axes_dim=[16, 56, 56], theta=10000, patch_size=2, qkv_bias=True, guidance_embed=True,
         txt_ids_dims=[], dtype=torch.float32, operations=importlib.import_module("comfy.ops").disable_weight_init,
     )  # fmt: skip
-    weights = _weights_for(control)
+    weights = weights_for(control)
     return {name.replace("_norm.weight", "_norm.scale"): value for name, value in weights.items()}
 
 
-def _weights_for(module: nn.Module) -> dict[str, Tensor]:
+def weights_for(module: nn.Module) -> dict[str, Tensor]:
     """Made-up weights under the names that `module` has; what is no floating-point value stays as it is."""
     generator = torch.Generator().manual_seed(7)
 
@@ -130,5 +146,5 @@ def _weights_for(module: nn.Module) -> dict[str, Tensor]:
     return {name: made(name, value) for name, value in module.state_dict().items()}
 
 
-def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}{name}": value for name, value in weights.items()}

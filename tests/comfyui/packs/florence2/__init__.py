@@ -17,7 +17,7 @@ class _Loader:
 
     @classmethod
     def INPUT_TYPES(cls):
-        cls.known = ["made up", "broken"]
+        cls.known = ["made up", "broken", "microsoft/Florence-2-base"]
         return {
             "required": {"model": (cls.known, {}), "precision": (["fp16", "bf16", "fp32"],), "attention": ATTENTION},
             "optional": {"lora": ("PEFTLORA",), "convert_to_safetensors": ("BOOLEAN", {"default": False})},
@@ -47,7 +47,7 @@ class Florence2Run:
                 "image": ("IMAGE",),
                 "florence2_model": ("FL2MODEL",),
                 "text_input": ("STRING", {"default": "", "multiline": True}),
-                "task": (["caption"],),
+                "task": (["region_caption", "caption", "detailed_caption"],),
                 "fill_mask": ("BOOLEAN", {"default": True}),
             },
             "optional": {

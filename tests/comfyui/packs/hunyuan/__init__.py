@@ -61,11 +61,11 @@ class HyVideoModelLoader:
             "required": {
                 "model": (["made up"], {}),
                 "base_precision": (["fp32", "bf16"], {"default": "bf16"}),
-                "quantization": (["disabled"], {"default": "disabled"}),
+                "quantization": (["disabled", "fp8_e4m3fn", "fp8_scaled"], {"default": "disabled"}),
                 "load_device": (CHOICE, {"default": "main_device"}),
             },
             "optional": {
-                "attention_mode": (["sdpa"], {"default": "flash_attn"}),
+                "attention_mode": (["sdpa", "comfy"], {"default": "flash_attn"}),
                 "compile_args": ("COMPILEARGS",),
                 "block_swap_args": ("BLOCKSWAPARGS",),
                 "lora": ("HYVIDLORA", {"default": None}),
@@ -120,8 +120,8 @@ class DownloadAndLoadHyVideoTextEncoder:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "llm_model": (["made up"],),
-                "clip_model": (["disabled"],),
+                "llm_model": (["Kijai/llava-llama-3-8b-text-encoder-tokenizer", "made up"],),
+                "clip_model": (["disabled", "openai/clip-vit-large-patch14"],),
                 "precision": (["fp16", "fp32", "bf16"], {"default": "bf16"}),
             },
             "optional": {
@@ -145,7 +145,10 @@ class HyVideoTextEncode:
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {"text_encoders": ("HYVIDTEXTENCODER",), "prompt": ("STRING", {"default": ""})},
+            "required": {
+                "text_encoders": ("HYVIDTEXTENCODER",),
+                "prompt": ("STRING", {"default": "", "multiline": True}),
+            },
             "optional": {
                 "force_offload": ("BOOLEAN", {"default": True}),
                 "prompt_template": (["video"], {"default": "video"}),
@@ -179,7 +182,7 @@ class HyVideoTextImageEncode(HyVideoTextEncode):
         return {
             "required": {
                 "text_encoders": ("HYVIDTEXTENCODER",),
-                "prompt": ("STRING", {"default": ""}),
+                "prompt": ("STRING", {"default": "", "multiline": True}),
                 "image_token_selection_expr": ("STRING", {"default": "::4"}),
             },
             "optional": {

@@ -176,6 +176,26 @@ class WanVideoEncode:
         return ({"samples": vae.to(late.device)(image.to(late.device))},)
 
 
+class WanVideoEmptyEmbeds:
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "width": ("INT", {"default": 832}),
+                "height": ("INT", {"default": 480}),
+                "num_frames": ("INT", {"default": 81}),
+            },
+            "optional": {"control_embeds": ("WANVIDIMAGE_EMBEDS", {}), "extra_latents": ("LATENT", {})},
+        }
+
+    RETURN_TYPES = ("WANVIDIMAGE_EMBEDS",)
+    RETURN_NAMES = ("image_embeds",)
+    FUNCTION = "process"
+
+    def process(self, num_frames, width, height, control_embeds=None, extra_latents=None):
+        return ({"target_shape": (16, num_frames, height, width)},)
+
+
 class WanVideoVACEEncode:
     @classmethod
     def INPUT_TYPES(cls):
@@ -290,6 +310,7 @@ NODE_CLASS_MAPPINGS = {
         WanVideoClipVisionEncode,
         WanVideoDecode,
         WanVideoEncode,
+        WanVideoEmptyEmbeds,
         WanVideoVACEEncode,
         WanVideoImageToVideoEncode,
         *SUB_PACKAGES,
