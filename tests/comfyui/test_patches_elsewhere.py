@@ -90,3 +90,169 @@ def test_the_picture_is_that_of_one_device(comfyui: ComfyUI, expected: Tensor, p
     model = _adapted(comfyui, _model(comfyui, *ELSEWHERE[place]))
     for _ in range(2):
         assert torch.equal(_picture(comfyui, model), expected)
+
+
+@pytest.mark.parametrize("place", ["relayed", "relayed beside ComfyUI's own device"])
+def test_with_cfg_both_halves_of_a_relayed_model_find_what_patches_hold(comfyui: ComfyUI, place: str) -> None:
+    whole = _adapted(comfyui, _model(comfyui))
+    expected = _picture(comfyui, whole, cfg=4.0)
+    del whole
+    comfyui.reset()
+    comfyui.machine.detect_races = True
+    try:
+        made = _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE[place])), cfg=4.0)
+    finally:
+        comfyui.machine.detect_races = False
+    assert torch.allclose(made, expected, atol=1e-5)
+
+
+class _Shift(torch.nn.Module):
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((1,), 0.3, device=device), requires_grad=False)
+        self.register_buffer("more", torch.full((1,), 0.1, device=device))
+        self.plain = torch.full((1,), 0.2, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.weight + self.more + self.plain).to(x.dtype)
+
+
+class _Worker:
+    """What a pack may keep between its node and its patch."""
+
+    def __init__(self, shift: _Shift) -> None:
+        self.parts = ({"shift": shift},)
+
+    def shifted(self, x: Tensor, *_: Any) -> Tensor:
+        made: Tensor = self.parts[0]["shift"](x)
+        return made
+
+
+def _output_patch(model: Any, shift: _Shift) -> None:
+    model.set_model_attn2_output_patch(lambda n, extra_options: shift(n))
+
+
+def _method(model: Any, shift: _Shift) -> None:
+    model.set_model_attn2_output_patch(_Worker(shift).shifted)
+
+
+def _partial(model: Any, shift: _Shift) -> None:
+    def add(amounts: list[Tensor], n: Tensor, extra_options: Any, *, more: Tensor) -> Tensor:
+        return n + (amounts[0] + more).to(n.dtype)
+
+    patch = partial(add, [shift.weight.data], more=shift.more)
+    model.set_model_attn2_output_patch(patch)
+
+
+def _function_wrapper(model: Any, shift: _Shift) -> None:
+    model.set_model_unet_function_wrapper(
+        lambda apply, args: shift(apply(args["input"], args["timestep"], **args["c"]))
+    )
+
+
+def _wrapper(model: Any, shift: _Shift) -> None:
+    kinds = importlib.import_module("comfy.patcher_extension").WrappersMP
+    model.add_wrapper(kinds.DIFFUSION_MODEL, lambda executor, *args, **kwargs: shift(executor(*args, **kwargs)))
+
+
+def _after_cfg(model: Any, shift: _Shift) -> None:
+    model.set_model_sampler_post_cfg_function(lambda args: shift(args["denoised"]))
+
+
+HOLDERS = (_output_patch, _method, _partial, _function_wrapper, _wrapper, _after_cfg)
+
+
+def _shifted(model: Any, hold: Any, shift: _Shift) -> Any:
+    changed = model.clone()
+    hold(changed, shift)
+    return changed
+
+
+@pytest.mark.parametrize("hold", HOLDERS, ids=lambda hold: hold.__name__.strip("_").replace("_", " "))
+def test_whatever_holds_it_finds_it_on_the_model_s_device(comfyui: ComfyUI, hold: Any) -> None:
+    whole = _model(comfyui)
+    expected = _picture(comfyui, _shifted(whole, hold, _Shift("npu:0")))
+    assert not torch.equal(expected, _picture(comfyui, whole))
+    del whole
+    comfyui.reset()
+    for place in ("on another device", "relayed"):
+        model = _shifted(_model(comfyui, *ELSEWHERE[place]), hold, _Shift("npu:0"))
+        assert torch.equal(_picture(comfyui, model), expected), place
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_after_a_sampling_everything_is_where_the_pack_put_it(
+    comfyui: ComfyUI, error: type[BaseException] | None
+) -> None:
+    shift = _Shift("npu:0")
+    held = [shift.weight, shift.more, shift.plain]
+    seen: list[str] = []
+
+    def patch(n: Tensor, extra_options: Any) -> Tensor:
+        seen.extend(str(each.device) for each in (shift.weight, shift.more, shift.plain))
+        if error is not None:
+            raise error("stopped")
+        return shift(n)
+
+    model = _model(comfyui, *ELSEWHERE["on another device"]).clone()
+    model.set_model_attn2_output_patch(patch)
+    if error is None:
+        _picture(comfyui, model)
+    else:
+        with pytest.raises(error, match="stopped"):
+            _picture(comfyui, model)
+    assert set(seen) == {"npu:1"}
+    assert all(now is before for now, before in zip((shift.weight, shift.more, shift.plain), held, strict=True))
+    model_management().unload_all_models()
+    del model, patch
+    comfyui.reset()
+    held_bytes = comfyui.held_bytes()
+    assert held_bytes[0] > 0 and held_bytes[1:] == [0, 0], "only what the pack itself holds is left"
+
+
+def test_what_a_patch_holds_on_the_cpu_stays_there(comfyui: ComfyUI) -> None:
+    shift, seen = _Shift("cpu"), []
+
+    def patch(n: Tensor, extra_options: Any) -> Tensor:
+        seen.append(str(shift.weight.device))
+        return shift(n.cpu()).to(n.device)
+
+    model = _model(comfyui, *ELSEWHERE["on another device"]).clone()
+    model.set_model_attn2_output_patch(patch)
+    _picture(comfyui, model)
+    assert set(seen) == {"cpu"}
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_a_patch_that_moves_itself_is_moved_by_comfyui(comfyui: ComfyUI, place: str) -> None:
+    class Movable:
+        def __init__(self, device: str) -> None:
+            self.shift = _Shift(device)
+            self.asked: list[Any] = []
+
+        def to(self, device: Any) -> Movable:
+            self.asked.append(device)
+            if isinstance(device, torch.device):
+                self.shift = self.shift.to(device)
+                self.shift.plain = self.shift.plain.to(device)
+            return self
+
+        def __call__(self, n: Tensor, extra_options: Any) -> Tensor:
+            return self.shift(n)
+
+    def pictured(model: Any, patch: Movable) -> Tensor:
+        changed = model.clone()
+        changed.set_model_attn2_output_patch(patch)
+        return _picture(comfyui, changed)
+
+    expected = pictured(_model(comfyui), Movable("npu:0"))
+    comfyui.reset()
+    loader, device = ELSEWHERE[place]
+    patch = Movable("npu:0")
+    assert torch.equal(pictured(_model(comfyui, loader, device), patch), expected)
+    assert torch.device(device.get("device") or device["compute_device"]) in patch.asked
+
+
+def test_the_log_says_what_was_brought_where(comfyui: ComfyUI, caplog: pytest.LogCaptureFixture) -> None:
+    _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["on another device"])))
+    assert "on npu:0: copied to npu:1 for this sampling" in caplog.text
