@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from multigpu.multigpu_core.allocation import readable_bytes
 
+from .halves import WRAPPER_KEY
+
 log = structlog.get_logger("multigpu")
 
 PATCHES = ("patches", "patches_replace")
@@ -121,7 +123,8 @@ def _places(value: Any) -> Iterator[tuple[Any, Callable[[Any], object]]]:
     """What a value holds, each with the function that puts another in its place."""
     if isinstance(value, dict):
         for key, held in list(value.items()):
-            yield held, partial(value.__setitem__, key)
+            if key != WRAPPER_KEY:
+                yield held, partial(value.__setitem__, key)
     elif isinstance(value, list):
         for index, held in enumerate(value):
             yield held, partial(value.__setitem__, index)
@@ -129,9 +132,10 @@ def _places(value: Any) -> Iterator[tuple[Any, Callable[[Any], object]]]:
         for held in (value.__self__, value.__func__):
             yield held, _nowhere
     elif isinstance(value, partial):
+        state: Any = value
         for held in (value.func, value.keywords):
             yield held, _nowhere
-        yield value.args, lambda args: value.__setstate__((value.func, args, value.keywords, vars(value)))
+        yield value.args, lambda args: state.__setstate__((value.func, args, value.keywords, vars(value)))
     elif isinstance(value, FunctionType):
         for cell in value.__closure__ or ():
             if cell != CellType():  # one that is not filled yet

@@ -1,7 +1,7 @@
 """Patches of a relayed model compute where they hold what they hold, also inside a block that another card computes.
 
-    donor      block: q, k, v ─┐                      ┌─▶ output
-    compute                    └─▶ patch ─▶ result ───┘
+donor      block: q, k, v ─┐                      ┌─▶ output
+compute                    └─▶ patch ─▶ result ───┘
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ ELSEWHERE = {
         "UNETLoaderDisTorch2MultiGPU",
         {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,50%;npu:2,50%", "strategy": "relay"},
     ),
-    "relayed beside ComfyUI's own device": ("UNETLoaderDisTorch2MultiGPU", {"compute_device": "npu:0", **MODES["relay"]}),
+    "relayed beside ComfyUI's own device": (
+        "UNETLoaderDisTorch2MultiGPU",
+        {"compute_device": "npu:0", **MODES["relay"]},
+    ),
 }
 
 
@@ -46,12 +49,12 @@ def unet(started_comfyui: ComfyUI) -> Iterator[None]:
     operations = importlib.import_module("comfy.ops").disable_weight_init
     module = unet_model(dtype=torch.float32, operations=operations, **SHAPE)
     generator = torch.Generator().manual_seed(2)
-    weights = {
-        name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in module.state_dict().items()
-    }
+    weights = {name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in module.state_dict().items()}
     tiny_models.write(started_comfyui.models / "diffusion_models" / UNET["unet_name"], weights)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(models.SD15, "unet_config", {**models.SD15.unet_config, "model_channels": 32, "context_dim": 16})
+        patched.setattr(
+            models.SD15, "unet_config", {**models.SD15.unet_config, "model_channels": 32, "context_dim": 16}
+        )
         import_pack(started_comfyui, stand_in("ipadapter"))
         yield
 
@@ -137,10 +140,10 @@ def _method(model: Any, shift: _Shift) -> None:
 
 
 def _partial(model: Any, shift: _Shift) -> None:
-    def add(amounts: list[Tensor], n: Tensor, extra_options: Any, *, more: Tensor) -> Tensor:
+    def add(amounts: tuple[Tensor, ...], n: Tensor, extra_options: Any, *, more: Tensor) -> Tensor:
         return n + (amounts[0] + more).to(n.dtype)
 
-    patch = partial(add, [shift.weight.data], more=shift.more)
+    patch = partial(add, (shift.weight.data,), more=shift.more)
     model.set_model_attn2_output_patch(patch)
 
 
@@ -255,4 +258,7 @@ def test_a_patch_that_moves_itself_is_moved_by_comfyui(comfyui: ComfyUI, place: 
 
 def test_the_log_says_what_was_brought_where(comfyui: ComfyUI, caplog: pytest.LogCaptureFixture) -> None:
     _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["on another device"])))
-    assert "on npu:0: copied to npu:1 for this sampling" in caplog.text
+    _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["split"])))
+    told = [record.getMessage() for record in caplog.records if "copied to" in record.getMessage()]
+    assert "on npu:0: copied to npu:1 for this sampling" in told[0]
+    assert told[0] == told[1], "a split's own memory is not gone through"

@@ -92,7 +92,9 @@ class IPAdapterAdvanced:
             if name.endswith("attn2")
         }
         adapter = IPAdapter(attentions.values()).to(device)
-        seen = clip_vision.encode_image(image).penultimate_hidden_states if clip_vision is not None else image.flatten(1)
+        seen = (
+            clip_vision.encode_image(image).penultimate_hidden_states if clip_vision is not None else image.flatten(1)
+        )
         cond = seen.flatten()[: 4 * WIDTH].reshape(1, 4, WIDTH).to(device, dtype=torch.float32)
         for number, name in enumerate(attentions):
             part, *index = name.split(".")
