@@ -11,19 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing import tiny_models
-
 from .inprocess import ComfyUI
 from .packs_at_hand import import_pack, stand_in
 from .split_models import MODES, model_management
+from .tiny_unet import UNET, small_unet, unet_picture
 
-UNET = {"unet_name": "unet.safetensors", "weight_dtype": "default"}
-SHAPE = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-    "channel_mult": (1, 2), "transformer_depth": [1, 1], "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1], "context_dim": 16, "num_heads": 8, "num_head_channels": -1,
-    "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False,
-}  # fmt: skip
 ELSEWHERE = {
     "on another device": ("UNETLoaderMultiGPU", {"device": "npu:1"}),
     "split": (
@@ -44,18 +36,8 @@ ELSEWHERE = {
 @pytest.fixture(scope="module", autouse=True)
 def unet(started_comfyui: ComfyUI) -> Iterator[None]:
     """A tiny model of Stable Diffusion 1.5's kind, and the pack, as one that no integration knows."""
-    models = importlib.import_module("comfy.supported_models")
-    unet_model = importlib.import_module("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel
-    operations = importlib.import_module("comfy.ops").disable_weight_init
-    module = unet_model(dtype=torch.float32, operations=operations, **SHAPE)
-    generator = torch.Generator().manual_seed(2)
-    weights = {name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in module.state_dict().items()}
-    tiny_models.write(started_comfyui.models / "diffusion_models" / UNET["unet_name"], weights)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            models.SD15, "unet_config", {**models.SD15.unet_config, "model_channels": 32, "context_dim": 16}
-        )
-        import_pack(started_comfyui, stand_in("ipadapter"))
+    import_pack(started_comfyui, stand_in("ipadapter"))
+    with small_unet(started_comfyui):
         yield
 
 
@@ -68,21 +50,12 @@ def _adapted(comfyui: ComfyUI, model: Any) -> Any:
     return comfyui.run("IPAdapterAdvanced", model=model, ipadapter={}, image=image, weight=0.8)[0]
 
 
-def _picture(comfyui: ComfyUI, model: Any, cfg: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    positive, negative = ([[torch.randn(1, 8, 16, generator=generator), {}]] for _ in range(2))
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    result = comfyui.nodes.common_ksampler(model, 5, 2, cfg, "euler", "simple", positive, negative, latent)
-    samples: Tensor = result[0]["samples"]
-    return samples.cpu()
-
-
 @pytest.fixture
 def expected(comfyui: ComfyUI) -> Iterator[Tensor]:
     """The picture of ComfyUI's own loader on one device."""
     model = _model(comfyui)
-    adapted = _picture(comfyui, _adapted(comfyui, model))
-    assert not torch.equal(adapted, _picture(comfyui, model)), "the adapter changes nothing"
+    adapted = unet_picture(comfyui, _adapted(comfyui, model))
+    assert not torch.equal(adapted, unet_picture(comfyui, model)), "the adapter changes nothing"
     del model
     comfyui.reset()
     yield adapted
@@ -92,18 +65,18 @@ def expected(comfyui: ComfyUI) -> Iterator[Tensor]:
 def test_the_picture_is_that_of_one_device(comfyui: ComfyUI, expected: Tensor, place: str) -> None:
     model = _adapted(comfyui, _model(comfyui, *ELSEWHERE[place]))
     for _ in range(2):
-        assert torch.equal(_picture(comfyui, model), expected)
+        assert torch.equal(unet_picture(comfyui, model), expected)
 
 
 @pytest.mark.parametrize("place", ["relayed", "relayed beside ComfyUI's own device"])
 def test_with_cfg_both_halves_of_a_relayed_model_find_what_patches_hold(comfyui: ComfyUI, place: str) -> None:
     whole = _adapted(comfyui, _model(comfyui))
-    expected = _picture(comfyui, whole, cfg=4.0)
+    expected = unet_picture(comfyui, whole, cfg=4.0)
     del whole
     comfyui.reset()
     comfyui.machine.detect_races = True
     try:
-        made = _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE[place])), cfg=4.0)
+        made = unet_picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE[place])), cfg=4.0)
     finally:
         comfyui.machine.detect_races = False
     assert torch.allclose(made, expected, atol=1e-5)
@@ -174,13 +147,13 @@ def _shifted(model: Any, hold: Any, shift: _Shift) -> Any:
 @pytest.mark.parametrize("hold", HOLDERS, ids=lambda hold: hold.__name__.strip("_").replace("_", " "))
 def test_whatever_holds_it_finds_it_on_the_model_s_device(comfyui: ComfyUI, hold: Any) -> None:
     whole = _model(comfyui)
-    expected = _picture(comfyui, _shifted(whole, hold, _Shift("npu:0")))
-    assert not torch.equal(expected, _picture(comfyui, whole))
+    expected = unet_picture(comfyui, _shifted(whole, hold, _Shift("npu:0")))
+    assert not torch.equal(expected, unet_picture(comfyui, whole))
     del whole
     comfyui.reset()
     for place in ("on another device", "relayed"):
         model = _shifted(_model(comfyui, *ELSEWHERE[place]), hold, _Shift("npu:0"))
-        assert torch.equal(_picture(comfyui, model), expected), place
+        assert torch.equal(unet_picture(comfyui, model), expected), place
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
@@ -200,10 +173,10 @@ def test_after_a_sampling_everything_is_where_the_pack_put_it(
     model = _model(comfyui, *ELSEWHERE["on another device"]).clone()
     model.set_model_attn2_output_patch(patch)
     if error is None:
-        _picture(comfyui, model)
+        unet_picture(comfyui, model)
     else:
         with pytest.raises(error, match="stopped"):
-            _picture(comfyui, model)
+            unet_picture(comfyui, model)
     assert set(seen) == {"npu:1"}
     assert all(now is before for now, before in zip((shift.weight, shift.more, shift.plain), held, strict=True))
     model_management().unload_all_models()
@@ -222,7 +195,7 @@ def test_what_a_patch_holds_on_the_cpu_stays_there(comfyui: ComfyUI) -> None:
 
     model = _model(comfyui, *ELSEWHERE["on another device"]).clone()
     model.set_model_attn2_output_patch(patch)
-    _picture(comfyui, model)
+    unet_picture(comfyui, model)
     assert set(seen) == {"cpu"}
 
 
@@ -246,7 +219,7 @@ def test_a_patch_that_moves_itself_is_moved_by_comfyui(comfyui: ComfyUI, place: 
     def pictured(model: Any, patch: Movable) -> Tensor:
         changed = model.clone()
         changed.set_model_attn2_output_patch(patch)
-        return _picture(comfyui, changed)
+        return unet_picture(comfyui, changed)
 
     expected = pictured(_model(comfyui), Movable("npu:0"))
     comfyui.reset()
@@ -257,8 +230,8 @@ def test_a_patch_that_moves_itself_is_moved_by_comfyui(comfyui: ComfyUI, place: 
 
 
 def test_the_log_says_what_was_brought_where(comfyui: ComfyUI, caplog: pytest.LogCaptureFixture) -> None:
-    _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["on another device"])))
-    _picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["split"])))
+    unet_picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["on another device"])))
+    unet_picture(comfyui, _adapted(comfyui, _model(comfyui, *ELSEWHERE["split"])))
     told = [record.getMessage() for record in caplog.records if "copied to" in record.getMessage()]
     assert "on npu:0: copied to npu:1 for this sampling" in told[0]
     assert told[0] == told[1], "a split's own memory is not gone through"
