@@ -1,7 +1,8 @@
 """The models that a sampling brings along: ControlNets compute where they were loaded, patches where the model does.
 
-GLIGEN and the model patches of nodes are called from inside the model's forward, with its tensors: no device of their
-own is possible for them.
+GLIGEN and the patches of nodes are called from inside the model's forward, with its tensors: no device of their own is
+possible for them. Those that ComfyUI loads are loaded there (here), what others hold is copied there
+(patch_holdings.py).
 """
 
 from __future__ import annotations

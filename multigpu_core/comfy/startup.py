@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,17 +145,17 @@ async def _watching(context: LoadContext, app: Any) -> AsyncIterator[None]:
     queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
     memory = watch_of(queue, context.host.registry, settings, context.kept.spare_once)
     watches = [memory, KeptWatch(context.kept, queue, settings.kept_idle_minutes)]
-    task = asyncio.create_task(_look([watch.look for watch in watches if watch is not None]))
+    tasks = [asyncio.create_task(_keep_looking(watch.look)) for watch in watches if watch is not None]
     yield
-    task.cancel()
+    for task in tasks:
+        task.cancel()
 
 
-async def _look(looks: Iterable[Callable[[], object]]) -> None:
+async def _keep_looking(look: Callable[[], object]) -> None:
     """Look again and again, until cancelled."""
     while True:
         await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-        for look in looks:
-            look()
+        look()
 
 
 def _plan_with(plugins: PluginManager) -> Any:

@@ -30,6 +30,7 @@ BUILT_IN = (
     "ltx",
     "nf4",
     "pulid",
+    "pulid_flux",
     "mmaudio",
     "wanvideo",
     "xflux",

@@ -235,3 +235,44 @@ def test_the_log_says_what_was_brought_where(comfyui: ComfyUI, caplog: pytest.Lo
     told = [record.getMessage() for record in caplog.records if "copied to" in record.getMessage()]
     assert "on npu:0: copied to npu:1 for this sampling" in told[0]
     assert told[0] == told[1], "a split's own memory is not gone through"
+
+
+def _hooked_picture(comfyui: ComfyUI, model: Any, *hooks: Any) -> Tensor:
+    """A picture whose prompt carries hooks, as nodes set them on conditioning."""
+    group = importlib.import_module("comfy.hooks").HookGroup()
+    for hook in hooks:
+        group.add(hook)
+    prompt = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(3))
+    positive, negative = ([[prompt * scale, {"hooks": group}]] for scale in (1.0, 0.5))
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    result = comfyui.nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", positive, negative, latent)
+    samples: Tensor = result[0]["samples"]
+    return samples.cpu()
+
+
+def test_what_hooks_of_the_prompt_bring_is_on_the_model_s_device(comfyui: ComfyUI) -> None:
+    hooks, extension, patchers = (
+        importlib.import_module(f"comfy.{name}") for name in ("hooks", "patcher_extension", "model_patcher")
+    )
+
+    def hooked(device: str) -> list[Any]:
+        """A hook with a module in a closure, and one that has ComfyUI load a model."""
+        shift, other = _Shift(device), _Shift("cpu")
+        other.plain = torch.zeros(1)
+        patcher = patchers.ModelPatcher(other, torch.device(device), torch.device("cpu"))
+
+        def wrap(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+            made = shift(executor(*args, **kwargs))
+            return made + other.weight.to(made.dtype)
+
+        wrappers = {"wrappers": {extension.WrappersMP.DIFFUSION_MODEL: {"a pack": [wrap]}}}
+        return [hooks.TransformerOptionsHook(wrappers), hooks.AdditionalModelsHook([patcher], "a pack")]
+
+    whole = _model(comfyui)
+    expected = _hooked_picture(comfyui, whole, *hooked("npu:0"))
+    assert not torch.equal(expected, _hooked_picture(comfyui, whole))
+    del whole
+    comfyui.reset()
+    for place in ("on another device", "split"):
+        made = _hooked_picture(comfyui, _model(comfyui, *ELSEWHERE[place]), *hooked("npu:0"))
+        assert torch.equal(made, expected), place
