@@ -1,12 +1,14 @@
 """The models that a sampling brings along: ControlNets compute where they were loaded, patches where the model does.
 
-GLIGEN and the model patches of nodes are called from inside the model's forward, with its tensors: no device of their
-own is possible for them.
+GLIGEN and the patches of nodes are called from inside the model's forward, with its tensors: no device of their own is
+possible for them. Those that ComfyUI loads are loaded there (here), what others hold is copied there
+(patch_holdings.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import comfy.model_management as mm
@@ -14,8 +16,12 @@ import comfy.patcher_extension
 import comfy.sampler_helpers
 import structlog
 
+from multigpu.multigpu_core.allocation import Strategy
+
 from .controls import compute_where_loaded
 from .halves import WRAPPER_KEY
+from .patch_holdings import holdings_at
+from .patches_at_home import patches_at
 
 log = structlog.get_logger("multigpu")
 
@@ -36,8 +42,21 @@ def serve_companions(patcher: Any) -> None:
                 _bring(companion, model)
         return executor(model, noise_shape, conds, *args, **kwargs)
 
-    wrapper = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
-    patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, prepare_sampling)
+    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        device, model, options = guider.model_patcher.load_device, guider.model_patcher.model, guider.model_options
+        with holdings_at(device, model, options), _computing_at_home(guider.model_patcher, options):
+            return executor(*args, **kwargs)
+
+    wrappers = comfy.patcher_extension.WrappersMP
+    patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, WRAPPER_KEY, prepare_sampling)
+    patcher.add_wrapper_with_key(wrappers.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)
+
+
+def _computing_at_home(patcher: Any, options: Mapping[str, Any]) -> AbstractContextManager[None]:
+    placement = getattr(patcher, "placement", None)
+    is_relayed = placement is not None and placement.options.request.strategy is Strategy.RELAY
+    return patches_at(patcher.load_device, patcher.model, options) if is_relayed else nullcontext()
 
 
 def _companions(model: Any, conds: Any, model_options: Mapping[str, Any] | None) -> Iterator[Any]:

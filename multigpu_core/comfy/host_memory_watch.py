@@ -5,7 +5,6 @@ Models stay as they are: what a node's output alone still refers to is freed wit
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,6 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
 
 log = structlog.get_logger("multigpu")
-
-SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class HostMemoryWatch:
@@ -54,12 +51,6 @@ class HostMemoryWatch:
         )
         self._relieve()
         return True
-
-    async def run(self) -> None:
-        """Look again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-            self.look()
 
 
 def watch_of(

@@ -2,12 +2,13 @@
 
 ComfyUI forgets a node's output with the first prompt that is without the node. When the node is back, with the same
 inputs and files, it hands out the same models again. They are held until their node runs with keep_loaded off or with
-other inputs, one of their files changes, or everything is freed.
+other inputs, one of their files changes, everything is freed, or their node has been in no prompt for long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from .executing import executing_node
 from .rebuilding import PLAIN
 
 Stamp = tuple[tuple[str, int, int], ...]
+NodeKey = tuple[str, str]
+"""A node's class and id."""
 
 
 @dataclass(frozen=True)
@@ -29,28 +32,50 @@ class Kept:
     result: Any
 
 
+@dataclass
+class _Held:
+    kept: Kept
+    last_wanted: float
+    """When its node was in a prompt for the last time, in seconds of the clock."""
+
+
 class KeptModels:
     """The results of loaders that are held, one for each node."""
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Kept] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._held: dict[NodeKey, _Held] = {}
         self._is_spared = False
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._held)
 
     def result(self, node_class: str, inputs: Mapping[str, Any]) -> Any | None:
         """What this node made of the same inputs and files before, if it is held; anything else of it is let go."""
-        kept = self._kept.pop(_key(node_class), None)
-        if kept is None or not _is_plain(inputs) or kept.inputs != inputs or kept.files != _files(inputs):
+        held = self._held.pop(_key(node_class), None)
+        if held is None or not _is_plain(inputs) or held.kept.inputs != inputs or held.kept.files != _files(inputs):
             return None
-        self._kept[_key(node_class)] = kept
-        return kept.result
+        self._hold(node_class, held.kept)
+        return held.kept.result
 
     def keep(self, node_class: str, inputs: Mapping[str, Any], result: Any) -> None:
         """Hold a result, unless it was made of more than names and numbers: those may have changed by the next time."""
         if _is_plain(inputs):
-            self._kept[_key(node_class)] = Kept(dict(inputs), _files(inputs), result)
+            self._hold(node_class, Kept(dict(inputs), _files(inputs), result))
+
+    def want(self, nodes: Iterable[NodeKey]) -> None:
+        """Note that these nodes are in a prompt now."""
+        for node in nodes:
+            if (held := self._held.get(node)) is not None:
+                held.last_wanted = self._clock()
+
+    def release_unwanted(self, seconds: float) -> list[NodeKey]:
+        """Let go what is of nodes that have been in no prompt for so long, and return these nodes."""
+        now = self._clock()
+        unwanted = [node for node, held in list(self._held.items()) if now - held.last_wanted >= seconds]
+        for node in unwanted:
+            self._held.pop(node, None)
+        return unwanted
 
     def spare_once(self) -> None:
         """Let nothing go at the next `release_all`: only ComfyUI's cached outputs are to go."""
@@ -59,15 +84,18 @@ class KeptModels:
     def release_all(self) -> None:
         """Let everything go: ComfyUI's own cache does so at that moment."""
         if not self._is_spared:
-            self._kept.clear()
+            self._held.clear()
         self._is_spared = False
+
+    def _hold(self, node_class: str, kept: Kept) -> None:
+        self._held[_key(node_class)] = _Held(kept, self._clock())
 
 
 def _is_plain(inputs: Mapping[str, Any]) -> bool:
     return all(isinstance(value, PLAIN) for value in inputs.values())
 
 
-def _key(node_class: str) -> tuple[str, str]:
+def _key(node_class: str) -> NodeKey:
     return node_class, executing_node() or ""
 
 

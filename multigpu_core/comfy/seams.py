@@ -88,6 +88,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _patcher("model_patches_models"),
         _patcher("add_wrapper_with_key", "wrapper_type", "key", "wrapper"),
         Seam("comfy.patcher_extension", "WrappersMP.PREPARE_SAMPLING"),
+        Seam("comfy.patcher_extension", "WrappersMP.OUTER_SAMPLE"),
         Seam("comfy.sampler_helpers", "get_models_from_cond", ("cond", "model_type")),
         Seam("comfy.sampler_helpers", "get_additional_models_from_model_options", ("model_options",)),
         Seam("comfy.controlnet", "ControlBase.pre_run", ("model",)),

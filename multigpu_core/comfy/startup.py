@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from .devices_in_comfyui import comfyui_registry
 from .host import Host
 from .host_memory_watch import watch_of
 from .kept import KeptModels
+from .kept_watch import KeptWatch
 from .loading import LoadContext
 from .logging_in_comfyui import start_logging
 from .ours import OurModels
@@ -44,6 +45,7 @@ from .target_packs import loadable_packs
 
 log = structlog.get_logger("multigpu")
 
+SECONDS_BETWEEN_LOOKS = 5.0
 SHIPPED_CONFIGURATION = Path(multigpu.__file__).parent / "plugins.toml"
 
 
@@ -139,13 +141,21 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
 
 
 async def _watching(context: LoadContext, app: Any) -> AsyncIterator[None]:
-    """Watch the host's memory for as long as the server runs."""
-    queue = server.PromptServer.instance.prompt_queue
-    watch = watch_of(queue, context.host.registry, context.host.memory, context.kept.spare_once)
-    task = asyncio.create_task(watch.run()) if watch is not None else None
+    """Watch the host's memory and the kept models for as long as the server runs."""
+    queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
+    memory = watch_of(queue, context.host.registry, settings, context.kept.spare_once)
+    watches = [memory, KeptWatch(context.kept, queue, settings.kept_idle_minutes)]
+    tasks = [asyncio.create_task(_keep_looking(watch.look)) for watch in watches if watch is not None]
     yield
-    if task is not None:
+    for task in tasks:
         task.cancel()
+
+
+async def _keep_looking(look: Callable[[], object]) -> None:
+    """Look again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        look()
 
 
 def _plan_with(plugins: PluginManager) -> Any:

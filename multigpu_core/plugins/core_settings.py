@@ -33,6 +33,8 @@ class MemorySettings(CoreSettings):
     """The used share of the host's memory above which an idle ComfyUI lets cached outputs go; 1 switches that off."""
     host_hysteresis: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
     """How far below the threshold use has to fall before that is done again."""
+    kept_idle_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60
+    """After so many minutes in which its node was in no prompt, a kept model is released; 0 for never."""
 
 
 class LoggingSettings(CoreSettings):

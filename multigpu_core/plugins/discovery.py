@@ -21,7 +21,20 @@ GROUP = "multigpu.integrations"
 """The entry-point group of installed plugins."""
 PACK_FILE = "multigpu_plugin.py"
 """The file by which a node pack carries a plugin; its pyproject.toml can name another in [tool.multigpu] plugin."""
-BUILT_IN = ("comfy_core", "gguf", "florence2", "hunyuan", "ltx", "nf4", "pulid", "mmaudio", "wanvideo", "xflux")
+BUILT_IN = (
+    "comfy_core",
+    "gguf",
+    "florence2",
+    "hunyuan",
+    "ipadapter",
+    "ltx",
+    "nf4",
+    "pulid",
+    "pulid_flux",
+    "mmaudio",
+    "wanvideo",
+    "xflux",
+)
 """Our own integrations, registered through the same door as everybody's; modules of `multigpu.integrations`."""
 
 

@@ -200,7 +200,7 @@ class _Patch:
         return {**out, "img": image + self.patcher.model(image.float()).to(image.dtype)}
 
 
-@pytest.mark.parametrize("model", ["on one device", "split"])
+@pytest.mark.parametrize("model", ["on one device", "split", "relayed"])
 def test_a_model_patch_that_was_loaded_elsewhere_is_brought_to_the_model(
     comfyui: ComfyUI, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:

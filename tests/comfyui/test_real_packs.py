@@ -12,6 +12,7 @@ from .packs_at_hand import NODES, assert_like_old_node, import_pack, real_pack
 PACKS = {
     "florence2": "ComfyUI-Florence2",
     "hunyuan": "ComfyUI-HunyuanVideoWrapper",
+    "ipadapter": "ComfyUI_IPAdapter_plus",
     "ltx": "ComfyUI-LTXVideo",
     "mmaudio": "ComfyUI-MMAudio",
     "nf4": "ComfyUI_bitsandbytes_NF4",

@@ -28,7 +28,8 @@ from .made_up import (
     weights_of,
     write,
 )
-from .packs_at_hand import real_pack
+from .packs_at_hand import import_pack, real_pack
+from .tiny_unet import UNET, small_unet, unet_picture
 
 
 def test_florence2_runs_on_its_device_and_waits_on_the_offload_device(
@@ -278,3 +279,53 @@ def test_xflux_s_controlnet_is_loaded_and_fed_on_its_device(comfyui: ComfyUI, mo
         "ApplyFluxControlNet", controlnet=controlnet, image=torch.rand(1, 8, 8, 3), strength=1
     )
     assert str(condition["img"].device) == "npu:1"
+
+
+def _ip_adapter(embedding: int = 8, context: int = 16) -> dict[str, dict[str, Any]]:
+    """A small one, as the pack's loader gives it; the UNet's middle block is twice as wide as the others."""
+    generator = torch.Generator().manual_seed(6)
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) / 4
+
+    proj = {"proj.weight": made(4 * context, embedding), "proj.bias": made(4 * context)}
+    widths = {number: 64 if number == 31 else 32 for number in range(1, 33, 2)}
+    layers = {f"{n}.to_{which}_ip.weight": made(width, context) for n, width in widths.items() for which in "kv"}
+    return {"image_proj": {**proj, "norm.weight": made(context), "norm.bias": made(context)}, "ip_adapter": layers}
+
+
+@pytest.mark.parametrize("follows", [True, False], ids=["with our integration", "without it"])
+def test_ip_adapters_work_with_models_on_any_device(comfyui: ComfyUI, follows: bool) -> None:
+    if follows:
+        load_pack(comfyui, "ComfyUI_IPAdapter_plus", "ipadapter")
+    else:
+        import_pack(comfyui, real_pack("ComfyUI_IPAdapter_plus"))
+    embeds = torch.randn(1, 8, generator=torch.Generator().manual_seed(9))
+    inputs = {
+        "pos_embed": embeds,
+        "neg_embed": embeds * 0,
+        "weight": 0.9,
+        "weight_type": "linear",
+        "start_at": 0.0,
+        "end_at": 1.0,
+    }
+
+    def adapted(loader: str, device: dict[str, Any]) -> torch.Tensor:
+        (model,) = comfyui.run(loader, **UNET, **device)
+        plain = unet_picture(comfyui, model)
+        node = comfyui.nodes.NODE_CLASS_MAPPINGS["IPAdapterEmbeds"]
+        options = {"ipadapter": _ip_adapter(), "embeds_scaling": "V only"}
+        (changed, *_) = getattr(node(), node.FUNCTION)(model=model, **inputs, **options)
+        made = unet_picture(comfyui, changed)
+        assert not torch.equal(made, plain)
+        return made
+
+    thirds = {"expert_mode_allocations": "npu:1,30%;npu:2,30%;cpu,40%"}
+    with small_unet(comfyui):
+        expected = adapted("UNETLoader", {})
+        comfyui.reset()
+        for split in (None, thirds, {"expert_mode_allocations": "npu:1,50%;npu:2,50%", "strategy": "relay"}):
+            node = "UNETLoaderMultiGPU" if split is None else "UNETLoaderDisTorch2MultiGPU"
+            device = {"device": "npu:1"} if split is None else {"compute_device": "npu:1", **split}
+            assert torch.equal(adapted(node, device), expected)
+            comfyui.reset()

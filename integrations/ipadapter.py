@@ -1,0 +1,19 @@
+"""ComfyUI_IPAdapter_plus: its nodes on the device of the model that they change.
+
+Nothing of the pack is loaded for a device of its own: the adapter is made when it is applied, for one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from multigpu.hookspecs import PackDevices, WrappedLoader, hookimpl
+
+multigpu_pack = "ComfyUI_IPAdapter_plus"
+
+PACK = PackDevices(model_types=("MODEL",))
+
+
+@hookimpl
+def multigpu_wrap_loader() -> Iterable[WrappedLoader]:
+    yield WrappedLoader("IPAdapterModelLoader", (), PACK)
