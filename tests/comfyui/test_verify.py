@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from multigpu.multigpu_core.testing import tiny_checkpoint, tiny_models
 
 from .architectures import SDXL
 from .inprocess import ComfyUI
+from .packs_at_hand import stand_in
 from .split_models import write_split_models
 
 HALF = {"expert_mode_allocations": "npu:0,50%;npu:1,25%;cpu,25%"}
@@ -77,6 +79,17 @@ def test_a_gguf_file_without_the_pack_that_reads_it_is_refused(comfyui_path: Pat
     gguf_files.write_gguf_files(tmp_path)
     run = _verify(tmp_path / "q8_0.gguf", comfyui_path)
     assert run.returncode == 2 and "needs the node pack ComfyUI-GGUF" in run.stderr
+
+
+def test_a_gguf_file_is_compared_where_the_pack_that_reads_it_is(comfyui_path: Path, tmp_path: Path) -> None:
+    gguf_files = importlib.import_module(".gguf_files", __package__)
+    gguf_files.write_gguf_files(tmp_path)
+    home = shutil.copytree(comfyui_path, tmp_path / "ComfyUI", ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    shutil.copytree(stand_in("gguf"), home / "custom_nodes" / "ComfyUI-GGUF")
+    run = _verify(tmp_path / "q8_0.gguf", home, "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(run.stdout)
+    assert found["equal"] and set(found["split"]["bytes_by_device"]) == {"npu:0", "cpu"}
 
 
 def _compared(comfyui: ComfyUI, file: str) -> Any:
