@@ -58,7 +58,9 @@ export class Panel {
     this.#shown = text;
     const devices = [...state.devices].sort((a, b) => (a.name === "cpu") - (b.name === "cpu"));
     const names = devices.map((device) => device.name);
-    const models = state.models.map((model) => ({ ...model, title: titleOf(model) }));
+    const models = state.models
+      .map((model) => ({ ...model, title: titleOf(model) }))
+      .sort((a, b) => (a.ours === null) - (b.ours === null));
     this.#content.replaceChildren(
       element("section", { "aria-label": "Devices" }, devices.map((device) => deviceEntry(device, models, names))),
       element(

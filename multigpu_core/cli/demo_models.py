@@ -22,10 +22,10 @@ class DemoModels:
     vae: str = "tiny-vae.safetensors"
 
 
-def write_demo_models(folder: Path) -> DemoModels:
+def write_demo_models(folder: Path, shape: tiny_models.FluxShape = SHAPE) -> DemoModels:
     """Writes a Flux-architecture model, a LoRA for it and a VAE under ComfyUI's `folder` of models."""
     models = DemoModels()
-    flux = tiny_models.flux_weights(SHAPE)
+    flux = tiny_models.flux_weights(shape)
     tiny_models.write(folder / "diffusion_models" / models.diffusion_model, flux)
     tiny_models.write(folder / "loras" / models.lora, tiny_models.lora_weights(flux, LORA_TARGETS))
     tiny_models.write(folder / "vae" / models.vae, _with_mid_tones(tiny_models.vae_weights()))

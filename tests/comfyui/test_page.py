@@ -77,6 +77,9 @@ def test_the_panel_shows_every_block_where_it_is(page: ComfyPage) -> None:
     assert len(Counter(shown)) == 3
     text = panel.inner_text()
     assert "tiny-flux.safetensors" in text and "split (interleave)" in text
+    measured = dict(zip(panel.locator("dt").all_inner_texts(), panel.locator("dd").all_inner_texts(), strict=True))
+    assert measured["predicted"].endswith("s") and measured["moved in a step"].endswith("MB")
+    assert measured["allocation"] == _loaded(page)["expert_string"]
     assert [bar.split(":")[0] for bar in _labels(panel.locator(".multigpu-bar"))] == ["npu", "npu", "cpu"]
     assert "staging" in _labels(panel.locator(".multigpu-bar"))[0]
 

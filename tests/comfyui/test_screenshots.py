@@ -1,0 +1,69 @@
+"""The panel and the editor in every state, dark and light. MULTIGPU_SCREENSHOTS=FOLDER keeps the pictures.
+
+With it they are of a larger model on larger cards, as docs/images has them, which takes a minute or two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multigpu.multigpu_core.cli.demo_models import SHAPE, DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo_workflow import split_workflow
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.tiny_models import FluxShape
+
+pytest.importorskip("playwright.sync_api")
+
+from .page import ComfyPage, chromium, screenshot  # it imports playwright
+from .test_nodes_over_http import PROMPT_PACK
+
+FOLDER = "MULTIGPU_SCREENSHOTS"
+LARGE = FluxShape(19, 38, 384)
+SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
+ALLOCATION = "npu:0,35%;npu:1,40%;cpu,25%"
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
+    base = tmp_path_factory.mktemp("base")
+    install_custom_node(base, repository, "ComfyUI-MultiGPU")
+    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"Comfy.TutorialCompleted": true, "Comfy.Minimap.Visible": false}')
+    is_kept = FOLDER in os.environ
+    write_demo_models(base / "models", LARGE if is_kept else SHAPE)
+    environment = {"MULTIGPU_SIMULATE": "1400mb,300mb" if is_kept else "4gb,2gb"}
+    with ComfyUIServer(comfyui_path, base, environment=environment) as running:
+        yield running
+
+
+def test_the_pictures_of_every_state_can_be_made(server: ComfyUIServer, tmp_path: Path) -> None:
+    folder = Path(os.environ.get(FOLDER, tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    workflow = split_workflow(DemoModels(), "npu:0", ALLOCATION, 3)
+    workflow = {**workflow, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
+    with chromium() as browser:
+        comfy = ComfyPage(browser, server, size=(1280, 800))
+        comfy.show(workflow)
+        comfy.open_panel()
+        comfy.page.wait_for_timeout(1500)
+        screenshot(comfy.page, folder, "panel_empty")
+        comfy.run(workflow)
+        comfy.open_panel().locator(".multigpu-strip").wait_for()
+        comfy.page.mouse.move(700, 700)
+        for palette in ("light", "dark"):
+            comfy.set_palette(palette)
+            comfy.page.wait_for_timeout(1500)
+            screenshot(comfy.page, folder, f"panel_{palette}")
+            editor = comfy.open_editor(SPLIT_NODE)
+            screenshot(comfy.page, folder, f"editor_{palette}")
+            editor.locator("#multigpu-expert").fill("npu:0,35%;npu:7,40%;cpu,25%")
+            editor.locator(".multigpu-fault mark").wait_for()
+            screenshot(comfy.page, folder, f"editor_fault_{palette}")
+            comfy.page.keyboard.press("Escape")
+        assert comfy.complaints == []
