@@ -100,7 +100,7 @@ def _vision_encoder() -> dict[str, Tensor]:
 
 def video_vae() -> dict[str, Tensor]:
     """A Wan VAE: unlike a TAESD it has blocks, so that it can be split."""
-    vae = importlib.import_module("comfy.ldm.wan.vae").WanVAE(dim=8, z_dim=16)
+    vae = importlib.import_module("comfy.ldm.wan.vae").WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True])
     return weights_for(vae)
 
 
