@@ -27,14 +27,14 @@ class PatchAtHome:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         away: list[torch.device] = []
-        originals: dict[int, Tensor] = {}
+        originals: dict[int, tuple[Tensor, Tensor]] = {}  # with the copy, so that its id stays its own
 
         def bring(tensor: Tensor) -> Tensor:
             if tensor.device == self._home or not is_on_accelerator(tensor):
                 return tensor
             away.append(tensor.device)
             brought = tensor.to(self._home)
-            originals[id(brought)] = tensor
+            originals[id(brought)] = tensor, brought
             return brought
 
         given = replace_tensors([args, kwargs], bring, in_place=True)
@@ -43,15 +43,9 @@ class PatchAtHome:
         try:
             result = self._patch(*given[0], **given[1])
         finally:  # what the caller's dicts and lists held
-            replace_tensors(given, lambda tensor: originals.get(id(tensor), tensor), in_place=True)
-
-        def hand_back(tensor: Tensor) -> Tensor:
-            known = originals.get(id(tensor))
-            if known is not None:
-                return known
-            return tensor.to(away[0]) if tensor.device == self._home else tensor
-
-        return replace_tensors(result, hand_back)
+            replace_tensors(given, lambda tensor: originals.get(id(tensor), (tensor,))[0], in_place=True)
+        # Also what is handed through: the patch may have changed it in place.
+        return replace_tensors(result, lambda tensor: tensor.to(away[0]) if tensor.device == self._home else tensor)
 
 
 @contextmanager

@@ -108,6 +108,14 @@ def _output_patch(model: Any, shift: _Shift) -> None:
     model.set_model_attn2_output_patch(lambda n, extra_options: shift(n))
 
 
+def _in_place(model: Any, shift: _Shift) -> None:
+    def patch(n: Tensor, extra_options: Any) -> Tensor:
+        n += shift.weight.to(n.dtype)
+        return n
+
+    model.set_model_attn2_output_patch(patch)
+
+
 def _method(model: Any, shift: _Shift) -> None:
     model.set_model_attn2_output_patch(_Worker(shift).shifted)
 
@@ -135,7 +143,7 @@ def _after_cfg(model: Any, shift: _Shift) -> None:
     model.set_model_sampler_post_cfg_function(lambda args: shift(args["denoised"]))
 
 
-HOLDERS = (_output_patch, _method, _partial, _function_wrapper, _wrapper, _after_cfg)
+HOLDERS = (_output_patch, _in_place, _method, _partial, _function_wrapper, _wrapper, _after_cfg)
 
 
 def _shifted(model: Any, hold: Any, shift: _Shift) -> Any:
