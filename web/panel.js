@@ -13,6 +13,7 @@ export class Panel {
   #message = element("p", { class: "multigpu-message", role: "status" });
   #timer = null;
   #shown = "";
+  #strips = new Map(); // by their blocks: large, and nearly always the same a second later
 
   constructor(root) {
     this.#root = root;
@@ -61,25 +62,33 @@ export class Panel {
     const models = state.models
       .map((model) => ({ ...model, title: titleOf(model) }))
       .sort((a, b) => (a.ours === null) - (b.ours === null));
+    const before = this.#strips;
+    this.#strips = new Map();
     this.#content.replaceChildren(
       element("section", { "aria-label": "Devices" }, devices.map((device) => deviceEntry(device, models, names))),
       element(
         "section",
         { "aria-label": "Loaded models" },
         element("h3", {}, "Loaded models"),
-        models.length ? models.map((model) => this.#modelEntry(model, names)) : element("p", {}, "None."),
+        models.length ? models.map((model) => this.#modelEntry(model, names, before)) : element("p", {}, "None."),
       ),
     );
     if (focused) this.#content.querySelector(`[data-action="${CSS.escape(focused)}"]`)?.focus();
   }
 
-  #modelEntry(model, names) {
+  #modelEntry(model, names, before) {
+    let strip = null;
+    if (model.split) {
+      const blocks = JSON.stringify([model.ours.key, model.split.blocks]);
+      strip = before.get(blocks) ?? blockStrip(model.split.blocks, names);
+      this.#strips.set(blocks, strip);
+    }
     return element(
       "article",
-      { class: "multigpu-model", "aria-label": model.title },
+      { class: "multigpu-card", "aria-label": model.title },
       element("h4", {}, model.title),
       element("p", { class: "multigpu-detail" }, subtitle(model)),
-      model.split && blockStrip(model.split.blocks, names),
+      strip,
       legend(model.bytes_by_device, names),
       model.split && stepTable(model.split),
       model.ours && this.#buttons(model),

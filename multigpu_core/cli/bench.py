@@ -27,6 +27,7 @@ class Benchmark(str, Enum):
     FAULTS = "faults"
     SOAK = "soak"
     KEEP = "keep"
+    PANEL = "panel"
 
 
 def bench(
