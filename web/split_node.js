@@ -2,6 +2,7 @@
 
 const EXPERT = "expert_mode_allocations";
 const MODEL_FILE = /\.(safetensors|sft|gguf|ckpt|pt|pt2|pth|bin)$/i;
+const CHECKPOINT = "ckpt_name";
 const PARTS = { unet_: "diffusion_model", clip_: "text_encoder", vae_: "vae" };
 
 /** What can be allocated in a node: one for most, one for each part of a checkpoint. */
@@ -25,10 +26,20 @@ export class Allocation {
     return this.prefix ? `edit allocation: ${this.prefix.replace("_", "")}` : "edit allocation";
   }
 
+  /** The files of the model; a checkpoint beside others is there for something else. */
   get files() {
-    return this.node.widgets
+    const all = this.node.widgets
       .filter((widget) => typeof widget.value === "string" && MODEL_FILE.test(widget.value))
       .map((widget) => ({ input: widget.name, name: widget.value }));
+    const own = all.filter((file) => file.input !== CHECKPOINT);
+    return own.length ? own : all;
+  }
+
+  /** Which model of a checkpoint; of a file that holds one model, none. */
+  get part() {
+    if (this.prefix) return PARTS[this.prefix] ?? null;
+    const isCheckpoint = this.files.every((file) => file.input === CHECKPOINT);
+    return isCheckpoint && this.node.outputs?.[0]?.type === "VAE" ? PARTS.vae_ : null;
   }
 
   get expert() {
@@ -52,10 +63,10 @@ export class Allocation {
   wish(expert, strategy, devices) {
     return {
       files: this.files,
-      part: PARTS[this.prefix] ?? null,
+      part: this.part,
       compute_device: this.computeDevice(devices),
       virtual_vram_gb: Number(this.#value("virtual_vram_gb") ?? 0),
-      donor_device: this.#value("donor_device") ?? "cpu",
+      donor_device: this.#value("use_other_vram") ? this.#others(devices).join(",") : this.#value("donor_device") ?? "cpu",
       weight_dtype: this.#widget("weight_dtype", "")?.value ?? "default",
       expert,
       strategy,
@@ -67,6 +78,12 @@ export class Allocation {
     if (this.hasStrategy) set(this.#widget("strategy", ""), strategy);
     this.node.graph?.setDirtyCanvas?.(true, true);
     this.node.graph?.change?.();
+  }
+
+  /** What the older nodes' switch means: the other cards, and the cpu last. */
+  #others(devices) {
+    const compute = this.computeDevice(devices);
+    return [...devices.filter((device) => device !== compute && device !== "cpu"), "cpu"];
   }
 
   #value(name) {
