@@ -196,3 +196,31 @@ def test_an_hour_of_looks_leaves_nothing_in_the_page(page: ComfyPage) -> None:
     for what in ("Nodes", "JSEventListeners"):
         assert after[what] <= before[what] * 1.1, what
     assert after["JSHeapUsedSize"] <= before["JSHeapUsedSize"] * 1.1
+
+
+def _wishes(page: ComfyPage, node_type: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the editors of a node would ask the planner."""
+    found: list[dict[str, Any]] = page.page.evaluate(
+        """async ([type, values]) => {
+            const { allocationsOf } = await import('/extensions/ComfyUI-MultiGPU/split_node.js');
+            const node = window.LiteGraph.createNode(type);
+            for (const [name, value] of Object.entries(values))
+                node.widgets.find(widget => widget.name === name).value = value;
+            const devices = ['cpu', 'npu:0', 'npu:1'];
+            return allocationsOf(node).map(each => each.wish('auto', 'interleave', devices));
+        }""",
+        [node_type, values],
+    )
+    return found
+
+
+def test_each_part_of_a_checkpoint_has_an_editor_of_its_own(page: ComfyPage) -> None:
+    wishes = _wishes(page, "CheckpointLoaderAdvancedDisTorch2MultiGPU", {"ckpt_name": "all.safetensors"})
+    assert [wish["part"] for wish in wishes] == ["diffusion_model", "text_encoder"]
+    assert all(wish["files"] == [{"input": "ckpt_name", "name": "all.safetensors"}] for wish in wishes)
+
+
+def test_a_text_encoder_of_two_files_is_planned_as_one(page: ComfyPage) -> None:
+    values = {"clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl.safetensors"}
+    (wish,) = _wishes(page, "DualCLIPLoaderDisTorch2MultiGPU", values)
+    assert [file["name"] for file in wish["files"]] == ["clip_l.safetensors", "t5xxl.safetensors"]
