@@ -27,8 +27,8 @@ def http_case(shares: Callable[[random.Random], str]) -> Callable[[random.Random
     inside = enter_comfyui()
     inside.start()
     context = inside.framework.context
-    routes = importlib.import_module("multigpu.multigpu_core.comfy.routes")
-    preview = importlib.import_module("multigpu.multigpu_core.comfy.allocation_preview")
+    routes = importlib.import_module("multigpu.multigpu_core.comfy.page.routes")
+    preview = importlib.import_module("multigpu.multigpu_core.comfy.page.allocation_preview")
 
     def case(chance: random.Random) -> object:
         if chance.random() < 0.2:

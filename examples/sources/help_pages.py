@@ -27,7 +27,7 @@ def node_ids_by_example() -> dict[str, set[str]]:
 def written(framework: Any) -> dict[str, str]:
     """The contents of every page, by file name; `framework` is ours, running in a ComfyUI."""
     # Importable only where a ComfyUI is.
-    from multigpu.multigpu_core.comfy.node_help import help_pages
+    from multigpu.multigpu_core.comfy.page.node_help import help_pages
 
     pages = help_pages(framework.plugins, framework.context.host, node_ids_by_example())
     return {f"{page.node_id}.md": page.text for page in pages}

@@ -30,7 +30,7 @@ class ComfyUIJobError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done in a ComfyUI: `name` is one of `multigpu_core.comfy.jobs`.
+    """What is to be done in a ComfyUI: `name` is one of `multigpu_core.comfy.trials.jobs`.
 
     `packs` are the folders of node packs that it needs, `flags` what ComfyUI is started with.
     """

@@ -34,7 +34,7 @@ def _done(request: dict[str, Any]) -> dict[str, Any]:
         if not asyncio.run(nodes.load_custom_node(pack, module_parent="custom_nodes")):
             return {"error": f"The node pack {pack} cannot be imported: start ComfyUI, whose log says why."}
     framework = start_framework(nodes)
-    from multigpu.multigpu_core.comfy.jobs import JOBS
+    from multigpu.multigpu_core.comfy.trials.jobs import JOBS
 
     return JOBS[request["job"]](framework, request["arguments"])
 

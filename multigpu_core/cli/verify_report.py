@@ -12,7 +12,7 @@ MIB = 1024**2
 
 
 def is_equal(found: Mapping[str, Any]) -> bool:
-    """Whether a comparison, as `multigpu_core.comfy.jobs.verify` gives it, found no difference."""
+    """Whether a comparison, as `multigpu_core.comfy.trials.jobs.verify` gives it, found no difference."""
     return bool(found["difference"]["differing"] == 0)
 
 

@@ -38,8 +38,8 @@ from .kept_watch import KeptWatch
 from .loading import LoadContext
 from .logging_in_comfyui import start_logging
 from .ours import OurModels
+from .page.routes import add_routes
 from .registration import NodeRegistration
-from .routes import add_routes
 from .seams import missing_features
 from .target_packs import loadable_packs
 

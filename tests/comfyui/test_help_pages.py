@@ -12,7 +12,7 @@ import pytest
 
 from multigpu.multigpu_core.allocation import AllocationError, PlanError
 from multigpu.multigpu_core.allocation.language import parse_expert
-from multigpu.multigpu_core.comfy import node_help
+from multigpu.multigpu_core.comfy.page import node_help
 from multigpu.multigpu_core.comfy.shortage import LoadOutOfMemoryError, Shortage
 from multigpu.multigpu_core.devices import DeviceError
 from multigpu.multigpu_core.plugins.discovery import BUILT_IN

@@ -93,7 +93,7 @@ def test_a_gguf_file_is_compared_where_the_pack_that_reads_it_is(comfyui_path: P
 
 
 def _compared(comfyui: ComfyUI, file: str) -> Any:
-    trials = importlib.import_module("multigpu.multigpu_core.comfy.trial_runs")
+    trials = importlib.import_module("multigpu.multigpu_core.comfy.trials.trial_runs")
     inputs = {"unet_name": file, "weight_dtype": "default"}
     with torch.inference_mode():
         trial = trials.SplitTrial("UNETLoader", inputs, "npu:0", HALF, steps=2, size_pixels=64)
@@ -127,7 +127,7 @@ def test_a_wrong_weight_in_the_split_model_is_seen(comfyui: ComfyUI, monkeypatch
 
 @pytest.mark.usefixtures("comfyui")
 def test_a_model_of_unknown_inputs_is_named() -> None:
-    inputs = importlib.import_module("multigpu.multigpu_core.comfy.made_up_inputs")
+    inputs = importlib.import_module("multigpu.multigpu_core.comfy.trials.made_up_inputs")
     model = torch.nn.Module()
     model.diffusion_model, model.model_config = torch.nn.Linear(1, 1), type("Config", (), {"unet_config": {}})
     with pytest.raises(inputs.UnknownInputsError, match="No inputs can be made up for a Module"):
@@ -136,7 +136,7 @@ def test_a_model_of_unknown_inputs_is_named() -> None:
 
 @pytest.mark.usefixtures("comfyui")
 def test_a_pooled_prompt_is_what_sdxl_leaves_for_it_beside_the_sizes() -> None:
-    inputs = importlib.import_module("multigpu.multigpu_core.comfy.made_up_inputs")
+    inputs = importlib.import_module("multigpu.multigpu_core.comfy.trials.made_up_inputs")
     config = importlib.import_module("comfy.supported_models").SDXL({**SDXL, "dtype": torch.float16})
     model = config.get_model({}, device="meta")
     assert (inputs.prompt_width(model), inputs.pooled_width(model)) == (2048, 1280)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
 from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
+from multigpu.multigpu_core.comfy.loader_class import loader_function
+from multigpu.multigpu_core.comfy.results import map_outputs
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.parity import Difference, Parity, Run
 
-from .loader_class import loader_function
 from .made_up_inputs import UnknownInputsError, made_up_latent, made_up_prompt
-from .results import map_outputs
 
 ALL_ON_CPU = {"expert_mode_allocations": "cpu,100%", "strategy": "contiguous"}
 

@@ -10,14 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from multigpu.multigpu_core.comfy.inputs import (
+    DEVICE_TYPE,
+    OUTPUT_TOOLTIP,
+    InputSpec,
+    added_inputs,
+    extra_input,
+    own_device_inputs,
+)
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, WrappedLoader
 
-from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs
-
 if TYPE_CHECKING:
+    from multigpu.multigpu_core.comfy.host import Host
     from multigpu.multigpu_core.plugins import PluginManager
-
-    from .host import Host
 
 CORE = "ComfyUI"
 SWITCH = {True: "on", False: "off"}

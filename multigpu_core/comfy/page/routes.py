@@ -10,11 +10,11 @@ import server
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from multigpu.multigpu_core.comfy.loading import LoadContext
+from multigpu.multigpu_core.comfy.ours import OurModels
 from multigpu.multigpu_core.plugins import PluginManager, report_json
 
 from .allocation_preview import PreviewRequest, preview
-from .loading import LoadContext
-from .ours import OurModels
 from .panel_state import panel_state
 
 MOST_BODY_BYTES = 64 * 1024

@@ -6,11 +6,10 @@ from typing import Any
 
 import comfy.model_management as mm
 
+from multigpu.multigpu_core.comfy.loading import LoadContext
+from multigpu.multigpu_core.comfy.ours import OurModel
+from multigpu.multigpu_core.comfy.placement import ModelPlacement
 from multigpu.multigpu_core.devices import DeviceInfo
-
-from .loading import LoadContext
-from .ours import OurModel
-from .placement import ModelPlacement
 
 
 def panel_state(context: LoadContext, is_busy: bool) -> dict[str, Any]:

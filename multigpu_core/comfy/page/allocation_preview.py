@@ -21,11 +21,10 @@ from multigpu.multigpu_core.allocation.checkpoint_parts import CheckpointPart, C
 from multigpu.multigpu_core.allocation.errors import AllocationError
 from multigpu.multigpu_core.allocation.header_error import HeaderError
 from multigpu.multigpu_core.allocation.plan_report import plan_report
+from multigpu.multigpu_core.comfy.host import Host
+from multigpu.multigpu_core.comfy.model_files import UnknownFileError, model_file
+from multigpu.multigpu_core.comfy.planning import PlanAllocation
 from multigpu.multigpu_core.devices import DeviceError, DeviceInfo
-
-from .host import Host
-from .model_files import UnknownFileError, model_file
-from .planning import PlanAllocation
 
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Name = Annotated[str, Field(max_length=1000)]

@@ -14,10 +14,10 @@ import folder_paths
 import torch
 
 from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
+from multigpu.multigpu_core.comfy.core_patches import cost_of
+from multigpu.multigpu_core.comfy.startup import Framework
 
-from .core_patches import cost_of
 from .made_up_inputs import UnknownInputsError
-from .startup import Framework
 from .trial_runs import SplitTrial, TrialError, compared
 
 LoaderOfFile = tuple[str, str, dict[str, str]]

@@ -1,0 +1,1 @@
+"""Runs of a model that `multigpu verify` and `multigpu doctor` have done inside a ComfyUI."""
