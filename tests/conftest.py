@@ -7,11 +7,16 @@ import runpy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from multigpu.multigpu_core.testing.comfyui_release import ProvisioningError, comfyui_folder
 
 pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]
+
+# On a busy machine anything may take a while, and that says nothing about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def _tested_versions() -> str:

@@ -12,6 +12,7 @@ PACKS = {
     "ComfyUI-HunyuanVideoWrapper": ("1.0.8", "3ce9640"),
     "ComfyUI-LTXVideo": ("aceeae9", "af8228a"),
     "ComfyUI-MMAudio": ("1.0.3", "8eaeb72"),
+    "ComfyUI_IPAdapter_plus": ("2.0.0", "9d076a3"),
     "ComfyUI_bitsandbytes_NF4": ("6c65152",),
     "PuLID_ComfyUI": ("1.0.1", "4e1fd40"),
     "x-flux-comfyui": ("1.0.0", "0032855"),
