@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
 
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile, known_profile
+from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile, known_profile, profile_file
 from multigpu.multigpu_core.execution import PageLockedMemory
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
 
@@ -27,6 +26,7 @@ class Host:
         memory: MemorySettings | None = None,
     ) -> None:
         self.registry = registry
+        self._profile: tuple[int | None, HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
@@ -35,10 +35,17 @@ class Host:
         )
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
-    @cached_property
+    @property
     def profile(self) -> HardwareProfile:
-        """How fast this machine is: as `multigpu profile` has measured, else as published for its kind."""
-        return known_profile(self.registry)
+        """How fast this machine is: as `multigpu profile` has measured, else as published for its kind.
+
+        It is read again when it was measured anew: nobody has to restart ComfyUI for that.
+        """
+        file = profile_file()
+        changed_ns = file.stat().st_mtime_ns if file.is_file() else None
+        if self._profile is None or self._profile[0] != changed_ns:
+            self._profile = changed_ns, known_profile(self.registry)
+        return self._profile[1]
 
     def default_device(self) -> str:
         """The device on which ComfyUI itself would load a model."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.devices import DeviceError
+from multigpu.multigpu_core.devices import DeviceError, HardwareProfile, LinkSpeed, save_profile
 
 from .inprocess import ComfyUI
 
@@ -76,3 +77,14 @@ def test_a_card_that_an_environment_variable_hides_is_named_with_it(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(DeviceError, match="CUDA_VISIBLE_DEVICES"):
         _registry().resolve("cuda:1")
+
+
+def test_speeds_measured_while_comfyui_runs_are_gone_by_from_then_on(
+    comfyui: ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "profile.json"
+    monkeypatch.setenv("MULTIGPU_PROFILE", str(file))
+    host = comfyui.framework.context.host
+    assert host.profile.links["cpu", "npu:0"].bytes_per_second != 3e9
+    save_profile(HardwareProfile({("cpu", "npu:0"): LinkSpeed(3e9, 2e9)}, {}), host.registry, file)
+    assert host.profile.links["cpu", "npu:0"].bytes_per_second == 3e9
