@@ -86,5 +86,5 @@ def test_speeds_measured_while_comfyui_runs_are_gone_by_from_then_on(
     monkeypatch.setenv("MULTIGPU_PROFILE", str(file))
     host = comfyui.framework.context.host
     assert host.profile.links["cpu", "npu:0"].bytes_per_second != 3e9
-    save_profile(HardwareProfile({("cpu", "npu:0"): LinkSpeed(3e9, 2e9)}, {}), host.registry, file)
+    save_profile(HardwareProfile({("cpu", "npu:0"): LinkSpeed(3e9, 2e9, 1e-5)}, {}), host.registry, file)
     assert host.profile.links["cpu", "npu:0"].bytes_per_second == 3e9
