@@ -42,6 +42,6 @@ def test_a_comfyui_that_has_changed_has_its_missing_feature_named(copy: Path) ->
 
 def test_a_comfyui_that_cannot_be_imported_says_why(copy: Path) -> None:
     nodes = copy / "nodes.py"
-    nodes.write_text("import no_such_requirement\n" + nodes.read_text())
+    nodes.write_text(nodes.read_text() + "\nimport no_such_requirement\n")  # the first line may be from __future__
     (told,) = [finding["what"] for finding in _findings(copy) if "without an answer" in finding["what"]]
     assert "No module named 'no_such_requirement'" in told and "Install what is missing" in told
