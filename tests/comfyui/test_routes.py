@@ -176,3 +176,12 @@ def _pixels(file: Path) -> bytes:
 
     with Image.open(file) as image:
         return image.tobytes()
+
+
+def test_a_load_shows_its_progress_at_the_node_that_causes_it(server: ComfyUIServer) -> None:
+    server.client.post("/free", {"unload_models": True, "free_memory": True})
+    seen: list[tuple[str, int, int]] = []
+    server.client.run(_workflow(9, 2), lambda p: seen.append((p.class_type, p.value, p.maximum)))
+    loaded = [value for node, value, maximum in seen if node == "KSampler" and maximum > 10]
+    assert loaded and loaded == sorted(loaded)
+    assert ("KSampler", 2, 2) in seen, "and then the sampling's own"
