@@ -154,6 +154,27 @@ def _pulid() -> Iterator[Recipe]:
     )
 
 
+def _ipadapter() -> Iterator[Recipe]:
+    checkpoint = {"ckpt_name": "sd_xl_base_1.0.safetensors", "device": "cuda:1"}
+    vision = {"clip_name": "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors", "device": "cuda:0"}
+    parts = {"ipadapter": Wire("adapter"), "image": Wire("image"), "clip_vision": Wire("vision")}
+    yield Recipe(
+        "SDXL and an IP-adapter on the second card",
+        "Needs ComfyUI_IPAdapter_plus. The model is on cuda:1, and the pack's adapter follows it there; CLIP vision looks at "
+        "the picture on cuda:0.\n\n"
+        "Change the devices of the two loaders as you like: the adapter goes where its MODEL is, split or whole.",
+        sdxl(
+            Node("CheckpointLoaderSimpleMultiGPU", checkpoint, "The model on cuda:1"),
+            adapter=Node("IPAdapterModelLoader", {"ipadapter_file": "ip-adapter-plus_sdxl_vit-h.safetensors"}),
+            vision=Node("CLIPVisionLoaderMultiGPU", vision, "CLIP vision on cuda:0"),
+            image=Node("LoadImage", {"image": "example.png"}, "The picture to go by"),
+            apply=Node("IPAdapterAdvanced", {"model": Wire("model"), **parts, "weight": 0.8}),
+            sample=sampler(Wire("apply"), Wire("prompt"), Wire("negative"), Wire("latent"), cfg=6.0),
+        ),
+        "ComfyUI_IPAdapter_plus",
+    )
+
+
 def _florence2() -> Iterator[Recipe]:
     model = {"model": "microsoft/Florence-2-base", "device": "cuda:1", "offload_device": "cpu"}
     run = {"image": Wire("image"), "florence2_model": Wire("florence"), "task": "detailed_caption"}
@@ -230,5 +251,5 @@ def _xflux() -> Iterator[Recipe]:
 
 
 INTEGRATIONS = (
-    *_gguf(), *_wanvideo(), *_hunyuan(), *_ltx(), *_nf4(), *_pulid(), *_florence2(), *_mmaudio(), *_xflux(),
+    *_gguf(), *_wanvideo(), *_hunyuan(), *_ltx(), *_nf4(), *_pulid(), *_ipadapter(), *_florence2(), *_mmaudio(), *_xflux(),
 )  # fmt: skip
