@@ -160,8 +160,8 @@ def _ipadapter() -> Iterator[Recipe]:
     parts = {"ipadapter": Wire("adapter"), "image": Wire("image"), "clip_vision": Wire("vision")}
     yield Recipe(
         "SDXL and an IP-adapter on the second card",
-        "Needs ComfyUI_IPAdapter_plus. The model is on cuda:1, and the pack's adapter follows it there; CLIP vision looks at "
-        "the picture on cuda:0.\n\n"
+        "Needs ComfyUI_IPAdapter_plus. The model is on cuda:1, and the pack's adapter follows it there; CLIP vision "
+        "looks at the picture on cuda:0.\n\n"
         "Change the devices of the two loaders as you like: the adapter goes where its MODEL is, split or whole.",
         sdxl(
             Node("CheckpointLoaderSimpleMultiGPU", checkpoint, "The model on cuda:1"),
@@ -251,5 +251,6 @@ def _xflux() -> Iterator[Recipe]:
 
 
 INTEGRATIONS = (
-    *_gguf(), *_wanvideo(), *_hunyuan(), *_ltx(), *_nf4(), *_pulid(), *_ipadapter(), *_florence2(), *_mmaudio(), *_xflux(),
+    *_gguf(), *_wanvideo(), *_hunyuan(), *_ltx(), *_nf4(), *_pulid(), *_ipadapter(), *_florence2(), *_mmaudio(),
+    *_xflux(),
 )  # fmt: skip
