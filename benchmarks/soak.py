@@ -107,7 +107,6 @@ class Soak:
             (picture,) = result.image_files()
             expected = self.pictures.setdefault((model, has_lora, seed), picture.read_bytes())
             assert picture.read_bytes() == expected, f"{model}, LoRA {has_lora}, seed {seed}: another picture"
-            picture.unlink()
         if self.chance.random() < FREED:
             self.server.client.post("/free", {"unload_models": True, "free_memory": self.chance.random() < 0.5})
 
@@ -118,6 +117,8 @@ class Soak:
         while self.server.client.get("/multigpu/models") and time.monotonic() < deadline:
             time.sleep(0.05)
         self.server.client.post("/history", {"clear": True})  # ComfyUI keeps ten thousand
+        for picture in (self.server.base_directory / "output").glob("*.png"):  # no cached result names it any more
+            picture.unlink()
         self._probe()  # what the last prompt left on the way out
         seen = self._probe(collect=True)
         self.resident_bytes.append(seen["resident"][0])
