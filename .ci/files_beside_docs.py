@@ -12,7 +12,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-LINK = re.compile(r"(?<=\]\()(?!\w+:)(?P<path>[^)#\s]+)")
+LINK = re.compile(r"\]\((?!<?\w+:)(?:<(?P<in_brackets>[^>#]+)|(?P<plain>[^)#\s<]+))")
 ALWAYS = ("CHANGELOG.md", "benchmarks/README.md")
 """Pages of the site's own menu."""
 
@@ -38,9 +38,9 @@ def _add(files: Files, config: Any, root: Path, path: PurePosixPath) -> None:
 
 
 def _links(markdown: str) -> list[PurePosixPath]:
-    return [PurePosixPath(link["path"]) for link in LINK.finditer(markdown)]
+    return [PurePosixPath(link["in_brackets"] or link["plain"]) for link in LINK.finditer(markdown)]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The site has no folder docs/: what is beside it in the repository is beside the pages there."""
-    return markdown if "/" in page.file.src_uri else re.sub(r"(?<=\]\()\.\./", "", markdown)
+    return markdown if "/" in page.file.src_uri else re.sub(r"(?<=\]\()(<?)\.\./", r"\1", markdown)
