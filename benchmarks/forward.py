@@ -74,6 +74,11 @@ class _Layer(nn.Module):
         return x
 
 
+def _slots(path: str, block: nn.Module) -> tuple[TensorSlot, ...]:
+    layers = ((name, owner) for name, owner in block.named_modules() if isinstance(owner, _Layer))
+    return tuple(TensorSlot(f"{path}.{name}.weight", owner, "weight") for name, owner in layers)
+
+
 class _Stream:
     """A queue that takes no time, so that the host's part is left."""
 
@@ -126,11 +131,7 @@ def _hook_microseconds() -> float:
     registry = DeviceRegistry([_CpuWithStreams()])
     locked = PageLockedMemory(registry, 2**30)
     streamer = Streamer(registry, "cpu", locked, 0)
-    slots = tuple(
-        TensorSlot(f"block.{name}.weight", owner, "weight")
-        for name, owner in model["block"].named_modules()
-        if isinstance(owner, _Layer)
-    )
+    slots = _slots("block", model["block"])
     assert PackedStorage(registry, "cpu", locked).store(slots, "cpu")
     streamer.attach(model, {"block": slots})
     return min(microseconds() for _ in range(REPEATS)) - bare
@@ -171,14 +172,7 @@ def _relay_microseconds(count: int) -> float:
 
     bare = min(microseconds() for _ in range(REPEATS))
     model.blocks[1:].to("npu:1")  # type: ignore[operator]
-    slots = {
-        f"blocks.{index}": tuple(
-            TensorSlot(f"blocks.{index}.{name}.weight", owner, "weight")
-            for name, owner in block.named_modules()
-            if isinstance(owner, _Layer)
-        )
-        for index, block in enumerate(model.blocks)
-    }
+    slots = {f"blocks.{index}": _slots(f"blocks.{index}", block) for index, block in enumerate(model.blocks)}
     relay = Relay(registry, "npu:0")
     relay.attach(model, slots, dict.fromkeys(list(slots)[1:], "npu:1"))
     model(*given)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from records import Record, report
 from rich.console import Console
+from safetensors.torch import load_file
 
 import multigpu
 from multigpu.multigpu_core.testing import tiny_models
@@ -105,8 +106,6 @@ class Bench:
     def _latent(self, result: WorkflowResult) -> bytes:
         (saved,) = result.outputs["5"]["latents"]
         file = self.base / saved["type"] / saved["subfolder"] / saved["filename"]
-        from safetensors.torch import load_file
-
         return load_file(file)["latent_tensor"].numpy().tobytes()  # type: ignore[no-any-return]
 
 

@@ -1,9 +1,8 @@
 // The allocation editor: a dialog in which the borders between devices are dragged, or the string is typed. The server
 // plans at each change, from the files' headers, with the rules of a real load; what it answers is what is shown.
 
-import { app } from "../../scripts/app.js";
 import { blockStrip } from "./bars.js";
-import { bytes, element, seconds } from "./elements.js";
+import { button, bytes, element, seconds } from "./elements.js";
 import * as server from "./server.js";
 import { ShareBar } from "./share_bar.js";
 
@@ -38,10 +37,10 @@ export class AllocationEditor {
     this.#strategy = element(
       "select",
       { id: "multigpu-strategy", onchange: () => this.#ask() },
-      STRATEGIES.map((name) => element("option", { value: name, selected: name === allocation.strategy }, name)),
+      STRATEGIES.map((name) => element("option", { value: name }, name)),
     );
     this.#strategy.value = allocation.strategy;
-    this.#apply = button("Write into the node", "multigpu-button multigpu-primary", () => this.#write());
+    this.#apply = button("Write into the node", () => this.#write(), { class: "multigpu-primary" });
     this.#dialog = element("dialog", { class: "multigpu-editor", "aria-labelledby": "multigpu-editor-title" });
     this.#dialog.addEventListener("close", () => this.#dialog.remove());
     // ComfyUI's own shortcuts are not for what is typed here.
@@ -101,12 +100,12 @@ export class AllocationEditor {
       ),
       this.#message,
       this.#prediction,
-      element("div", { class: "multigpu-buttons" }, button("Automatic", "multigpu-button", () => this.#type("auto")), this.#cancelButton(), this.#apply),
+      element("div", { class: "multigpu-buttons" }, button("Automatic", () => this.#type("auto")), this.#cancelButton(), this.#apply),
     );
   }
 
   #cancelButton() {
-    return button("Cancel", "multigpu-button", () => this.#dialog.close());
+    return button("Cancel", () => this.#dialog.close());
   }
 
   #type(expert) {
@@ -121,12 +120,12 @@ export class AllocationEditor {
 
   #write() {
     this.#allocation.write(this.#text.value.trim(), this.#strategy.value);
-    app.graph?.setDirtyCanvas?.(true, true);
     this.#dialog.close();
   }
 
-  /** One question at a time; what changed meanwhile is asked afterwards, once. */
+  /** One question at a time; what changed meanwhile is asked afterwards, once. Unplanned, nothing can be written. */
   async #ask() {
+    this.#apply.disabled = true;
     if (this.#isAsking) {
       this.#isOutdated = true;
       return;
@@ -206,7 +205,3 @@ function explained(error, expert) {
 }
 
 const refusal = (message) => ({ fits: false, error: { message } });
-
-function button(label, className, onclick) {
-  return element("button", { type: "button", class: className, onclick }, label);
-}

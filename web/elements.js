@@ -12,6 +12,11 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+export function button(label, onclick, attributes = {}) {
+  const { class: more = "", ...others } = attributes;
+  return element("button", { type: "button", class: `multigpu-button ${more}`.trim(), onclick, ...others }, label);
+}
+
 function assign(made, name, value) {
   if (name === "style") {
     for (const [property, text] of Object.entries(value)) made.style.setProperty(property, text);

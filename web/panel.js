@@ -1,7 +1,7 @@
 // The sidebar tab: every device, every loaded model, what the last steps took, and what can be done about it.
 
 import { blockStrip, deviceBar, legend } from "./bars.js";
-import { bytes, element, seconds } from "./elements.js";
+import { button, bytes, element, seconds } from "./elements.js";
 import * as server from "./server.js";
 
 const SECONDS_BETWEEN_LOOKS = 1;
@@ -13,19 +13,15 @@ export class Panel {
   #message = element("p", { class: "multigpu-message", role: "status" });
   #timer = null;
   #shown = "";
+  #isSilent = false; // the server, when it was last asked
   #strips = new Map(); // by their blocks: large, and nearly always the same a second later
 
   constructor(root) {
     this.#root = root;
-    const free = element(
-      "button",
-      {
-        type: "button",
-        class: "multigpu-button",
-        title: "Unload every model, kept ones too, and forget all cached results",
-        onclick: () => this.#do("Everything is freed as soon as ComfyUI is idle.", server.freeEverything),
-      },
+    const free = button(
       "Free everything",
+      () => this.#do("Everything is freed as soon as ComfyUI is idle.", server.freeEverything),
+      { title: "Unload every model, kept ones too, and forget all cached results" },
     );
     root.classList.add("multigpu-panel");
     root.replaceChildren(
@@ -47,8 +43,11 @@ export class Panel {
     if (document.hidden || !this.#root.isConnected) return;
     try {
       this.#show(await server.state());
+      if (this.#isSilent) this.#message.textContent = "";
+      this.#isSilent = false;
     } catch (error) {
       this.#message.textContent = `ComfyUI does not answer: ${error.message}`;
+      this.#isSilent = true;
     }
   }
 
@@ -97,29 +96,15 @@ export class Panel {
 
   #buttons(model) {
     const { key, keep_loaded: isKept } = model.ours;
-    const keep = element(
-      "button",
-      {
-        type: "button",
-        class: "multigpu-button",
-        "data-action": `keep-${key}`,
-        "aria-pressed": String(isKept),
-        title: "Whether the model stays when ComfyUI is asked to unload models",
-        onclick: () => this.#do("", () => server.keep(key, !isKept)),
-      },
-      "Keep",
-    );
-    const unload = element(
-      "button",
-      {
-        type: "button",
-        class: "multigpu-button",
-        "data-action": `unload-${key}`,
-        title: "Take the model off all devices, into system memory",
-        onclick: () => this.#do(`${model.title} is unloaded.`, () => server.unload(key)),
-      },
-      "Unload",
-    );
+    const keep = button("Keep", () => this.#do("", () => server.keep(key, !isKept)), {
+      "data-action": `keep-${key}`,
+      "aria-pressed": String(isKept),
+      title: "Whether the model stays when ComfyUI is asked to unload models",
+    });
+    const unload = button("Unload", () => this.#do(`${model.title} is unloaded.`, () => server.unload(key)), {
+      "data-action": `unload-${key}`,
+      title: "Take the model off all devices, into system memory",
+    });
     return element("div", { class: "multigpu-buttons" }, keep, unload);
   }
 

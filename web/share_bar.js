@@ -14,7 +14,6 @@ export class ShareBar {
   #borders; // fractions of the model, one fewer than devices
   #segments;
   #handles;
-  #isDragged = false;
 
   constructor(devices, onChange) {
     this.#devices = devices;
@@ -57,16 +56,11 @@ export class ShareBar {
       event.preventDefault();
       handle.setPointerCapture(event.pointerId);
       handle.focus();
-      this.#isDragged = true;
     });
     handle.addEventListener("pointermove", (event) => {
-      if (!this.#isDragged || !handle.hasPointerCapture(event.pointerId)) return;
+      if (!handle.hasPointerCapture(event.pointerId)) return;
       const box = this.element.getBoundingClientRect();
       this.#move(index, (event.clientX - box.left) / box.width);
-    });
-    handle.addEventListener("lostpointercapture", () => {
-      this.#isDragged = false;
-      this.#onChange(this.#shares());
     });
     handle.addEventListener("keydown", (event) => {
       const to = this.#keyTarget(event, this.#borders[index]);

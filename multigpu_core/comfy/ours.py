@@ -69,7 +69,8 @@ class OurModels:
 
     def of(self, loaded: Any) -> OurModel | None:
         """What is known of one of ComfyUI's loaded models; None where it is not ours."""
-        return self._models.get(loaded.model.model) if loaded.model is not None else None
+        patcher = loaded.model
+        return self._models.get(patcher.model) if patcher is not None else None
 
     def set_keep(self, key: int, keep_loaded: bool) -> None:
         """Change whether a model is to stay.
@@ -89,8 +90,7 @@ class OurModels:
         model, _ = self._by_key(key)
         for loaded in list(mm.current_loaded_models):
             if loaded.model is not None and loaded.model.model is model:
-                others = [other for other in mm.current_loaded_models if other is not loaded]
-                mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
+                _unload_alone(loaded)
 
     def residencies(self) -> Iterator[tuple[OurModel, Residency]]:
         """The split models that are loaded now."""
@@ -114,8 +114,7 @@ class OurModels:
             if loaded.model is None or loaded.model.model is for_model or loaded in kept:
                 continue
             if self._stores_on(loaded, device):
-                others = [other for other in mm.current_loaded_models if other is not loaded]
-                mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
+                _unload_alone(loaded)
 
     def unload_all(self, core_unload_all: Callable[[], None]) -> None:
         """ComfyUI's `unload_all_models`, sparing what the policy keeps; ComfyUI's own where nothing is kept.
@@ -159,7 +158,7 @@ class OurModels:
         return [models[info.key] for info in infos if info.is_ours and info.key in stay]
 
     def _info(self, key: int, loaded: Any) -> LoadedModelInfo:
-        ours = self._models.get(loaded.model.model)
+        ours = self.of(loaded)
         return LoadedModelInfo(
             key=key,
             name=type(loaded.model.model).__name__,
@@ -170,7 +169,7 @@ class OurModels:
         )
 
     def _stores_on(self, loaded: Any, device: str) -> bool:
-        ours = self._models.get(loaded.model.model)
+        ours = self.of(loaded)
         residency = ours.residency() if ours is not None else None
         return residency is not None and residency.bytes_by_device.get(device, 0) > 0
 
@@ -179,12 +178,18 @@ class OurModels:
         self._unload_others(others, {loaded.device for loaded in mm.current_loaded_models if self._is_ours(loaded)})
 
     def _is_ours(self, loaded: Any) -> bool:
-        return loaded.model is not None and loaded.model.model in self._models
+        return self.of(loaded) is not None
 
     def _unload_others(self, kept: list[Any], devices: set[torch.device]) -> None:
         for device in devices:
             if any(loaded.device == device and loaded not in kept for loaded in mm.current_loaded_models):
                 mm.free_memory(ALL_BYTES, device, keep_loaded=kept)
+
+
+def _unload_alone(loaded: Any) -> None:
+    """Unload one of ComfyUI's loaded models and no other."""
+    others = [other for other in mm.current_loaded_models if other is not loaded]
+    mm.free_memory(ALL_BYTES, loaded.device, keep_loaded=others)
 
 
 def _names(loaded_models: Iterable[Any]) -> list[str]:

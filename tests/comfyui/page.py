@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, expect, sync_playwright
 
 from multigpu.multigpu_core.testing.comfyui_client import Workflow, WorkflowResult
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 OURS = "/extensions/ComfyUI-MultiGPU/"
+expect.set_options(timeout=30_000)  # milliseconds; machines that test are busy
 
 
 @contextmanager
@@ -59,7 +60,7 @@ class ComfyPage:
         self.complaints: list[str] = []
         self.page: Page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", self._note_error)
         self.page.goto(f"http://127.0.0.1:{server.port}/")
         self.page.wait_for_selector(".multigpu-tab-button")
         # All that it fetches at its start is there: from now on nothing but us changes the canvas.
@@ -106,6 +107,10 @@ class ComfyPage:
         """`dark` or `light`."""
         self.page.evaluate("name => window.app.extensionManager.setting.set('Comfy.ColorPalette', name)", name)
         self.page.wait_for_timeout(500)
+
+    def _note_error(self, error: Error) -> None:
+        if OURS in (error.stack or ""):
+            self.complaints.append(str(error))
 
     def _note(self, message: ConsoleMessage) -> None:
         place = str(message.location.get("url", ""))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import one_device_workflow, split_workflow
 from multigpu.multigpu_core.testing.comfyui_client import WorkflowError
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+
+from .demo_server import free, pixels, prepare, split, whole
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "nodes.json").read_text())["nodes"]
 CORE_LOADERS = (
@@ -29,29 +28,11 @@ FOLDER = "Multi GPU-core.v2 (copy)"
 OUR_DEFAULTS = {"eject_models": {"default": False}}
 Input = dict[str, Any]
 
-# The demo's prompt comes from a core node that gives no pooled output, which ComfyUI 0.18 asks for.
-PROMPT_PACK = """
-import torch
-
-class MadeUpPrompt:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
-    RETURN_TYPES = ("CONDITIONING",)
-    FUNCTION = "prompt"
-    def prompt(self):
-        generator = torch.Generator().manual_seed(1)
-        tokens = torch.randn(1, 8, 1024, generator=generator)
-        return ([[tokens, {"pooled_output": torch.randn(1, 32, generator=generator)}]],)
-
-NODE_CLASS_MAPPINGS = {"MadeUpPrompt": MadeUpPrompt}
-"""
-
 
 @pytest.fixture(scope="module")
 def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
     base = tmp_path_factory.mktemp("base")
-    install_custom_node(base, repository, FOLDER)
-    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
-    write_demo_models(base / "models")
+    prepare(base, repository, FOLDER)
     settings = base / "plugins.toml"
     settings.write_text('[logging]\nfile = "logs/multigpu.jsonl"\n')
     environment = {"MULTIGPU_SIMULATE": "4gb,2gb", "MULTIGPU_PLUGINS": str(settings)}
@@ -130,11 +111,9 @@ def test_every_node_of_ours_has_a_title_and_says_where_it_comes_from(node_id: st
 
 
 def test_a_split_workflow_saves_the_picture_of_the_single_device(server: ComfyUIServer) -> None:
-    models, prompt = DemoModels(), {"prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
-    whole = server.client.run({**one_device_workflow(models, 2), **prompt})
-    split = server.client.run({**split_workflow(models, "npu:0", "npu:0,30%;npu:1,40%;cpu,30%", 2), **prompt})
-    (expected,), (picture,) = whole.image_files(), split.image_files()
-    assert picture != expected and _pixels(picture) == _pixels(expected)
+    (expected,) = server.client.run(whole(2024, 2)).image_files()
+    (picture,) = server.client.run(split("npu:0,30%;npu:1,40%;cpu,30%", 2024, 2)).image_files()
+    assert picture != expected and pixels(picture) == pixels(expected)
     (loaded,) = server.client.get("/multigpu/models")
     assert loaded["bytes_by_device"] == loaded["planned_bytes"]
     assert set(loaded["bytes_by_device"]) == set(DEVICES)
@@ -142,8 +121,7 @@ def test_a_split_workflow_saves_the_picture_of_the_single_device(server: ComfyUI
 
 
 def test_the_log_file_tells_of_each_prompt_what_was_loaded_where(server: ComfyUIServer) -> None:
-    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,60%;npu:1,40%", 1)
-    result = server.client.run({**workflow, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}})
+    result = server.client.run(split("npu:0,60%;npu:1,40%", 2024, 1))
     (loaded,) = server.client.get("/multigpu/models")
     placed = _events(server, "split_loaded")[-1]
     assert placed["prompt_id"] == result.prompt_id
@@ -158,38 +136,22 @@ def _events(server: ComfyUIServer, name: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines.splitlines()) if event["event"] == name]
 
 
-def _free(server: ComfyUIServer, **what: bool) -> list[Input]:
-    """What is loaded after ComfyUI has been told to free memory, as its menu and the Manager's button tell it."""
-    before = server.client.get("/multigpu/models")
-    server.client.post("/free", what)
-    for _ in range(50):
-        if server.client.get("/multigpu/models") != before:
-            break
-        time.sleep(0.1)
-    loaded: list[Input] = server.client.get("/multigpu/models")
-    return loaded
-
-
 def _run_split(server: ComfyUIServer, keep_loaded: bool, seed: int = 0) -> None:
-    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,20%;npu:1,50%;cpu,30%", 1)
-    loader = {**workflow["load"], "inputs": {**workflow["load"]["inputs"], "keep_loaded": keep_loaded}}
-    sampler = {**workflow["sample"], "inputs": {**workflow["sample"]["inputs"], "seed": seed}}
-    prompt = {"class_type": "MadeUpPrompt", "inputs": {}}
-    server.client.run({**workflow, "load": loader, "sample": sampler, "prompt": prompt})
+    server.client.run(split("npu:0,20%;npu:1,50%;cpu,30%", seed, 1, keep_loaded=keep_loaded))
     assert server.client.get("/multigpu/models")
 
 
 def test_unload_models_unloads_a_split_model_and_it_loads_again(server: ComfyUIServer) -> None:
     for seed in (1, 2):
         _run_split(server, keep_loaded=False, seed=seed)
-        assert _free(server, unload_models=True) == []
+        assert free(server, unload_models=True) == []
 
 
 def test_unload_models_leaves_a_kept_model_and_free_memory_lets_everything_go(server: ComfyUIServer) -> None:
     _run_split(server, keep_loaded=True)
-    (kept,) = _free(server, unload_models=True)
+    (kept,) = free(server, unload_models=True)
     assert kept["bytes_by_device"] == kept["planned_bytes"]
-    assert _free(server, unload_models=True, free_memory=True) == []
+    assert free(server, unload_models=True, free_memory=True) == []
 
 
 def test_a_kept_model_outlives_a_prompt_without_its_node_and_is_not_read_again(server: ComfyUIServer) -> None:
@@ -200,19 +162,9 @@ def test_a_kept_model_outlives_a_prompt_without_its_node_and_is_not_read_again(s
     assert server.client.get("/multigpu/models")
     _run_split(server, keep_loaded=True, seed=4)
     assert _events(server, "split_planned") == plans, "a model that is read again is planned again"
-    assert _free(server, unload_models=True, free_memory=True) == []
+    assert free(server, unload_models=True, free_memory=True) == []
 
 
 def test_a_failing_node_shows_the_page_what_is_wrong(server: ComfyUIServer) -> None:
-    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,1gb;npu:1,1gx;cpu,*", 2)
     with pytest.raises(WorkflowError, match=r"(?s)node load .*npu:0,1gb;npu:1,1gx;cpu,\*.*\^"):
-        server.client.run(workflow)
-
-
-def _pixels(file: Path) -> bytes:
-    from PIL import Image
-
-    with Image.open(file) as image:
-        pixels: bytes = image.tobytes()
-    assert len(set(pixels)) > 16, "not a picture of nothing"
-    return pixels
+        server.client.run(split("npu:0,1gb;npu:1,1gx;cpu,*", 2024, 2))

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
-from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import split_workflow
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-from .page import ComfyPage, chromium, drag  # noqa: E402  # it imports playwright
-from .test_nodes_over_http import PROMPT_PACK  # noqa: E402
+from .demo_server import prepare, split
+from .page import ComfyPage, chromium, drag
 
 SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
 EXPERT = "expert_mode_allocations"
@@ -29,12 +26,7 @@ SEEDS = itertools.count(1)
 @pytest.fixture(scope="module")
 def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
     base = tmp_path_factory.mktemp("base")
-    install_custom_node(base, repository, "ComfyUI-MultiGPU")
-    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
-    write_demo_models(base / "models")
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"Comfy.TutorialCompleted": true}')  # no welcome over the page
+    prepare(base, repository)
     with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
         yield running
 
@@ -56,9 +48,7 @@ def page(opened: ComfyPage) -> Iterator[ComfyPage]:
 
 def _workflow() -> Workflow:
     """Another picture each time: ComfyUI would not run the same one again."""
-    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,40%;npu:1,40%;cpu,20%", 1)
-    sampler = {**workflow["sample"], "inputs": {**workflow["sample"]["inputs"], "seed": next(SEEDS)}}
-    return {**workflow, "sample": sampler, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
+    return split("npu:0,40%;npu:1,40%;cpu,20%", next(SEEDS), 1)
 
 
 def _loaded(page: ComfyPage) -> dict[str, Any]:
@@ -93,9 +83,17 @@ def test_unloading_a_model_in_the_panel_frees_its_devices(page: ComfyPage) -> No
     page.run(_workflow())
     panel = page.open_panel()
     panel.get_by_role("button", name="Unload").first.click()
-    panel.locator(".multigpu-strip").wait_for(state="detached")
+    expect(panel.locator("[role=status]")).to_have_text("tiny-flux.safetensors is unloaded.")
+    expect(panel.locator(".multigpu-strip")).to_have_count(0)
     assert page.server.client.get("/multigpu/models") == []
-    assert "is unloaded" in panel.locator("[role=status]").inner_text()
+
+
+def test_the_panel_says_when_comfyui_does_not_answer_and_when_it_does_again(page: ComfyPage) -> None:
+    panel = page.open_panel()
+    page.page.route("**/multigpu/state", lambda route: route.abort())
+    expect(panel.locator("[role=status]")).to_contain_text("ComfyUI does not answer")
+    page.page.unroute("**/multigpu/state")
+    expect(panel.locator("[role=status]")).to_have_text("")
 
 
 def test_a_model_kept_in_the_panel_stays_until_everything_is_freed(page: ComfyPage) -> None:
@@ -108,19 +106,18 @@ def test_a_model_kept_in_the_panel_stays_until_everything_is_freed(page: ComfyPa
     time.sleep(1.5)
     assert _loaded(page)
     panel.get_by_role("button", name="Free everything").click()
-    panel.locator(".multigpu-strip").wait_for(state="detached")
+    expect(panel.locator(".multigpu-strip")).to_have_count(0)
     assert page.server.client.get("/multigpu/models") == []
 
 
 def test_dragging_a_border_changes_the_string_and_the_plan(page: ComfyPage) -> None:
     editor = page.open_editor(SPLIT_NODE)
     field, prediction = editor.locator("#multigpu-expert"), editor.locator(".multigpu-prediction")
-    before, plan_before = field.input_value(), editor.locator(".multigpu-strip").get_attribute("aria-label")
+    before, plan_before = field.input_value(), editor.locator(".multigpu-strip").get_attribute("aria-label") or ""
     drag(page.page, editor.locator(".multigpu-handle").first, by_pixels=-120)
-    page.page.wait_for_timeout(1000)
-    assert field.input_value() != before
-    assert editor.locator(".multigpu-strip").get_attribute("aria-label") != plan_before
-    assert "predicted" in prediction.inner_text()
+    expect(field).not_to_have_value(before)
+    expect(editor.locator(".multigpu-strip")).not_to_have_attribute("aria-label", plan_before)
+    expect(prediction).to_contain_text("predicted")
 
 
 def test_borders_move_with_the_keyboard_and_say_what_they_part(page: ComfyPage) -> None:
@@ -136,17 +133,15 @@ def test_borders_move_with_the_keyboard_and_say_what_they_part(page: ComfyPage) 
 def test_a_wrong_string_is_explained_and_cannot_be_written_into_the_node(page: ComfyPage) -> None:
     editor = page.open_editor(SPLIT_NODE)
     editor.locator("#multigpu-expert").fill("npu:0,50%;npu:9,50%")
-    editor.locator(".multigpu-fault mark").wait_for()
-    assert editor.locator(".multigpu-fault mark").inner_text() == "npu:9"
-    assert "There is no device 'npu:9'" in editor.get_by_role("alert").inner_text()
-    assert editor.get_by_role("button", name="Write into the node").is_disabled()
+    expect(editor.locator(".multigpu-fault mark")).to_have_text("npu:9")
+    expect(editor.get_by_role("alert")).to_contain_text("There is no device 'npu:9'")
+    expect(editor.get_by_role("button", name="Write into the node")).to_be_disabled()
 
 
 def test_what_is_written_into_the_node_is_what_the_next_run_uses(page: ComfyPage) -> None:
     editor = page.open_editor(SPLIT_NODE)
     editor.locator("#multigpu-expert").fill("npu:0,20%;npu:1,30%;cpu,50%")
     editor.locator("#multigpu-strategy").select_option("contiguous")
-    editor.locator("dialog[data-fits=true], .multigpu-strip").first.wait_for()
     editor.get_by_role("button", name="Write into the node").click()
     editor.wait_for(state="detached")
     assert page.widget(SPLIT_NODE, EXPERT) == "npu:0,20%;npu:1,30%;cpu,50%"

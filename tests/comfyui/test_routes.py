@@ -13,23 +13,19 @@ from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import split_workflow
-from multigpu.multigpu_core.testing.comfyui_client import Workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .test_nodes_over_http import PROMPT_PACK
+from .demo_server import free, pixels, prepare, split
 
 FILE = {"input": "unet_name", "name": "tiny-flux.safetensors"}
 WISH = {"files": [FILE], "compute_device": "npu:0"}
+HALVES = "npu:0,50%;npu:1,50%"
 
 
 @pytest.fixture(scope="module")
 def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
     base = tmp_path_factory.mktemp("base")
-    install_custom_node(base, repository, "ComfyUI-MultiGPU")
-    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
-    write_demo_models(base / "models")
+    prepare(base, repository)
     (base / "secret.safetensors").write_bytes(b"{}")
     _write_huge(base / "models" / "diffusion_models" / "huge.safetensors")
     with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
@@ -69,7 +65,7 @@ def _plan(server: ComfyUIServer, **widgets: Any) -> dict[str, Any]:
 
 
 def test_a_plan_is_made_of_a_file_that_has_never_been_loaded(server: ComfyUIServer) -> None:
-    answer = _plan(server, expert="npu:0,50%;npu:1,50%")
+    answer = _plan(server, expert=HALVES)
     assert answer["fits"] and answer["predicted_seconds"] > 0
     assert sum(answer["bytes_by_device"].values()) == answer["total_bytes"]
     assert {block["device"] for block in answer["blocks"]} == {"npu:0", "npu:1"}
@@ -89,10 +85,7 @@ def test_a_wrong_string_is_answered_with_the_place_of_its_fault(server: ComfyUIS
 
 def test_a_split_that_cannot_fit_says_so(server: ComfyUIServer) -> None:
     huge = [{"input": "unet_name", "name": "huge.safetensors"}]
-    assert (
-        "npu:1 would have to store 4.00 GB"
-        in _plan(server, files=huge, expert="npu:0,50%;npu:1,50%")["error"]["message"]
-    )
+    assert "npu:1 would have to store 4.00 GB" in _plan(server, files=huge, expert=HALVES)["error"]["message"]
     assert _plan(server, files=huge, expert="npu:0,1gb;cpu,*")["total_bytes"] == 8 << 30
 
 
@@ -129,14 +122,8 @@ def test_a_model_that_is_gone_is_not_found(server: ComfyUIServer, route: str, mo
     assert status == 404 and "gone" in text
 
 
-def _workflow(seed: int, steps: int) -> Workflow:
-    workflow = split_workflow(DemoModels(), "npu:0", "npu:0,50%;npu:1,50%", steps)
-    sampler = {**workflow["sample"], "inputs": {**workflow["sample"]["inputs"], "seed": seed}}
-    return {**workflow, "sample": sampler, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
-
-
 def test_while_a_prompt_runs_nothing_is_unloaded_under_it(server: ComfyUIServer) -> None:
-    server.client.run(_workflow(1, 1))
+    server.client.run(split(HALVES, 1, 1))
     (model,) = [each for each in server.client.get("/multigpu/state")["models"] if each["split"]]
     key = json.dumps({"key": model["ours"]["key"]}).encode()
     answers = []
@@ -145,14 +132,14 @@ def test_while_a_prompt_runs_nothing_is_unloaded_under_it(server: ComfyUIServer)
         if progress.class_type == "KSampler" and progress.value == 1 and not answers:
             answers.append(_post(server, "/multigpu/unload", key))
 
-    server.client.run(_workflow(2, 4), ask)
+    server.client.run(split(HALVES, 2, 4), ask)
     assert answers[0][0] == 409 and "A prompt is running" in answers[0][1]
     assert _post(server, "/multigpu/unload", key)[0] == 200
     assert server.client.get("/multigpu/models") == []
 
 
 def test_the_state_may_be_asked_for_all_the_time_while_one_samples(server: ComfyUIServer) -> None:
-    expected = server.client.run(_workflow(3, 3)).image_files()[0]
+    expected = server.client.run(split(HALVES, 3, 3)).image_files()[0]
     over, answers = threading.Event(), []
 
     def ask() -> None:
@@ -162,26 +149,19 @@ def test_the_state_may_be_asked_for_all_the_time_while_one_samples(server: Comfy
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        server.client.post("/free", {"unload_models": True, "free_memory": True})
-        picture = server.client.run(_workflow(3, 3)).image_files()[0]
+        assert free(server, unload_models=True, free_memory=True) == []
+        picture = server.client.run(split(HALVES, 3, 3)).image_files()[0]
     finally:
         over.set()
         asking.join()
-    assert _pixels(picture) == _pixels(expected)
+    assert pixels(picture) == pixels(expected)
     assert any(answer["busy"] for answer in answers)
 
 
-def _pixels(file: Path) -> bytes:
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return image.tobytes()
-
-
 def test_a_load_shows_its_progress_at_the_node_that_causes_it(server: ComfyUIServer) -> None:
-    server.client.post("/free", {"unload_models": True, "free_memory": True})
+    assert free(server, unload_models=True, free_memory=True) == []
     seen: list[tuple[str, int, int]] = []
-    server.client.run(_workflow(9, 2), lambda p: seen.append((p.class_type, p.value, p.maximum)))
+    server.client.run(split(HALVES, 9, 2), lambda p: seen.append((p.class_type, p.value, p.maximum)))
     loaded = [value for node, value, maximum in seen if node == "KSampler" and maximum > 10]
     assert loaded and loaded == sorted(loaded)
     assert ("KSampler", 2, 2) in seen, "and then the sampling's own"

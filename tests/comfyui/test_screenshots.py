@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.cli.demo_models import SHAPE, DemoModels, write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import split_workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.cli.demo_models import SHAPE
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 from multigpu.multigpu_core.testing.tiny_models import FluxShape
 
-pytest.importorskip("playwright.sync_api")
-
-from .page import ComfyPage, chromium, screenshot  # it imports playwright
-from .test_nodes_over_http import PROMPT_PACK
+from .demo_server import prepare, split
+from .page import ComfyPage, chromium, screenshot
 
 FOLDER = "MULTIGPU_SCREENSHOTS"
 LARGE = FluxShape(19, 38, 384)
@@ -30,13 +27,8 @@ ALLOCATION = "npu:0,35%;npu:1,40%;cpu,25%"
 @pytest.fixture(scope="module")
 def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
     base = tmp_path_factory.mktemp("base")
-    install_custom_node(base, repository, "ComfyUI-MultiGPU")
-    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"Comfy.TutorialCompleted": true, "Comfy.Minimap.Visible": false}')
     is_kept = FOLDER in os.environ
-    write_demo_models(base / "models", LARGE if is_kept else SHAPE)
+    prepare(base, repository, shape=LARGE if is_kept else SHAPE)
     environment = {"MULTIGPU_SIMULATE": "1400mb,300mb" if is_kept else "4gb,2gb"}
     with ComfyUIServer(comfyui_path, base, environment=environment) as running:
         yield running
@@ -45,8 +37,7 @@ def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPa
 def test_the_pictures_of_every_state_can_be_made(server: ComfyUIServer, tmp_path: Path) -> None:
     folder = Path(os.environ.get(FOLDER, tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
-    workflow = split_workflow(DemoModels(), "npu:0", ALLOCATION, 3)
-    workflow = {**workflow, "prompt": {"class_type": "MadeUpPrompt", "inputs": {}}}
+    workflow = split(ALLOCATION, 2024, 3)
     with chromium() as browser:
         comfy = ComfyPage(browser, server, size=(1280, 800))
         comfy.show(workflow)

@@ -51,7 +51,7 @@ class PreviewRequest(BaseModel):
     virtual_vram_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     donor_device: Name = "cpu"
     expert: Annotated[str, Field(max_length=4000)] = ""
-    strategy: Literal["interleave", "contiguous", "relay"] = "interleave"
+    strategy: Strategy = Strategy.INTERLEAVE
     weight_dtype: Name = "default"
 
 
@@ -127,5 +127,5 @@ def _widgets(wanted: PreviewRequest) -> AllocationWidgets:
         wanted.virtual_vram_gb,
         wanted.donor_device,
         wanted.expert,
-        Strategy(wanted.strategy),
+        wanted.strategy,
     )

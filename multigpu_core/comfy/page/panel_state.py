@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management as mm
 
+from multigpu.multigpu_core.allocation import AllocationPlan
 from multigpu.multigpu_core.comfy.loading import LoadContext
 from multigpu.multigpu_core.comfy.ours import OurModel
 from multigpu.multigpu_core.comfy.placement import ModelPlacement
@@ -14,11 +15,12 @@ from multigpu.multigpu_core.devices import DeviceInfo
 
 def panel_state(context: LoadContext, is_busy: bool) -> dict[str, Any]:
     """One moment, as JSON; sizes in bytes, times in seconds. Reads no tensor: it may be asked for while one samples."""
-    loaded_models = [loaded for loaded in list(mm.current_loaded_models) if loaded.model is not None]
+    # Held while they are looked at: ComfyUI refers to models weakly, and the worker may let go of one at any moment.
+    held = [(loaded, loaded.model) for loaded in list(mm.current_loaded_models)]
     return {
         "busy": is_busy,
         "devices": [_device(info) for info in context.host.registry.survey().devices],
-        "models": [_model(context, loaded) for loaded in loaded_models],
+        "models": [_model(context, loaded, patcher) for loaded, patcher in held if patcher is not None],
     }
 
 
@@ -31,14 +33,15 @@ def _device(info: DeviceInfo) -> dict[str, Any]:
     }
 
 
-def _model(context: LoadContext, loaded: Any) -> dict[str, Any]:
+def _model(context: LoadContext, loaded: Any, patcher: Any) -> dict[str, Any]:
     ours = context.models.of(loaded)
     placement = ours.placement() if ours is not None and ours.placement is not None else None
-    state = {"name": type(loaded.model.model).__name__, "ours": _ours(ours)}
-    if placement is not None and placement.distribution.plan is not None:
-        return state | _split(placement)
+    state = {"name": type(patcher.model).__name__, "ours": _ours(ours)}
+    plan = placement.distribution.plan if placement is not None else None
+    if placement is not None and plan is not None:
+        return state | _split(placement, plan)
     device = context.host.registry.name_of(loaded.device)
-    return state | {"bytes_by_device": {device: loaded.model_loaded_memory()}, "split": None}
+    return state | {"bytes_by_device": {device: patcher.loaded_size()}, "split": None}
 
 
 def _ours(ours: OurModel | None) -> dict[str, Any] | None:
@@ -54,10 +57,8 @@ def _ours(ours: OurModel | None) -> dict[str, Any] | None:
     }
 
 
-def _split(placement: ModelPlacement) -> dict[str, Any]:
+def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
     distribution = placement.distribution
-    plan = distribution.plan
-    assert plan is not None
     devices, steps, prediction = distribution.served_devices, distribution.record, placement.prediction
     placed = [(p, devices.get(p.block.name, p.device)) for p in plan.placements]
     sizes: dict[str, int] = dict.fromkeys(plan.bytes_by_device, 0)

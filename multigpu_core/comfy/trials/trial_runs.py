@@ -19,6 +19,7 @@ from torch import Tensor
 from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
 from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
 from multigpu.multigpu_core.comfy.loader_class import loader_function
+from multigpu.multigpu_core.comfy.ours import ALL_BYTES
 from multigpu.multigpu_core.comfy.results import map_outputs
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.parity import Difference, Parity, Run
@@ -121,7 +122,7 @@ class _Runs:
 
     def unload(self) -> None:
         for device in {loaded.device for loaded in mm.current_loaded_models}:
-            mm.free_memory(1e30, device)
+            mm.free_memory(ALL_BYTES, device)
         gc.collect()
         self._registry.empty_cache(self._trial.compute_device)
 

@@ -1,0 +1,87 @@
+"""A real ComfyUI server with our folder and the demo's model in it, and what its users ask of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from multigpu.multigpu_core.cli.demo_models import SHAPE, DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo_workflow import one_device_workflow, split_workflow
+from multigpu.multigpu_core.testing.comfyui_client import Workflow
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.tiny_models import FluxShape
+
+FREED_WITHIN_SECONDS = 10.0
+
+# The demo's prompt comes from a core node that gives no pooled output, which ComfyUI 0.18 asks for.
+PROMPT_PACK = """
+import torch
+
+class MadeUpPrompt:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "prompt"
+    def prompt(self):
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randn(1, 8, 1024, generator=generator)
+        return ([[tokens, {"pooled_output": torch.randn(1, 32, generator=generator)}]],)
+
+NODE_CLASS_MAPPINGS = {"MadeUpPrompt": MadeUpPrompt}
+"""
+# Nothing that the front end shows to newcomers lies over the page.
+PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+
+
+def prepare(base: Path, repository: Path, folder: str = "ComfyUI-MultiGPU", shape: FluxShape = SHAPE) -> None:
+    """Fill a base directory: this repository as the custom node `folder`, the made-up prompt, the models."""
+    install_custom_node(base, repository, folder)
+    (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
+    write_demo_models(base / "models", shape)
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(PAGE_SETTINGS))
+
+
+def whole(seed: int, steps: int) -> Workflow:
+    return _with(one_device_workflow(DemoModels(), steps), seed)
+
+
+def split(allocation: str, seed: int, steps: int, **loader_inputs: Any) -> Workflow:
+    """The model split as the expert string says; `npu:0` computes."""
+    return _with(split_workflow(DemoModels(), "npu:0", allocation, steps), seed, **loader_inputs)
+
+
+def _with(workflow: Workflow, seed: int, **loader_inputs: Any) -> Workflow:
+    return {
+        **workflow,
+        "load": _changed(workflow["load"], loader_inputs),
+        "sample": _changed(workflow["sample"], {"seed": seed}),
+        "prompt": {"class_type": "MadeUpPrompt", "inputs": {}},
+    }
+
+
+def _changed(node: Mapping[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    return {**node, "inputs": {**node["inputs"], **inputs}}
+
+
+def free(server: ComfyUIServer, **what: bool) -> list[dict[str, Any]]:
+    """What is loaded after ComfyUI has been told to free memory, as its menu and the Manager's button tell it."""
+    before = server.client.get("/multigpu/models")
+    server.client.post("/free", what)
+    end = time.monotonic() + FREED_WITHIN_SECONDS
+    while server.client.get("/multigpu/models") == before and time.monotonic() < end:
+        time.sleep(0.1)
+    loaded: list[dict[str, Any]] = server.client.get("/multigpu/models")
+    return loaded
+
+
+def pixels(file: Path) -> bytes:
+    with Image.open(file) as image:
+        content: bytes = image.tobytes()
+    assert len(set(content)) > 16, "not a picture of nothing"
+    return content
