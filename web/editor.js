@@ -185,10 +185,11 @@ export function expertString(shares) {
 
 function predicted(answer) {
   const bound = answer.bound_by === "compute" ? "computing" : `the link from ${answer.bound_by}`;
+  const speeds = answer.speeds_measured ? "" : " by published speeds";
   return [
     "A step: ",
     element("strong", {}, seconds(answer.predicted_seconds)),
-    ` predicted, ${seconds(answer.limit_seconds)} at best, bound by ${bound}.`,
+    ` predicted${speeds}, ${seconds(answer.limit_seconds)} at best, bound by ${bound}.`,
   ];
 }
 

@@ -3,6 +3,7 @@
 import { blockStrip, deviceBar, legend } from "./bars.js";
 import { button, bytes, element, seconds } from "./elements.js";
 import * as server from "./server.js";
+import { Speeds } from "./speeds.js";
 
 const SECONDS_BETWEEN_LOOKS = 1;
 
@@ -11,6 +12,7 @@ export class Panel {
   #root;
   #content = element("div", {});
   #message = element("p", { class: "multigpu-message", role: "status" });
+  #speeds = new Speeds();
   #timer = null;
   #shown = "";
   #isSilent = false; // the server, when it was last asked
@@ -28,6 +30,7 @@ export class Panel {
       element("header", { class: "multigpu-header" }, element("h2", {}, "MultiGPU"), free),
       this.#message,
       this.#content,
+      this.#speeds.element,
       this.#pluginReport(),
     );
     this.look();
@@ -56,6 +59,7 @@ export class Panel {
     if (text === this.#shown) return; // nothing is built anew that looks the same
     const focused = this.#content.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     this.#shown = text;
+    this.#speeds.show(state.speeds_measured);
     const devices = [...state.devices].sort((a, b) => (a.name === "cpu") - (b.name === "cpu"));
     const names = devices.map((device) => device.name);
     const models = state.models

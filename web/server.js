@@ -27,4 +27,11 @@ export const plugins = () => ask("/multigpu/plugins");
 export const plan = (widgets) => ask("/multigpu/plan", widgets);
 export const keep = (key, keepLoaded) => ask("/multigpu/keep", { key, keep_loaded: keepLoaded });
 export const unload = (key) => ask("/multigpu/unload", { key });
+export const measureSpeeds = () => ask("/multigpu/profile", {});
+/** Call `listener` with each figure that is measured, until the returned function is called. */
+export function whenMeasured(listener) {
+  const take = (event) => listener(event.detail);
+  api.addEventListener("multigpu.measured", take);
+  return () => api.removeEventListener("multigpu.measured", take);
+}
 export const freeEverything = () => ask("/free", { unload_models: true, free_memory: true });

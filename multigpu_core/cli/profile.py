@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,25 +25,19 @@ def profile(
 
     Exit 0: measured and kept; 2: it cannot be measured, or not be kept.
     """
-    if os.environ.get("MULTIGPU_SIMULATE"):
-        typer.echo("error: Simulated accelerators have no speed to measure: unset MULTIGPU_SIMULATE.", err=True)
-        raise typer.Exit(2)
     # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.devices import default_registry, load_profile, profile_file, save_profile
+    from multigpu.multigpu_core.devices import ProfileError, default_registry, load_profile, profile_file
 
     registry = default_registry()
-    console = Console(stderr=as_json)
-    found = None if again else load_profile(registry)
-    if found is None:
-        found = _measured(registry, console)
-        try:
-            save_profile(found, registry)
-        except OSError as error:
-            typer.echo(f"error: {error}: let MULTIGPU_PROFILE name a file that can be written.", err=True)
-            raise typer.Exit(2) from None
+    try:
+        found = (None if again else load_profile(registry)) or _measured(registry, Console(stderr=True))
+    except ProfileError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(_report(found), indent=2))
         return
+    console = Console()
     if found.links:
         console.print(_links(found))
     else:
@@ -54,17 +47,17 @@ def profile(
 
 
 def _measured(registry: DeviceRegistry, console: Console) -> HardwareProfile:
-    from multigpu.multigpu_core.devices import Measured, measure_profile
+    from multigpu.multigpu_core.devices import Measured, profile_anew
 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Measuring", total=None)
 
         def show(measured: Measured) -> None:
-            bar.update(task, description=f"Measured {measured.what}")
+            bar.update(task, description=f"Measured {measured.what}", completed=measured.number, total=measured.total)
             if measured.failure:
                 bar.console.print(f"{measured.what}: {measured.failure}", style="yellow", markup=False)
 
-        return measure_profile(registry, progress=show)
+        return profile_anew(registry, show)
 
 
 def _report(profile: HardwareProfile) -> dict[str, object]:

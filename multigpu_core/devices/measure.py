@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import permutations
+from itertools import count, permutations, product
 
 import torch
 
@@ -27,10 +27,15 @@ SHARE_OF_FREE_MEMORY = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure: of a link in bytes a second, of a device in operations a second; or why there is none."""
+    """One figure, the `number`th of `total`: of a link in bytes a second, of a device in operations a second.
+
+    `failure` is why there is none; then `value` is 0.
+    """
 
     what: str
     value: float
+    number: int
+    total: int
     failure: str = ""
 
 
@@ -39,24 +44,37 @@ def measure_profile(
 ) -> HardwareProfile:
     """Measure every pair of devices and every device, in about so many seconds in all.
 
-    What a driver refuses is told to `progress` and left out of the profile.
+    What a driver refuses is told to `progress` and left out of the profile. What `progress` raises ends it.
     """
     names = registry.names()
-    pairs = list(permutations(names, 2))
-    each = seconds / (3 * len(pairs) + len(DTYPES) * len(names))
-    links = {}
-    for source, target in pairs:
-        try:
-            links[source, target] = _measure_link(registry, source, target, each)
-            progress(Measured(f"{source} to {target}", links[source, target].bytes_per_second))
-        except RuntimeError as error:
-            progress(Measured(f"{source} to {target}", 0.0, str(error)))
+    pairs, products = list(permutations(names, 2)), list(product(names, DTYPES))
+    each = seconds / (3 * len(pairs) + len(products))
+    numbers, total = count(1), len(pairs) + len(products)
+    links: dict[tuple[str, str], LinkSpeed] = {}
     rates: dict[str, dict[str, float]] = {}
-    for name in names:
-        for dtype, rate in _measure_rates(registry, name, each):
+
+    def tell(what: str, value: float, failure: str = "") -> None:
+        progress(Measured(what, value, next(numbers), total, failure))
+
+    for source, target in pairs:
+        what = f"{source} to {target}"
+        try:
+            speed = _measure_link(registry, source, target, each)
+        except RuntimeError as error:
+            tell(what, 0.0, str(error))
+        else:
+            links[source, target] = speed
+            tell(what, speed.bytes_per_second)
+    for name, dtype in products:
+        what = f"{name} in {dtype}"
+        try:
+            rate = _measure_rate(registry, name, dtype, each)
+        except RuntimeError as error:  # a device that does not compute in this type
+            tell(what, 0.0, str(error))
+        else:
             rates.setdefault(name, {})[dtype] = rate
-            progress(Measured(f"{name} in {dtype}", rate))
-    return HardwareProfile(links, rates)
+            tell(what, rate)
+    return HardwareProfile(links, rates, is_measured=True)
 
 
 def _measure_link(registry: DeviceRegistry, source: str, target: str, seconds: float) -> LinkSpeed:
@@ -87,18 +105,13 @@ def _locked(registry: DeviceRegistry, name: str, size: int, other: str) -> torch
     return _ordinary(registry, name, size)
 
 
-def _measure_rates(registry: DeviceRegistry, name: str, seconds: float) -> Iterator[tuple[str, float]]:
+def _measure_rate(registry: DeviceRegistry, name: str, dtype: str, seconds: float) -> float:
     device = registry.torch_device(name)
     side = MATRIX_SIDE.get(device.type, LARGE_SIDE)
     while 3 * 4 * side**2 > registry.free_bytes(name) // SHARE_OF_FREE_MEMORY and side > 64:
         side //= 2
-    for dtype in DTYPES:
-        try:
-            matrix = torch.zeros(side, side, dtype=getattr(torch, dtype), device=device)
-            took = _seconds_of(registry, name, partial(torch.matmul, matrix, matrix), seconds)
-            yield dtype, 2 * side**3 / took
-        except RuntimeError:  # a device that does not compute in this type
-            continue
+    matrix = torch.zeros(side, side, dtype=getattr(torch, dtype), device=device)
+    return 2 * side**3 / _seconds_of(registry, name, partial(torch.matmul, matrix, matrix), seconds)
 
 
 def _seconds_of(registry: DeviceRegistry, name: str, work: Callable[[], object], seconds: float) -> float:

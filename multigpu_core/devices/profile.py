@@ -24,8 +24,10 @@ class LinkSpeed:
 class HardwareProfile:
     """`links` by (from, to), canonical device names.
 
-    `flops_per_second` are those of matrix products, by device and then by dtype name (``bfloat16``).
+    `flops_per_second` are those of matrix products, by device and then by dtype name (``bfloat16``). `is_measured` says
+    whether they are this machine's own, or as published for its kind.
     """
 
     links: Mapping[tuple[str, str], LinkSpeed]
     flops_per_second: Mapping[str, Mapping[str, float]]
+    is_measured: bool = False

@@ -1,11 +1,11 @@
-"""A machine's measured profile, kept in a file between runs."""
+"""A machine's measured profile: measured once, and kept in a file between runs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,16 @@ import structlog
 import torch
 
 from .link_tiers import published_profile
+from .measure import Measured, measure_profile
 from .profile import HardwareProfile, LinkSpeed
 from .registry import DeviceRegistry
 
 log = structlog.get_logger("multigpu")
 FILE_VARIABLE = "MULTIGPU_PROFILE"
+
+
+class ProfileError(RuntimeError):
+    """This machine cannot be measured, or what was measured not be kept; the message says what to do."""
 
 
 def profile_file(environ: Mapping[str, str] = os.environ) -> Path:
@@ -40,7 +45,23 @@ def known_profile(registry: DeviceRegistry, file: Path | None = None) -> Hardwar
     if measured is None:
         return published
     links = {**published.links, **measured.links}
-    return HardwareProfile(links, {**published.flops_per_second, **measured.flops_per_second})
+    return HardwareProfile(links, {**published.flops_per_second, **measured.flops_per_second}, is_measured=True)
+
+
+def profile_anew(registry: DeviceRegistry, progress: Callable[[Measured], None]) -> HardwareProfile:
+    """Measure this machine, in under 20 seconds, and keep what was found; what `progress` raises ends it.
+
+    Raises:
+        ProfileError: it is a simulated machine, or the file cannot be written.
+    """
+    if os.environ.get("MULTIGPU_SIMULATE"):
+        raise ProfileError("Simulated accelerators have no speed to measure: unset MULTIGPU_SIMULATE.")
+    found = measure_profile(registry, progress=progress)
+    try:
+        save_profile(found, registry)
+    except OSError as error:
+        raise ProfileError(f"{error}: let MULTIGPU_PROFILE name a file that can be written.") from None
+    return found
 
 
 def load_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile | None:
@@ -92,7 +113,7 @@ def _profile(kept: dict[str, Any]) -> HardwareProfile:
         device: dict(zip(by_dtype, _positive(by_dtype.values()), strict=True))
         for device, by_dtype in kept["flops_per_second"].items()
     }
-    return HardwareProfile(links, rates)
+    return HardwareProfile(links, rates, is_measured=True)
 
 
 def _positive(figures: Any) -> list[float]:

@@ -158,6 +158,11 @@ def test_the_state_may_be_asked_for_all_the_time_while_one_samples(server: Comfy
     assert any(answer["busy"] for answer in answers)
 
 
+def test_simulated_accelerators_have_no_speed_to_measure(server: ComfyUIServer) -> None:
+    status, text = _post(server, "/multigpu/profile", b"{}")
+    assert status == 409 and "unset MULTIGPU_SIMULATE" in text
+
+
 def test_a_load_shows_its_progress_at_the_node_that_causes_it(server: ComfyUIServer) -> None:
     assert free(server, unload_models=True, free_memory=True) == []
     seen: list[tuple[str, int, int]] = []

@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from multigpu.multigpu_core.comfy.loading import LoadContext
 from multigpu.multigpu_core.comfy.ours import OurModels
+from multigpu.multigpu_core.devices import ProfileError
 from multigpu.multigpu_core.plugins import PluginManager, report_json
 
 from .allocation_preview import PreviewRequest, preview
 from .panel_state import panel_state
+from .speeds import NotIdleError, SpeedMeasurement
 
 MOST_BODY_BYTES = 64 * 1024
 Body = TypeVar("Body", bound=BaseModel)
@@ -37,12 +39,13 @@ def add_routes(context: LoadContext, plugins: PluginManager) -> None:
     """Add our routes under `/multigpu` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing.
 
     What is sent is validated and refused with what is wrong: 400, 413 where it is too long, 404 for a model that is
-    gone, 409 while a prompt runs.
+    gone, 409 while a prompt runs or where it cannot be done.
     """
     prompt_server = getattr(server.PromptServer, "instance", None)
     if prompt_server is None:
         return
     routes = prompt_server.routes
+    measurement = SpeedMeasurement(context.host.registry, prompt_server)
 
     @routes.get("/multigpu/models")  # type: ignore[untyped-decorator]
     async def list_models(request: web.Request) -> web.Response:
@@ -70,6 +73,14 @@ def add_routes(context: LoadContext, plugins: PluginManager) -> None:
     async def unload(request: web.Request) -> web.Response:
         wanted = await _body(request, ModelKey)
         return await asyncio.to_thread(_unload_while_idle, prompt_server.prompt_queue, context.models, wanted.key)
+
+    @routes.post("/multigpu/profile")  # type: ignore[untyped-decorator]
+    async def profile(request: web.Request) -> web.Response:
+        try:
+            await asyncio.to_thread(measurement.run)
+        except (NotIdleError, ProfileError) as refusal:
+            return _answer(409, str(refusal))
+        return web.json_response({})
 
 
 def split_models(models: OurModels) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ PROFILE = HardwareProfile(
         card: {"float32": rate, "float16": 2 * rate, "bfloat16": 2 * rate}
         for card, rate in (("npu:0", 1e12), ("npu:1", 1e11))
     },
+    is_measured=True,
 )
 
 
@@ -63,6 +64,7 @@ def test_every_measurement_is_told_as_it_is_made(machine: SimulatedMachine, smal
     told: list[Measured] = []
     measure_profile(default_registry(), seconds=1, progress=told.append)
     assert {"cpu to npu:0", "npu:0 to npu:1", "npu:1 in bfloat16"} <= {measured.what for measured in told}
+    assert [measured.number for measured in told] == list(range(1, told[0].total + 1))
 
 
 def test_a_link_that_fails_is_told_and_left_out(
@@ -88,7 +90,8 @@ def test_what_was_not_measured_is_as_published(machine: SimulatedMachine, tmp_pa
     measured = HardwareProfile({host: PROFILE.links[host]}, {})
     known = known_profile(registry, save_profile(measured, registry, tmp_path / "profile.json"))
     published = published_profile(registry)
-    assert known == HardwareProfile({**published.links, host: PROFILE.links[host]}, published.flops_per_second)
+    links = {**published.links, host: PROFILE.links[host]}
+    assert known == HardwareProfile(links, published.flops_per_second, is_measured=True)
 
 
 def test_a_profile_of_other_devices_does_not_count(machine: SimulatedMachine, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Measuring this machine's speeds from the panel of a ComfyUI without simulated accelerators."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+
+from .demo_server import prepare
+from .page import ComfyPage, chromium, outside_the_browser
+
+SLEEPING_PACK = """
+import time
+
+class Sleep:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"seconds": ("FLOAT", {"default": 1.0})}})
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "sleep"
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return {}
+
+NODE_CLASS_MAPPINGS = {"Sleep": Sleep}
+"""
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("profile") / "profile.json"
+
+
+@pytest.fixture(scope="module")
+def page(
+    comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory, profile: Path
+) -> Iterator[ComfyPage]:
+    base = tmp_path_factory.mktemp("base")
+    prepare(base, repository)
+    (base / "custom_nodes" / "sleep.py").write_text(SLEEPING_PACK)
+    environment = {"MULTIGPU_PROFILE": str(profile), "MULTIGPU_SIMULATE": ""}
+    running = ComfyUIServer(comfyui_path, base, arguments=("--cpu",), environment=environment)
+    with running as server, chromium() as browser:
+        yield ComfyPage(browser, server)
+
+
+def test_nothing_is_measured_while_a_prompt_runs(page: ComfyPage, profile: Path) -> None:
+    speeds = page.open_panel().get_by_role("region", name="Speeds")
+    expect(speeds).to_contain_text("As published")
+    begun = threading.Event()
+
+    def run() -> None:
+        prompt = {"sleep": {"class_type": "Sleep", "inputs": {"seconds": 3.0}}}
+        page.server.client.run(prompt, lambda progress: begun.set())
+
+    running = threading.Thread(target=run)
+    running.start()
+    begun.wait()
+    speeds.get_by_role("button", name="Measure").click()
+    expect(speeds).to_contain_text("A prompt is running.")
+    outside_the_browser(running.join)
+    assert not profile.exists()
+
+
+def test_speeds_are_measured_from_the_panel_with_progress_and_gone_by_at_once(page: ComfyPage, profile: Path) -> None:
+    speeds = page.open_panel().get_by_role("region", name="Speeds")
+    page.page.evaluate(
+        """async () => {
+            const { whenMeasured } = await import('/extensions/ComfyUI-MultiGPU/server.js');
+            window.told = [];
+            whenMeasured(({ number, total }) => window.told.push([number, total]));
+        }"""
+    )
+    speeds.get_by_role("button", name="Measure").click()
+    expect(speeds).to_contain_text("Measured on this machine.")
+    assert page.page.evaluate("window.told") == [[1, 3], [2, 3], [3, 3]]
+    assert profile.is_file() and page.server.client.get("/multigpu/state")["speeds_measured"]
+    expect(speeds.get_by_role("progressbar")).to_have_count(0)
+    assert page.complaints == []

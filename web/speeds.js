@@ -1,0 +1,55 @@
+// What plans and predictions go by: this machine's own speeds, or the published ones until those are measured.
+
+import { button, element } from "./elements.js";
+import * as server from "./server.js";
+
+export class Speeds {
+  element;
+  #text = element("p", { class: "multigpu-detail" });
+  #progress = element("progress", { hidden: true, "aria-label": "Measuring the speeds of this machine" });
+  #measure;
+  #isMeasured = null;
+
+  constructor() {
+    this.#measure = button("Measure", () => this.#run(), {
+      title: "Measure every link between devices and what each computes: under 20 seconds, while nothing runs",
+    });
+    this.element = element(
+      "section",
+      { "aria-label": "Speeds" },
+      element("div", { class: "multigpu-line" }, element("h3", {}, "Speeds"), this.#measure),
+      this.#text,
+      this.#progress,
+    );
+  }
+
+  show(isMeasured) {
+    if (isMeasured === this.#isMeasured) return; // what went wrong stays to be read
+    this.#isMeasured = isMeasured;
+    this.#text.textContent = isMeasured
+      ? "Measured on this machine."
+      : "As published for devices of this kind. Predictions and “auto” go by your own when they are measured.";
+  }
+
+  async #run() {
+    this.#measure.disabled = true;
+    this.#progress.hidden = false;
+    this.#progress.removeAttribute("value"); // until the first figure
+    const stop = server.whenMeasured(({ what, number, total }) => {
+      this.#progress.max = total;
+      this.#progress.value = number;
+      this.#text.textContent = `Measured ${what}.`;
+    });
+    try {
+      await server.measureSpeeds();
+      this.#isMeasured = null;
+      this.show(true);
+    } catch (error) {
+      this.#text.textContent = error.message;
+    } finally {
+      stop();
+      this.#progress.hidden = true;
+      this.#measure.disabled = false;
+    }
+  }
+}
