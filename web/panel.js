@@ -10,13 +10,13 @@ const SECONDS_BETWEEN_LOOKS = 1;
 /** Lives as long as the tab is open; asks the server only while the page is seen. */
 export class Panel {
   #root;
-  #content = element("div", {});
+  #devices = element("section", { "aria-label": "Devices" });
+  #models = element("section", { "aria-label": "Loaded models" });
   #message = element("p", { class: "multigpu-message", role: "status" });
   #speeds = new Speeds();
   #timer = null;
-  #shown = "";
+  #shown = { all: "", models: "" };
   #isSilent = false; // the server, when it was last asked
-  #strips = new Map(); // by their blocks: large, and nearly always the same a second later
 
   constructor(root) {
     this.#root = root;
@@ -29,7 +29,8 @@ export class Panel {
     root.replaceChildren(
       element("header", { class: "multigpu-header" }, element("h2", {}, "MultiGPU"), free),
       this.#message,
-      this.#content,
+      this.#devices,
+      this.#models,
       this.#speeds.element,
       this.#pluginReport(),
     );
@@ -54,44 +55,39 @@ export class Panel {
     }
   }
 
+  /** Nothing is built anew that looks the same: free memory changes all the time, models seldom do. */
   #show(state) {
-    const text = JSON.stringify(state);
-    if (text === this.#shown) return; // nothing is built anew that looks the same
-    const focused = this.#content.contains(document.activeElement) ? document.activeElement.dataset.action : null;
-    this.#shown = text;
+    const shown = { all: JSON.stringify(state), models: JSON.stringify(state.models) };
+    const before = this.#shown;
+    if (shown.all === before.all) return;
+    this.#shown = shown;
     this.#speeds.show(state.speeds_measured);
     const devices = [...state.devices].sort((a, b) => (a.name === "cpu") - (b.name === "cpu"));
     const names = devices.map((device) => device.name);
     const models = state.models
       .map((model) => ({ ...model, title: titleOf(model) }))
       .sort((a, b) => (a.ours === null) - (b.ours === null));
-    const before = this.#strips;
-    this.#strips = new Map();
-    this.#content.replaceChildren(
-      element("section", { "aria-label": "Devices" }, devices.map((device) => deviceEntry(device, models, names))),
-      element(
-        "section",
-        { "aria-label": "Loaded models" },
-        element("h3", {}, "Loaded models"),
-        models.length ? models.map((model) => this.#modelEntry(model, names, before)) : element("p", {}, "None."),
-      ),
-    );
-    if (focused) this.#content.querySelector(`[data-action="${CSS.escape(focused)}"]`)?.focus();
+    this.#devices.replaceChildren(...devices.map((device) => deviceEntry(device, models, names)));
+    if (shown.models !== before.models) this.#showModels(models, names);
   }
 
-  #modelEntry(model, names, before) {
-    let strip = null;
-    if (model.split) {
-      const blocks = JSON.stringify([model.ours.key, model.split.blocks]);
-      strip = before.get(blocks) ?? blockStrip(model.split.blocks, names);
-      this.#strips.set(blocks, strip);
-    }
+  #showModels(models, names) {
+    const focused = this.#models.contains(document.activeElement) ? document.activeElement.dataset.action : null;
+    const entries = models.map((model) => this.#modelEntry(model, names));
+    this.#models.replaceChildren(
+      element("h3", {}, "Loaded models"),
+      ...(entries.length ? entries : [element("p", {}, "None.")]),
+    );
+    if (focused) this.#models.querySelector(`[data-action="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  #modelEntry(model, names) {
     return element(
       "article",
       { class: "multigpu-card", "aria-label": model.title },
       element("h4", {}, model.title),
       element("p", { class: "multigpu-detail" }, subtitle(model)),
-      strip,
+      model.split && blockStrip(model.split.blocks, names),
       legend(model.bytes_by_device, names),
       model.split && stepTable(model.split),
       model.ours && this.#buttons(model),
