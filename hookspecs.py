@@ -10,8 +10,8 @@ A plugin is a module or an object whose functions are marked with `hookimpl` and
         return [WrappedLoader("MyUnetLoader", split_and_device("MyUnetLoader"))]
 
 An implementation may take fewer arguments than its hook offers; it must not give them defaults, pluggy would never
-fill those in. Plugins are asked in the reverse order of their registration, each alone: there is nothing for a wrapper
-to wrap.
+fill those in. Plugins are asked in the order of their registration, and for a plan in the reverse order, each alone:
+there is nothing for a wrapper to wrap.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tu
     text = f"[MultiGPU] {event.get('message', event['event'])}"
     if "exception" in event:
         text += f"\n{event['exception']}"
-    return (text,), {"extra": {_EVENT: dict(event)}}
+    # log.exception would have Python's logging add the traceback, which is in the text.
+    return (text,), {"exc_info": False, "extra": {_EVENT: dict(event)}}
 
 
 class _JsonFile(RotatingFileHandler):

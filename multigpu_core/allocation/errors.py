@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from .amounts import readable_bytes
 
+ALLOCATION_STRING = "Allocation string"
 _CONTEXT = 60
 """Characters shown on each side of a fault in a very long string."""
 
 
 class AllocationError(ValueError):
-    """An allocation string that cannot be understood or names what is not there.
+    """An allocation string, or another wish of a split node, that cannot be understood or names what is not there.
 
-    `text` is the whole string, `position` the span (start, end) of the fault in it, `reason` what is wrong, and
-    `suggestion` what would be right (empty where nothing can be guessed).
+    `text` is the whole of it, `position` the span (start, end) of the fault in it, `reason` what is wrong,
+    `suggestion` what would be right (empty where nothing can be guessed), and `what` which of the wishes it is.
     """
 
-    def __init__(self, text: str, position: tuple[int, int], reason: str, suggestion: str = "") -> None:
+    def __init__(
+        self, text: str, position: tuple[int, int], reason: str, suggestion: str = "", what: str = ALLOCATION_STRING
+    ) -> None:
+        self.what = what
         self.text = text
         self.position = position
         self.reason = reason
         self.suggestion = suggestion
-        lines = [f"Allocation string {text!r}:" if len(text) <= 2 * _CONTEXT else "Allocation string:"]
+        lines = [f"{what} {text!r}:" if len(text) <= 2 * _CONTEXT else f"{what}:"]
         lines += [f"    {line}" for line in _marked(text, position)]
         lines += [reason] + ([suggestion] if suggestion else [])
         super().__init__("\n".join(lines))

@@ -8,9 +8,14 @@ from pathlib import Path
 from .checkpoint_parts import CheckpointPart, select_part
 from .execution_order import order_as_known
 from .gguf_header import MAGIC, read_gguf_header
+from .header_error import HeaderError
 from .inventory import Inventory
 from .inventory_of_tensors import inventory_of_tensors
 from .safetensors_header import read_safetensors_header
+
+_ZIP = b"PK\x03\x04"
+"""How what torch.save writes begins, as .ckpt, .pt and .pth files."""
+_NO_HEADER = "is a file of PyTorch's, which cannot be planned unread; only .safetensors and .gguf files have a header"
 
 
 def inventory_of_file(path: str | PathLike[str], *, part: CheckpointPart | None = None) -> Inventory:
@@ -22,6 +27,8 @@ def inventory_of_file(path: str | PathLike[str], *, part: CheckpointPart | None 
     """
     file = Path(path)
     with file.open("rb") as opened:
-        is_gguf = opened.read(len(MAGIC)) == MAGIC
-    tensors = read_gguf_header(file) if is_gguf else read_safetensors_header(file)
+        begins = opened.read(len(MAGIC))
+    if begins == _ZIP:
+        raise HeaderError(file, "format", _NO_HEADER)
+    tensors = read_gguf_header(file) if begins == MAGIC else read_safetensors_header(file)
     return inventory_of_tensors(select_part(file, tensors, part), order_as_known)

@@ -42,7 +42,7 @@ def parse_expert(
 
     An empty string asks for an ordinary load. Raises AllocationError for a string that is not of the language.
     """
-    compute = resolve(Piece.of(compute_device), known)
+    compute = resolve(Piece.of(compute_device, "Compute device"), known)
     return _parse_expert(Piece.of(text), AllocationRequest(compute, strategy=strategy), known)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import AllocationError
+from .errors import ALLOCATION_STRING, AllocationError
 
 # Keyboards of East Asia type these in place of the ASCII signs; one for one, so positions stay true.
 _FULL_WIDTH = str.maketrans("；，：％＊＃．", ";,:%*#.")
@@ -12,15 +12,16 @@ _FULL_WIDTH = str.maketrans("；，：％＊＃．", ";,:%*#.")
 
 @dataclass(frozen=True)
 class Piece:
-    """`source[start:end]`, without the white space at its ends."""
+    """`source[start:end]`, without the white space at its ends; `what` is the name that errors give the source."""
 
     source: str
     start: int
     end: int
+    what: str = ALLOCATION_STRING
 
     @classmethod
-    def of(cls, text: str) -> Piece:
-        return cls(text.translate(_FULL_WIDTH), 0, len(text)).part(0, len(text))
+    def of(cls, text: str, what: str = ALLOCATION_STRING) -> Piece:
+        return cls(text.translate(_FULL_WIDTH), 0, len(text), what).part(0, len(text))
 
     @property
     def text(self) -> str:
@@ -30,7 +31,7 @@ class Piece:
         """The stretch from `start` to `end`, counted from the beginning of this piece."""
         inner = self.text[start:end]
         begin = self.start + start + len(inner) - len(inner.lstrip())
-        return Piece(self.source, begin, max(begin, self.start + start + len(inner.rstrip())))
+        return Piece(self.source, begin, max(begin, self.start + start + len(inner.rstrip())), self.what)
 
     def split(self, separator: str) -> list[Piece]:
         pieces, begin = [], 0
@@ -40,4 +41,4 @@ class Piece:
         return pieces
 
     def error(self, reason: str, suggestion: str = "") -> AllocationError:
-        return AllocationError(self.source, (self.start, self.end), reason, suggestion)
+        return AllocationError(self.source, (self.start, self.end), reason, suggestion, self.what)

@@ -15,6 +15,7 @@ from .inventory_of_tensors import StoredTensor
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""
 
+_NO_MODEL = "this is no .safetensors or .gguf file: choose one, or download it again"
 _MAX_DIMENSIONS = 64
 _LENGTH_BYTES = 8
 # Type codes of the format: the name that PyTorch gives the type, and its bits.
@@ -60,11 +61,11 @@ def read_safetensors_header(path: Path) -> list[StoredTensor]:
         file_bytes = os.fstat(file.fileno()).st_size
         header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         data_bytes = file_bytes - _LENGTH_BYTES - header_bytes
+        if header_bytes > MAX_HEADER_BYTES:
+            reason = f"claims {header_bytes} bytes, more than any model needs; {_NO_MODEL}"
+            raise HeaderError(path, "header length", reason)
         if file_bytes < _LENGTH_BYTES or data_bytes < 0:
             raise HeaderError(path, "header length", f"claims {header_bytes} bytes of {file_bytes}; {DOWNLOAD_AGAIN}")
-        if header_bytes > MAX_HEADER_BYTES:
-            reason = f"claims {header_bytes} bytes, more than any model needs; this is no .safetensors file"
-            raise HeaderError(path, "header length", reason)
         header = _parse(path, file.read(header_bytes))
     spans = [_span(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
     spans.sort(key=lambda span: (span.begin, span.end))

@@ -40,11 +40,6 @@ class StepPrediction:
     limit_seconds: float
 
     @property
-    def exposed_seconds(self) -> float:
-        """What the step takes longer than its computing."""
-        return self.step_seconds - self.compute_seconds
-
-    @property
     def bound_by(self) -> str:
         """The source whose copies are the bound, or ``compute``."""
         slowest = max(self.transfer_seconds, key=lambda name: self.transfer_seconds[name], default="")

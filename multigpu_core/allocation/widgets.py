@@ -42,8 +42,9 @@ def request_from_widgets(widgets: AllocationWidgets, known: KnownDevices) -> All
         return parse_expert(
             widgets.expert, compute_device=widgets.compute_device, known=known, strategy=widgets.strategy
         )
-    plain = AllocationRequest(resolve(Piece.of(widgets.compute_device), known), strategy=widgets.strategy)
-    amount = Piece.of(str(widgets.virtual_vram_gb))
+    compute = resolve(Piece.of(widgets.compute_device, "Compute device"), known)
+    plain = AllocationRequest(compute, strategy=widgets.strategy)
+    amount = Piece.of(str(widgets.virtual_vram_gb), "Virtual VRAM")
     if not math.isfinite(widgets.virtual_vram_gb) or widgets.virtual_vram_gb < 0:
         raise amount.error("Virtual VRAM is a number of gigabytes, not below 0.", "For example: 4.0")
     if widgets.virtual_vram_gb == 0:
@@ -51,4 +52,4 @@ def request_from_widgets(widgets: AllocationWidgets, known: KnownDevices) -> All
     donors = widgets.donors if isinstance(widgets.donors, str) else ",".join(widgets.donors)
     # The decimal text of a float is what the user typed; its binary value is not.
     gigabytes = Fraction(str(widgets.virtual_vram_gb))
-    return with_virtual_vram(plain, amount, gigabytes, parse_donors(Piece.of(donors), known))
+    return with_virtual_vram(plain, amount, gigabytes, parse_donors(Piece.of(donors, "Donor device"), known))

@@ -28,15 +28,16 @@ def demo(
 
     signal.signal(signal.SIGTERM, _exit_in_order)
     console = Console(highlight=False)
+    complaints = Console(stderr=True, style="red", soft_wrap=True, markup=False, highlight=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        console.print(f"error: {error}: name a folder that can be written with --directory.", style="red", markup=False)
+        complaints.print(f"error: {error}: name a folder that can be written with --directory.")
         raise typer.Exit(2) from None
     try:
         result = run_demo(directory.resolve(), steps, console)
     except (*DEMO_ERRORS, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
+        complaints.print(f"error: {error}")
         raise typer.Exit(1) from error
     print_report(result, console)
     raise typer.Exit(0 if result.differing_pixels == 0 else 1)

@@ -29,11 +29,14 @@ def sizes_by_device(options: Iterable[str], option: str) -> dict[str, int]:
         try:
             if not _DEVICE.fullmatch(device):
                 raise ValueError
-            sizes[device] = int(parse_number(number) * UNIT_BYTES[amount[len(number) :]])
+            size = int(parse_number(number) * UNIT_BYTES[amount[len(number) :]])
         except (ValueError, KeyError):
             raise typer.BadParameter(
                 f"{text!r} is no device with a size, as cuda:0=10gb is.", param_hint=option
             ) from None
+        if device in sizes:
+            raise typer.BadParameter(f"{device} is named twice: number the devices.", param_hint=option)
+        sizes[device] = size
     return sizes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from multigpu.multigpu_core.plugins import PLUGIN_API
+from multigpu.multigpu_core.plugins.discovery import BUILT_IN
 
 PYPROJECT = """\
 [build-system]
@@ -124,6 +126,9 @@ def new_integration(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         typer.echo(f"{name!r} is no plugin name: use small letters, digits and underscores, as in my_pack.", err=True)
         raise typer.Exit(2)
+    if name in BUILT_IN:
+        typer.echo(f"{name!r} is a plugin of MultiGPU's own: choose another name.", err=True)
+        raise typer.Exit(2)
     folder = directory or Path(f"multigpu-{name.replace('_', '-')}")
     if folder.is_dir() and any(folder.iterdir()):
         typer.echo(f"{folder} is there already and not empty: name another with --directory.", err=True)
@@ -135,7 +140,9 @@ def new_integration(
     except OSError as error:
         typer.echo(f"error: {error}: name a folder that can be written with --directory.", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"Written to {folder}. Put your loaders' node ids into multigpu_{name}.py, then: pip install {folder}")
+    # A bare name is a project in the package index to pip, not a folder.
+    path = os.path.join(".", folder)
+    typer.echo(f"Written to {folder}. Put your loaders' node ids into multigpu_{name}.py, then: pip install {path}")
 
 
 def package_files(name: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +50,7 @@ def plan(
     try:
         here = _Machine.described(machine) if machine else _Machine.here()
         reserve = sizes_by_device(fit or (), "--fit")
+        here.refuse_unknown(reserve)
         widgets = AllocationWidgets(
             device or here.first, virtual_vram, donors, expert or ("" if virtual_vram else "auto"), Strategy(strategy)
         )
@@ -97,6 +98,12 @@ class _Machine:
     @property
     def names(self) -> list[str]:
         return [info.name for info in self.devices]
+
+    def refuse_unknown(self, reserve: Iterable[str]) -> None:
+        for name in reserve:
+            if name not in self.names:
+                known = ", ".join(self.names)
+                raise typer.BadParameter(f"There is no device {name!r}; there are {known}.", param_hint="--fit")
 
     @property
     def first(self) -> str:

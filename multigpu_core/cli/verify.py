@@ -95,7 +95,7 @@ def _or_half(widgets: AllocationWidgets, registry: DeviceRegistry) -> Allocation
 
     if widgets.expert.strip() or widgets.virtual_vram_gb:
         return widgets
-    donors = parse_donors(Piece.of(str(widgets.donors)), registry.names())
+    donors = parse_donors(Piece.of(str(widgets.donors), "Donor device"), registry.names())
     shares = [f"{widgets.compute_device},{HALF}%", *(f"{donor},{HALF / len(donors):g}%" for donor in donors)]
     return replace(widgets, expert=";".join(shares))
 

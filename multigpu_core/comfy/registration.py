@@ -21,7 +21,7 @@ class NodeRegistration:
         self._plugins = plugins
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
-        self._found: list[WrappedLoader] = []
+        self._found: list[tuple[str, WrappedLoader]] = []
         self._taken: dict[str, list[str]] = {}
         self._owners: dict[str, str] = {}
         self._targets: dict[str, dict[str, TargetPack]] = {}
@@ -74,8 +74,8 @@ class NodeRegistration:
 
     def _follow(self) -> None:
         """Let a pack's own nodes follow the models of our loaders. Its loaders are asked for a device by their user."""
-        loaders = {loader.target for loader in self._found if loader.makes_models}
-        for loader in self._found:
+        loaders = {loader.target for _, loader in self._found if loader.makes_models}
+        for plugin, loader in self._found:
             if loader.pack is not None:
                 origin = _origin(comfy_nodes.NODE_CLASS_MAPPINGS[loader.target])
                 own = [
@@ -83,11 +83,13 @@ class NodeRegistration:
                     for node_id, node in comfy_nodes.NODE_CLASS_MAPPINGS.items()
                     if node_id not in loaders and node_id not in self.classes and _origin(node) == origin
                 ]
-                self._context.packs.follow(own, loader.pack)
+                try:
+                    self._context.packs.follow(own, loader.pack)
+                except (Exception, SystemExit) as error:  # as above
+                    self._plugins.fail(plugin, error)
 
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
         wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
-        self._found.append(loader)
         target = target_of(wrapped)
         self._targets.setdefault(plugin, {})[target.name] = target
         title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
@@ -95,6 +97,7 @@ class NodeRegistration:
             node = make_variant(wrapped, variant, self._context, loader.pack)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
             self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
+        self._found.append((plugin, loader))
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
         if node_id in comfy_nodes.NODE_CLASS_MAPPINGS or node_id in self.classes:

@@ -17,10 +17,6 @@ class Shortage:
     planned_bytes: int
     placed_bytes: int
 
-    @property
-    def missing_bytes(self) -> int:
-        return max(0, self.planned_bytes - self.placed_bytes)
-
     def __str__(self) -> str:
         planned, placed = readable_bytes(self.planned_bytes), readable_bytes(self.placed_bytes)
         return f"{self.device} ran out of memory: of {planned} of weights and staging {placed} found room"

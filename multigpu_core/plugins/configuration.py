@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,9 @@ def read_configuration(files: Iterable[Path]) -> Configuration:
         try:
             contents, lines = read_toml_with_lines(file)
         except (OSError, ValueError) as error:
-            problems.append(ConfigurationProblem(file, 1, "the whole file", f"It cannot be read: {error}."))
+            place = re.search(r"at line (\d+)", str(error))
+            line = int(place[1]) if place else 1
+            problems.append(ConfigurationProblem(file, line, "the whole file", f"It cannot be read: {error}."))
             continue
         for path, entry in _entries(contents, file, lines):
             reason = _fault(path, entry.value)

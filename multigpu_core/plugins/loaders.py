@@ -51,6 +51,9 @@ class DevicePart:
     donors_by_switch: bool = False
     """A switch `use_other_vram` stands for the choice of donors: off is the cpu, on every other card and then cpu."""
 
+    def __post_init__(self) -> None:
+        _expect(self.outputs, int, "DevicePart: outputs", "(0,)")
+
     @property
     def split_output(self) -> int:
         return self.outputs[0]
@@ -91,6 +94,9 @@ class NodeVariant:
     """Name of an output, after the wrapped class's own, that hands the first part's device to other nodes."""
     extra_inputs: tuple[ExtraInput, ...] = ()
 
+    def __post_init__(self) -> None:
+        _expect(self.parts, DevicePart, f"NodeVariant {self.node_id!r}: parts", "(DevicePart((0,)),)")
+
     @property
     def splits(self) -> bool:
         return any(part.splits for part in self.parts)
@@ -118,6 +124,10 @@ class PackDevices:
     around: Around | None = None
     """What else the pack's models need for a call, such as devices that they keep in attributes."""
 
+    def __post_init__(self) -> None:
+        for name in ("model_types", "device_globals", "offload_globals"):
+            _expect(getattr(self, name), str, f"PackDevices: {name}", '("MY_MODEL",)')
+
 
 @dataclass(frozen=True)
 class WrappedLoader:
@@ -126,6 +136,12 @@ class WrappedLoader:
     target: str
     variants: tuple[NodeVariant, ...]
     pack: PackDevices | None = None
+
+    def __post_init__(self) -> None:
+        where = f"WrappedLoader {self.target!r}:"
+        _expect(self.variants, NodeVariant, f"{where} variants", f"(device_only({self.target!r}),)")
+        if not isinstance(self.pack, PackDevices | None):
+            raise TypeError(f"{where} pack is a PackDevices, not a {type(self.pack).__name__}.")
 
     @property
     def makes_models(self) -> bool:
@@ -143,6 +159,12 @@ class OwnNode:
     title: str
     node_class: type
     device_inputs: tuple[str, ...] = ()
+
+
+def _expect(things: object, kind: type, what: str, example: str) -> None:
+    """A plugin's slip is told where it is made: what it says is used long after its hook was asked."""
+    if not isinstance(things, tuple | list) or not all(isinstance(thing, kind) for thing in things):
+        raise TypeError(f"{what} is a tuple of {kind.__name__}, as {example}.")
 
 
 ALL_OUTPUTS = (0, 1, 2, 3)

@@ -37,6 +37,9 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
         raise PluginError(name, f"It is written for plugin API {wanted!r}, it is {PLUGIN_API} here: {way_out}.")
     if isinstance(plugin, type):
         raise PluginError(name, f"It is the class {plugin.__name__}: offer a module, or an instance of the class.")
+    options_model = getattr(plugin, "Options", None)
+    if options_model is not None and not hasattr(options_model, "model_validate"):
+        raise PluginError(name, "Its Options is no pydantic model: derive it from pydantic.BaseModel.")
     specs = _hooks(hookspecs, f"{hookspecs.PROJECT}_spec")
     found = 0
     for hook, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
@@ -47,7 +50,8 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
         elif not options.get("optionalhook"):
             raise PluginError(name, f"There is no hook {hook}{_did_you_mean(hook, specs)}.")
     if not found:
-        raise PluginError(name, "It implements no hook: mark its functions with @hookimpl from multigpu.")
+        way_out = "mark its own functions with @hookimpl from multigpu; classes in it are not looked into"
+        raise PluginError(name, f"It implements no hook: {way_out}.")
 
 
 def check_answer(said: Iterable[object], kinds: tuple[type, ...], name: str, hook: str) -> None:

@@ -12,6 +12,8 @@ from .machine import SimulatedMachine, simulate
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_SIMULATE"
 MAX_DEVICES = 64
+LEAST_BYTES = 1 << 20
+"""Of a device; less is a unit forgotten."""
 _UNITS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _PART = re.compile(r"(?:(?P<count>\d+)\s*x\s*)?(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?)b?", re.IGNORECASE)
 
@@ -39,8 +41,10 @@ def parse_sizes(spec: str) -> tuple[int, ...]:
             raise SimulationSpecError(spec, part, "is not a size")
         count = int(match["count"] or 1)
         size = int(float(match["amount"]) * 1024 ** _UNITS[match["unit"].lower()])
-        if not size or not count:
-            raise SimulationSpecError(spec, part, "makes a device of nothing")
+        if not count:
+            raise SimulationSpecError(spec, part, "makes no device")
+        if size < LEAST_BYTES:
+            raise SimulationSpecError(spec, part, "makes a device of less than 1 MB")
         if len(sizes) + count > MAX_DEVICES:
             raise SimulationSpecError(spec, part, f"makes more than {MAX_DEVICES} devices")
         sizes += [size] * count

@@ -15,6 +15,7 @@ import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from multigpu.multigpu_core.cli.app import app
+from multigpu.multigpu_core.cli.bench import Benchmark
 from multigpu.multigpu_core.cli.demo_models import write_demo_models
 from multigpu.multigpu_core.testing import tiny_models
 
@@ -89,3 +90,8 @@ def test_every_command_has_its_example_on_the_page() -> None:
     shown = {re.sub(r"^\w+= ", "", line).split()[1] for line in EXAMPLES}
     assert commands == shown
     assert commands == set(re.findall(r"^## (\S+)$", PAGE, re.MULTILINE))
+
+
+def test_every_benchmark_is_on_the_page() -> None:
+    listed = PAGE.partition("## bench")[2].partition("```")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {benchmark.value for benchmark in Benchmark}

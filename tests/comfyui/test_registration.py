@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from multigpu import hookimpl, hookspecs
-from multigpu.hookspecs import WrappedLoader, split_and_device
+from multigpu.hookspecs import PackDevices, WrappedLoader, split_and_device
 from multigpu.multigpu_core.plugins import PluginManager, PluginRecord
 
 from .inprocess import ComfyUI
@@ -27,10 +27,12 @@ class TheirLoader:
 
 
 class Plugin:
+    pack: PackDevices | None = None
+
     @hookimpl
     def multigpu_wrap_loader(self) -> Iterator[WrappedLoader]:
         for target in ("TheirLoader", "LateLoader", "BrokenLoader"):
-            yield WrappedLoader(target, split_and_device(target))
+            yield WrappedLoader(target, split_and_device(target), self.pack)
 
 
 class Started:
@@ -79,6 +81,18 @@ def test_a_loader_that_cannot_say_its_inputs_costs_its_own_variants_alone(starte
     started.registration.register_late()
     assert "ZeroDivisionError" in started.record.why_not
     assert "LateLoaderMultiGPU" in started.nodes and "TheirLoaderMultiGPU" in started.nodes
+
+
+def test_a_pack_whose_nodes_cannot_be_followed_costs_its_own_plugin_alone(
+    started: Started, comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(nodes: Any, pack: Any) -> None:
+        raise RuntimeError("not these")
+
+    monkeypatch.setattr(comfyui.framework.context.packs, "follow", refuse)
+    monkeypatch.setattr(Plugin, "pack", PackDevices(("MODEL",)))
+    again = Started(comfyui, dict(started.nodes))
+    assert "not these" in again.record.why_not
 
 
 def _warnings(logs: list[Any]) -> list[str]:

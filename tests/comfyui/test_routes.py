@@ -83,6 +83,12 @@ def test_a_wrong_string_is_answered_with_the_place_of_its_fault(server: ComfyUIS
     assert "There is no device" in fault["message"]
 
 
+def test_a_device_that_is_missing_is_not_marked_in_the_string(server: ComfyUIServer) -> None:
+    answer = _plan(server, compute_device="npu:9", expert="npu:0,50%;cpu,*")
+    assert "There is no device 'npu:9'" in answer["error"]["message"]
+    assert "start" not in answer["error"]
+
+
 def test_a_split_that_cannot_fit_says_so(server: ComfyUIServer) -> None:
     huge = [{"input": "unet_name", "name": "huge.safetensors"}]
     assert "npu:1 would have to store 4.00 GB" in _plan(server, files=huge, expert=HALVES)["error"]["message"]

@@ -81,6 +81,15 @@ def test_the_example_passes_its_own_tests_in_a_real_comfyui(installed: Path, tmp
     assert run.returncode == 0, run.stdout
 
 
+def test_what_the_command_says_to_install_is_the_folder_and_no_project_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["new-integration", "mine"]).stdout
+    to_install = told.strip().rpartition("pip install ")[2]
+    assert os.path.dirname(to_install) and Path(to_install).is_dir()
+
+
 def test_a_name_that_is_none_and_a_folder_that_is_full_are_refused(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["new-integration", "My Pack"]).exit_code == 2
     (tmp_path / "full").mkdir()

@@ -18,7 +18,7 @@ from multigpu.multigpu_core.allocation import (
     request_from_widgets,
 )
 from multigpu.multigpu_core.allocation.checkpoint_parts import CheckpointPart, CheckpointPartError
-from multigpu.multigpu_core.allocation.errors import AllocationError
+from multigpu.multigpu_core.allocation.errors import ALLOCATION_STRING, AllocationError
 from multigpu.multigpu_core.allocation.header_error import HeaderError
 from multigpu.multigpu_core.allocation.plan_report import plan_report
 from multigpu.multigpu_core.comfy.host import Host
@@ -75,6 +75,8 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
             "room_bytes": {info.name: info.free_bytes for info in devices},
         }
     except AllocationError as error:
+        if error.what != ALLOCATION_STRING:
+            return _refused(error.reason, suggestion=error.suggestion)
         start, end = error.position
         return _refused(error.reason, suggestion=error.suggestion, start=start, end=end)
     except (PlanError, DeviceError, HeaderError, CheckpointPartError, UnknownFileError, OSError) as error:

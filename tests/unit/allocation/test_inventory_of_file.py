@@ -207,6 +207,20 @@ def test_a_header_length_beyond_the_file_is_refused(tmp_path: Path, content: byt
     assert refused.value.field == "header length"
 
 
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_file_that_is_no_model_is_told_from_one_that_is_cut_short(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "page.safetensors").write_bytes(content)
+    with pytest.raises(HeaderError, match="this is no"):
+        inventory_of_file(tmp_path / "page.safetensors")
+
+
+def test_a_file_of_pytorch_is_no_damaged_one(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(4)}, tmp_path / "model.ckpt")
+    with pytest.raises(HeaderError, match="a file of PyTorch's") as refused:
+        inventory_of_file(tmp_path / "model.ckpt")
+    assert "damaged" not in str(refused.value)
+
+
 def test_a_header_that_claims_gigabytes_of_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     with path.open("wb") as file:

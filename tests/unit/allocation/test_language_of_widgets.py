@@ -69,3 +69,19 @@ def test_with_nothing_to_offload_it_is_an_ordinary_load(widgets: AllocationWidge
 def test_a_wrong_widget_is_refused(widgets: AllocationWidgets) -> None:
     with pytest.raises(AllocationError):
         request_from_widgets(widgets, DEVICES)
+
+
+@pytest.mark.parametrize(
+    ("widgets", "told"),
+    [
+        (AllocationWidgets("cuda:7", 4.0), "Compute device 'cuda:7':"),
+        (AllocationWidgets("cuda:7", expert="cuda:0,50%;cpu,*"), "Compute device 'cuda:7':"),
+        (AllocationWidgets("cuda:0", -1.0), "Virtual VRAM '-1.0':"),
+        (AllocationWidgets("cuda:0", 4.0, "cuda:7"), "Donor device 'cuda:7':"),
+        (AllocationWidgets("cuda:0", expert="cuda:7,50%"), "Allocation string 'cuda:7,50%':"),
+    ],
+)
+def test_a_refusal_begins_with_the_widget_that_is_wrong(widgets: AllocationWidgets, told: str) -> None:
+    with pytest.raises(AllocationError) as refused:
+        request_from_widgets(widgets, DEVICES)
+    assert str(refused.value).startswith(told)

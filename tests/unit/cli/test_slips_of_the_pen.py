@@ -19,6 +19,7 @@ WRONG = {
     "a user folder that is a file": (["plugins", "--user-directory", "{file}"], "is a file"),
     "a ComfyUI that is a file": (["doctor", "--comfyui", "{file}"], "is a file"),
     "a plugin name with a digit in front": (["new-integration", "9lives"], "is no plugin name"),
+    "a plugin named as one of ours": (["new-integration", "gguf"], "is a plugin of MultiGPU's own"),
     "a plugin into a file": (["new-integration", "mine", "--directory", "{file}"], "name a folder that can be written"),
     "a demo into a file": (["demo", "--directory", "{file}"], "name a folder that can be written"),
     "no steps": (["demo", "--steps", "0"], "--steps"),
@@ -37,6 +38,13 @@ def test_a_slip_is_told_and_exits_with_2(slip: str, tmp_path: Path, monkeypatch:
     result = CliRunner().invoke(app, [word.format(file=file) for word in command])
     assert result.exit_code == 2 and told in result.output, result.output
     assert "Traceback" not in result.output
+
+
+def test_what_is_wrong_with_a_demo_is_told_on_standard_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("nothing")
+    result = CliRunner().invoke(app, ["demo", "--directory", str(file)])
+    assert "error: " in result.stderr and not result.stdout
 
 
 def test_simulated_cards_that_cannot_be_read_are_refused_with_an_example() -> None:

@@ -115,6 +115,12 @@ def test_a_file_that_is_no_toml_costs_that_file_alone(tmp_path: Path) -> None:
     assert configuration.is_enabled("comfy_core")
 
 
+def test_a_name_that_is_a_switch_and_a_table_is_told_with_its_line(tmp_path: Path) -> None:
+    file = written(tmp_path, "[integrations]\ngguf = false\n\n[integrations.gguf]\ncolour = 1\n")
+    (problem,) = read_configuration([file]).problems
+    assert problem.line == 4
+
+
 def test_an_entry_for_a_plugin_that_nobody_has_is_told(tmp_path: Path) -> None:
     configuration = read_configuration([written(tmp_path, "[integrations]\ncomfy_cor = false\ndefault = true\n")])
     (problem,) = configuration.unknown_plugins(["comfy_core"])

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, model_validator
 
 from multigpu import hookimpl, hookspecs
-from multigpu.hookspecs import LoadedModelInfo, OwnNode, UnloadReason, WrappedLoader, split_and_device
+from multigpu.hookspecs import (
+    DevicePart,
+    LoadedModelInfo,
+    NodeVariant,
+    OwnNode,
+    PackDevices,
+    UnloadReason,
+    WrappedLoader,
+    device_only,
+    split_and_device,
+)
 from multigpu.multigpu_core.plugins import PLUGIN_API, Candidate, Configuration, PluginManager
 from multigpu.multigpu_core.plugins.configuration import Entry, validated_options
 
@@ -43,6 +53,30 @@ class RaisesWhileAnswering:
     def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
         yield WrappedLoader("Half", ())
         raise RuntimeError("the sky fell")
+
+
+class OneVariantForSeveral:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        return [WrappedLoader("Mine", device_only("Mine"))]  # type: ignore[arg-type]
+
+
+class OnePartForSeveral:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        return [WrappedLoader("Mine", (NodeVariant("Ours", "MultiGPU", DevicePart((0,))),))]  # type: ignore[arg-type]
+
+
+class NamesItsPack:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        return [WrappedLoader("Mine", (device_only("Mine"),), pack="My pack")]  # type: ignore[arg-type]
+
+
+class OneTypeForSeveral:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        return [WrappedLoader("Mine", (), PackDevices("MY_MODEL"))]  # type: ignore[arg-type]
 
 
 class HasADefault:
@@ -165,10 +199,14 @@ MISBEHAVIOURS: dict[str, tuple[Callable[[], object], str]] = {
     "wraps nothing": (WrapsNothing, "nothing to wrap"),
     "is async": (IsAsync, "Make it a plain function"),
     "fails unspeakably": (FailsUnspeakably, "UnspeakableError"),
-    "wrong options": (WrongOptions, "AttributeError"),
+    "wrong options": (WrongOptions, "derive it from pydantic.BaseModel"),
     "is a class": (lambda: Good, "an instance of the class"),
     "answers with a text": (answering("MyLoader"), "it takes WrappedLoader or OwnNode"),
     "answers with a number": (answering(3), "not iterable"),
+    "gives one variant for several": (OneVariantForSeveral, "variants is a tuple of NodeVariant, as (device_only("),
+    "gives one part for several": (OnePartForSeveral, "parts is a tuple of DevicePart"),
+    "gives one type for several": (OneTypeForSeveral, "model_types is a tuple of str"),
+    "names its pack for its devices": (NamesItsPack, "pack is a PackDevices, not a str"),
     "keeps what cannot be a key": (keeping([[1]]), "answered with a list"),
 }
 INFO = LoadedModelInfo(7, "Flux", "cuda:0", 100, is_ours=True, keep_loaded=False)

@@ -31,7 +31,15 @@ def test_sizes_are_read_in_powers_of_1024(spec: str, sizes: tuple[int, ...]) -> 
 
 @pytest.mark.parametrize(
     ("spec", "part"),
-    [("8gb,,4gb", ""), ("two", "two"), ("8xb", "8xb"), ("-1gb", "-1gb"), ("0gb", "0gb"), ("8gb,0x4gb", "0x4gb")],
+    [
+        ("8gb,,4gb", ""),
+        ("two", "two"),
+        ("8xb", "8xb"),
+        ("-1gb", "-1gb"),
+        ("0gb", "0gb"),
+        ("8gb,0x4gb", "0x4gb"),
+        ("8,12", "8"),
+    ],
 )
 def test_a_wrong_size_is_quoted_with_what_would_be_right(spec: str, part: str) -> None:
     with pytest.raises(SimulationSpecError, match="8gb,4gb") as caught:
