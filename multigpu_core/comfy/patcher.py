@@ -155,6 +155,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             if not hasattr(module, "comfy_cast_weights"):
                 continue
             comfy.model_patcher.wipe_lowvram_weight(module)
+            module.comfy_patched_weights = True  # else saving patches it once more
             if self.force_cast_weights:
                 module.prev_comfy_cast_weights = module.comfy_cast_weights
                 module.comfy_cast_weights = True

@@ -59,6 +59,25 @@ def test_saving_a_split_model_saves_the_weights_of_its_file(sampler: Sampler, co
     assert all(torch.equal(saved[prefix + name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.parametrize("wishes", [THIRDS, MODES["relay"]], ids=["streamed", "relayed"])
+def test_saving_a_split_model_with_a_lora_saves_what_the_whole_one_does(
+    sampler: Sampler, comfyui: ComfyUI, wishes: dict[str, Any]
+) -> None:
+    saving, utils = importlib.import_module("comfy.sd"), importlib.import_module("comfy.utils")
+
+    def saved(model: Any, name: str) -> dict[str, torch.Tensor]:
+        file = comfyui.models.parent / f"{name}.safetensors"
+        saving.save_checkpoint(str(file), sampler.with_lora(model, 0.7))
+        weights: dict[str, torch.Tensor] = utils.load_torch_file(str(file))
+        return weights
+
+    expected = saved(sampler.whole(), "whole with lora")
+    comfyui.reset()
+    split = saved(sampler.split(**wishes), "split with lora")
+    assert split.keys() == expected.keys()
+    assert [name for name, weight in expected.items() if not torch.equal(split[name], weight)] == []
+
+
 def test_block_weight_hooks_of_a_lora_give_the_picture_of_the_whole_model(sampler: Sampler, comfyui: ComfyUI) -> None:
     hooks, utils = importlib.import_module("comfy.hooks"), importlib.import_module("comfy.utils")
     lora = utils.load_torch_file(str(comfyui.models / "loras" / "two blocks.safetensors"))
