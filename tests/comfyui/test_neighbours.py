@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from .dynamic_vram import switch_on
 from .inprocess import ComfyUI
 from .split_models import MODES, THIRDS, Sampler, model_management, weights_of, write_split_models
 
@@ -112,8 +113,20 @@ def test_select_model_device_moves_a_split_model_whole_to_the_device(sampler: Sa
     assert torch.equal(sampler.picture(split), expected)
     (moved,) = comfyui.run("SelectModelDevice", model=split, device="gpu:2")
     assert str(moved.load_device) == "npu:2"
+    assert moved.model_size() == sampler.whole().model_size(), "what ComfyUI makes room for"
     assert torch.equal(sampler.picture(moved), expected)
     assert torch.equal(sampler.picture(split), expected), "the split one is as it was"
+
+
+def test_select_model_device_moves_a_split_model_under_dynamic_vram_too(
+    sampler: Sampler, comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _needs(comfyui, "SelectModelDevice")
+    expected = sampler.picture(sampler.whole())
+    comfyui.reset()
+    switch_on(monkeypatch)
+    (moved,) = comfyui.run("SelectModelDevice", model=sampler.split(**THIRDS), device="gpu:2")
+    assert torch.equal(sampler.picture(moved), expected)
 
 
 def test_select_model_device_on_the_split_model_s_own_device_leaves_it_split(
