@@ -19,6 +19,7 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
 from .companions import serve_companions
 from .controls import compute_where_loaded
+from .current_device import current_while_called
 from .dynamic_vram import without_dynamic_vram
 from .executing import executing_node
 from .host import Host
@@ -184,6 +185,7 @@ class LoadJob:
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
         context.devices.remember(value, Devices(device, self.offload))
+        current_while_called(value)
         if Feature.COMPANIONS in context.missing:
             return value
         if isinstance(value, ModelPatcher):
