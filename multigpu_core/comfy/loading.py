@@ -24,7 +24,7 @@ from .dynamic_vram import without_dynamic_vram
 from .executing import executing_node
 from .host import Host
 from .kept import KeptModels
-from .loader_class import LoaderClass, loader_function
+from .loader_class import LoaderClass, call_loader, loader_function
 from .model_devices import Devices, ModelDevices
 from .model_files import is_model_file
 from .ours import OurModel, OurModels
@@ -157,7 +157,7 @@ class LoadJob:
 
     def call(self) -> Any:
         """Run the wrapped class: stay inside `scope`. A class that is async gives a coroutine."""
-        return loader_function(self.target.node)(**self.theirs)
+        return call_loader(self.target.node, self.theirs)
 
     def finish(self, result: Any, context: LoadContext) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
