@@ -16,7 +16,7 @@ import comfy.model_patcher
 @contextmanager
 def without_dynamic_vram() -> Iterator[None]:
     """Let core's loaders do what they do with --disable-dynamic-vram, until the block is left."""
-    chosen, is_enabled = comfy.model_patcher.CoreModelPatcher, comfy.memory_management.aimdo_enabled
+    chosen, is_enabled = comfy.model_patcher.CoreModelPatcher, getattr(comfy.memory_management, "aimdo_enabled", False)
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcher
     comfy.memory_management.aimdo_enabled = False
     try:
