@@ -19,6 +19,8 @@ from .demo_models import DemoModels, write_demo_models
 from .demo_report import DemoError, DemoResult, compare_images, readable_path
 from .demo_workflow import SAMPLER_NODE, one_device_workflow, split_workflow
 
+ARGUMENTS = ("--disable-dynamic-vram",)
+"""On NVIDIA cards ComfyUI's DynamicVRAM applies LoRAs while it computes, which rounds otherwise, split or not."""
 FOLDER_NAME = "ComfyUI-MultiGPU"
 DEMO_ERRORS = (ProvisioningError, ServerError, WorkflowError, DemoError)
 """What keeps the demo from its verdict, with a message for the user."""
@@ -36,7 +38,7 @@ def run_demo(directory: Path, steps: int, console: Console) -> DemoResult:
     console.print(f"ComfyUI       {readable_path(comfyui)}")
     models = write_demo_models(directory / "models")
     install_custom_node(directory, Path(multigpu.__file__).parent, FOLDER_NAME)
-    server = ComfyUIServer(comfyui, directory, environment=machine.environment)
+    server = ComfyUIServer(comfyui, directory, arguments=ARGUMENTS, environment=machine.environment)
     with ExitStack() as running:
         with console.status(f"Starting ComfyUI, log in {readable_path(server.log_file)}"):
             running.enter_context(server)

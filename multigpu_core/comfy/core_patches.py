@@ -15,12 +15,19 @@ from typing import Any
 import comfy.model_management as mm
 import structlog
 import torch
+from comfy.cli_args import args
 
-from .scope import DeviceScope, current_scope
+from .scope import DeviceScope, current_scope, device_scope
 
 log = structlog.get_logger("multigpu")
 
 ScopeAnswer = Callable[[DeviceScope], "torch.device | None"]
+
+
+def _home_of(device: torch.device) -> torch.device | None:
+    """With --gpu-only a model waits where it computes, and not where its checkpoint's diffusion model does."""
+    return device if args.gpu_only else None
+
 
 # Function of comfy.model_management -> what a device scope answers for it; None leaves the answer to ComfyUI.
 DEVICE_SELECTION: dict[str, ScopeAnswer] = {
@@ -28,13 +35,14 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
     "text_encoder_device": lambda scope: scope.text_encoder,
     "vae_device": lambda scope: scope.vae,
     "unet_offload_device": lambda scope: scope.offload,
-    "text_encoder_offload_device": lambda scope: scope.offload,
-    "vae_offload_device": lambda scope: scope.offload,
+    "text_encoder_offload_device": lambda scope: scope.offload or _home_of(scope.text_encoder),
+    "vae_offload_device": lambda scope: scope.offload or _home_of(scope.vae),
     "unet_inital_load_device": lambda scope: scope.initial,  # ComfyUI's spelling
     "text_encoder_initial_device": lambda scope: scope.initial,
 }
 
 COSTS = {
+    "intermediate_device": "with --gpu-only a VAE on another card leaves its results there",
     "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
     "unload_all_models": "models that are to be kept are unloaded with all others",
     "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
@@ -70,6 +78,7 @@ class CorePatches:
         """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
+        self._replace("intermediate_device", _outside_of_scopes)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
         self._replace("reset", self._letting_go, getattr(importlib.import_module("execution"), "PromptExecutor", None))
@@ -123,3 +132,13 @@ def _answered_by_scope(answer: ScopeAnswer, original: Callable[..., Any]) -> Cal
         return original(*args, **kwargs) if chosen is None else chosen
 
     return select_device
+
+
+def _outside_of_scopes(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Results are handed on where ComfyUI wants them, wherever they were made."""
+
+    def intermediate_device(*args: Any, **kwargs: Any) -> Any:
+        with device_scope(None):
+            return original(*args, **kwargs)
+
+    return intermediate_device

@@ -19,10 +19,12 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
 from .companions import serve_companions
 from .controls import compute_where_loaded
+from .current_device import current_while_called
+from .dynamic_vram import without_dynamic_vram
 from .executing import executing_node
 from .host import Host
 from .kept import KeptModels
-from .loader_class import LoaderClass, loader_function
+from .loader_class import LoaderClass, call_loader, loader_function
 from .model_devices import Devices, ModelDevices
 from .model_files import is_model_file
 from .ours import OurModel, OurModels
@@ -30,7 +32,7 @@ from .packs import Pack, Packs, input_types
 from .patcher import distribute
 from .placement import ModelPlacement, PlacementOptions
 from .planning import PlanAllocation
-from .rebuilding import make_rebuildable, plain_patchers
+from .rebuilding import make_rebuildable
 from .results import map_outputs, patcher_of, retarget, set_devices, with_output, with_plain_patcher
 from .scope import DeviceScope, device_scope
 from .seams import SPLITTING_REFUSED, Feature
@@ -139,17 +141,23 @@ class LoadJob:
         home = torch.device("cpu") if self.splits else None
         devices = DeviceScope(offload=home or self.offload, initial=home, **self._devices_by_kind(context))
         with ExitStack() as stack:
-            if self.splits and len(self.target.node.RETURN_TYPES) == 1:
-                stack.enter_context(plain_patchers())
+            if self._is_without_dynamic_vram:
+                stack.enter_context(without_dynamic_vram())
             if self.target.pack is not None:
                 stack.enter_context(context.packs.on(self.target.pack, devices, self.inputs))
             else:
                 stack.enter_context(device_scope(devices))
             yield
 
+    @property
+    def _is_without_dynamic_vram(self) -> bool:
+        """Whether DynamicVRAM can do nothing for any output: where it can for some, the others are loaded once more."""
+        is_alone = len(self.target.node.RETURN_TYPES) == 1
+        return (self.splits and is_alone) or all(request.compute_device == "cpu" for request in self.requests)
+
     def call(self) -> Any:
         """Run the wrapped class: stay inside `scope`. A class that is async gives a coroutine."""
-        return loader_function(self.target.node)(**self.theirs)
+        return call_loader(self.target.node, self.theirs)
 
     def finish(self, result: Any, context: LoadContext) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
@@ -177,6 +185,7 @@ class LoadJob:
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
         context.devices.remember(value, Devices(device, self.offload))
+        current_while_called(value)
         if Feature.COMPANIONS in context.missing:
             return value
         if isinstance(value, ModelPatcher):

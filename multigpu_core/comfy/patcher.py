@@ -17,6 +17,7 @@ import torch
 
 from multigpu.multigpu_core.allocation import Strategy
 
+from .dynamic_vram import without_dynamic_vram
 from .halves import run_halves_at_once
 from .placement import ModelPlacement
 from .sampling import guard_sampling
@@ -43,7 +44,12 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             cloned.placement = self.placement
         else:  # a deep clone, for another device: whole, and ComfyUI's to place
             cloned.__class__ = self.BASE
+            cloned.size = 0  # it was given this one's: the compute device's share
         return cloned
+
+    def deepclone_multigpu(self, *args: Any, **kwargs: Any) -> Any:
+        with without_dynamic_vram():  # the clone's patcher is a plain one, as this one was
+            return super().deepclone_multigpu(*args, **kwargs)
 
     def model_size(self) -> int:
         """The compute device's share: what ComfyUI must find room for there."""
@@ -155,6 +161,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             if not hasattr(module, "comfy_cast_weights"):
                 continue
             comfy.model_patcher.wipe_lowvram_weight(module)
+            module.comfy_patched_weights = True  # else saving patches it once more
             if self.force_cast_weights:
                 module.prev_comfy_cast_weights = module.comfy_cast_weights
                 module.comfy_cast_weights = True

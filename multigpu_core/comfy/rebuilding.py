@@ -6,13 +6,12 @@ ComfyUI's own device nodes and its CFG split give each device a model that was l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_patcher
-
+from .dynamic_vram import without_dynamic_vram
 from .results import map_outputs, patcher_of
 
 PLAIN = (str, int, float, bool, type(None))
@@ -29,7 +28,7 @@ class Reload:
     def __call__(self, disable_dynamic: bool = False) -> Any:
         """A fresh patcher; one that is not DynamicVRAM's where ComfyUI wants that."""
         found: list[Any] = []
-        with plain_patchers() if disable_dynamic else nullcontext():
+        with without_dynamic_vram() if disable_dynamic else nullcontext():
             map_outputs(self.load(), lambda index, value: found.append(value) if index == self.output else None)
         return patcher_of(found[0])
 
@@ -44,14 +43,3 @@ def make_rebuildable(value: Any, output: int, load: Callable[[], Any], inputs: M
         return
     if all(isinstance(given, PLAIN) for given in inputs.values()):
         patcher.cached_patcher_init = (Reload(load, output), ())
-
-
-@contextmanager
-def plain_patchers() -> Iterator[None]:
-    """Let core's loaders make the patcher that obeys a split, where DynamicVRAM has put its own in its place."""
-    chosen = comfy.model_patcher.CoreModelPatcher
-    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcher
-    try:
-        yield
-    finally:
-        comfy.model_patcher.CoreModelPatcher = chosen

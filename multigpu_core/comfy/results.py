@@ -9,6 +9,8 @@ from typing import Any
 import comfy.model_patcher
 import torch
 
+from .dynamic_vram import without_dynamic_vram
+
 HOLDER_ATTRIBUTES = ("patcher", "control_model_wrapped")
 """Where objects that are no patchers hold theirs: CLIP, VAE, CLIP vision, audio and upscale models; ControlNets."""
 DEVICE_ATTRIBUTES = ("device", "load_device")
@@ -62,7 +64,9 @@ def with_plain_patcher(value: Any) -> Any:
     patcher = patcher_of(value)
     if patcher is None or not patcher.is_dynamic():
         return value
-    plain = patcher.clone(disable_dynamic=True)
+    with without_dynamic_vram():
+        plain = patcher.clone(disable_dynamic=True)
+    plain.parent = None  # a clone of it would keep the dynamic model in memory, too
     if value is patcher:
         return plain
     for attribute, held in vars(value).items():

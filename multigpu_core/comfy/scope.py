@@ -34,8 +34,11 @@ def current_scope() -> DeviceScope | None:
 
 
 @contextmanager
-def device_scope(scope: DeviceScope) -> Iterator[None]:
-    """Let ComfyUI's device selection answer from `scope`, in this context only, until the block is left."""
+def device_scope(scope: DeviceScope | None) -> Iterator[None]:
+    """Let ComfyUI's device selection answer from `scope`, in this context only, until the block is left.
+
+    With None it answers as if none of our nodes were at work.
+    """
     token = _current.set(scope)
     try:
         yield

@@ -73,6 +73,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _patcher("get_all_callbacks", "call_type"),
         _patcher("add_wrapper_with_key", "wrapper_type", "key", "wrapper"),
         Seam("comfy.model_patcher", "CoreModelPatcher"),
+        Seam("comfy.memory_management", "aimdo_enabled"),
         Seam("comfy.patcher_extension", "CallbacksMP.ON_LOAD"),
         Seam("comfy.patcher_extension", "WrappersMP.OUTER_SAMPLE"),
         Seam("comfy.patcher_extension", "WrappersMP.APPLY_MODEL"),

@@ -23,7 +23,7 @@ from .inputs import (
     own_device_inputs,
     with_added,
 )
-from .loader_class import LoaderClass, loader_function, own_fingerprint, own_validation, takes
+from .loader_class import LoaderClass, input_types_v1, loader_function, own_fingerprint, own_validation, takes
 from .loading import LoadContext, LoadJob, Target
 from .packs import Pack
 from .stepwise import Stepwise
@@ -45,7 +45,7 @@ class VariantNode:
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:  # noqa: N802  # ComfyUI's name
         hidden = [name for name, _ in cls.VARIANT.fixed_inputs]
         hidden += [part.replaces.name for part in cls.VARIANT.parts if part.replaces is not None]
-        return with_added(cls.WRAPPED.INPUT_TYPES(), [*cls._ours(), *cls._extra()], hidden)
+        return with_added(input_types_v1(cls.WRAPPED), [*cls._ours(), *cls._extra()], hidden)
 
     def load(self, **inputs: Any) -> Any:
         job = self._job(inputs)
@@ -119,7 +119,8 @@ def make_variant(
     devices = [added.name for added in (*node._ours(), *node._extra()) if added.is_device]
     node.VALIDATE_INPUTS = accepting_any_device(own_validation(wrapped), devices, node.their_inputs)  # type: ignore[attr-defined]
     if (fingerprint := own_fingerprint(wrapped)) is not None:
-        node.IS_CHANGED = staticmethod(partial(_fingerprint, fingerprint, node))  # type: ignore[attr-defined]
+        ours = _fingerprint_async if inspect.iscoroutinefunction(fingerprint) else _fingerprint
+        node.IS_CHANGED = staticmethod(partial(ours, fingerprint, node))  # type: ignore[attr-defined]
     return node
 
 
@@ -162,6 +163,10 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
 def _fingerprint(own: Any, node: type[VariantNode], **inputs: Any) -> Any:
     """The wrapped class's fingerprint of its own inputs; a change of ours is seen by ComfyUI itself."""
     return own(**node.their_inputs(inputs))
+
+
+async def _fingerprint_async(own: Any, node: type[VariantNode], **inputs: Any) -> Any:
+    return await own(**node.their_inputs(inputs))
 
 
 def _description(wrapped: LoaderClass, variant: NodeVariant) -> str:

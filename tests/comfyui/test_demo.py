@@ -31,9 +31,11 @@ def test_a_demo_that_is_stopped_stops_its_server(tmp_path: Path) -> None:
     with subprocess.Popen([*DEMO, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
         server = ComfyUIClient(_address_in(tmp_path / "comfyui.log"), tmp_path)
         assert server.answers()
+        started_with = server.get("/system_stats")["system"]["argv"]
         demo.send_signal(signal.SIGTERM)
     assert demo.returncode == 128 + signal.SIGTERM
     assert not server.answers()
+    assert "--disable-dynamic-vram" in started_with, "without it the picture of one card is rounded otherwise"
 
 
 def _address_in(log: Path, seconds: float = 120.0) -> str:

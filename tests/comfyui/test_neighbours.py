@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from .dynamic_vram import switch_on
 from .inprocess import ComfyUI
 from .split_models import MODES, THIRDS, Sampler, model_management, weights_of, write_split_models
 
@@ -59,6 +60,25 @@ def test_saving_a_split_model_saves_the_weights_of_its_file(sampler: Sampler, co
     assert all(torch.equal(saved[prefix + name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.parametrize("wishes", [THIRDS, MODES["relay"]], ids=["streamed", "relayed"])
+def test_saving_a_split_model_with_a_lora_saves_what_the_whole_one_does(
+    sampler: Sampler, comfyui: ComfyUI, wishes: dict[str, Any]
+) -> None:
+    saving, utils = importlib.import_module("comfy.sd"), importlib.import_module("comfy.utils")
+
+    def saved(model: Any, name: str) -> dict[str, torch.Tensor]:
+        file = comfyui.models.parent / f"{name}.safetensors"
+        saving.save_checkpoint(str(file), sampler.with_lora(model, 0.7))
+        weights: dict[str, torch.Tensor] = utils.load_torch_file(str(file))
+        return weights
+
+    expected = saved(sampler.whole(), "whole with lora")
+    comfyui.reset()
+    split = saved(sampler.split(**wishes), "split with lora")
+    assert split.keys() == expected.keys()
+    assert [name for name, weight in expected.items() if not torch.equal(split[name], weight)] == []
+
+
 def test_block_weight_hooks_of_a_lora_give_the_picture_of_the_whole_model(sampler: Sampler, comfyui: ComfyUI) -> None:
     hooks, utils = importlib.import_module("comfy.hooks"), importlib.import_module("comfy.utils")
     lora = utils.load_torch_file(str(comfyui.models / "loras" / "two blocks.safetensors"))
@@ -93,8 +113,20 @@ def test_select_model_device_moves_a_split_model_whole_to_the_device(sampler: Sa
     assert torch.equal(sampler.picture(split), expected)
     (moved,) = comfyui.run("SelectModelDevice", model=split, device="gpu:2")
     assert str(moved.load_device) == "npu:2"
+    assert moved.model_size() == sampler.whole().model_size(), "what ComfyUI makes room for"
     assert torch.equal(sampler.picture(moved), expected)
     assert torch.equal(sampler.picture(split), expected), "the split one is as it was"
+
+
+def test_select_model_device_moves_a_split_model_under_dynamic_vram_too(
+    sampler: Sampler, comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _needs(comfyui, "SelectModelDevice")
+    expected = sampler.picture(sampler.whole())
+    comfyui.reset()
+    switch_on(monkeypatch)
+    (moved,) = comfyui.run("SelectModelDevice", model=sampler.split(**THIRDS), device="gpu:2")
+    assert torch.equal(sampler.picture(moved), expected)
 
 
 def test_select_model_device_on_the_split_model_s_own_device_leaves_it_split(

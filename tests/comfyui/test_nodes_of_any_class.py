@@ -126,6 +126,30 @@ def test_inputs_of_the_wrapped_class_come_first_and_hidden_ones_reach_it(wrap: W
     assert told == ["17"]
 
 
+def test_hidden_inputs_reach_a_v3_class_where_it_looks_for_them(comfyui: ComfyUI, wrap: Wrap) -> None:
+    from comfy_api.latest import io
+    from execution import get_input_data
+
+    class Telling(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            inputs = [io.Combo.Input("unet_name", options=["flux.safetensors"])]
+            hidden = [io.Hidden.unique_id, io.Hidden.prompt]
+            outputs = [io.Model.Output()]
+            return io.Schema(node_id="Telling", category="test", inputs=inputs, outputs=outputs, hidden=hidden)
+
+        @classmethod
+        def execute(cls, unet_name: str) -> io.NodeOutput:
+            told.append((cls.hidden.unique_id, cls.hidden.prompt))
+            return io.NodeOutput(*comfyui.run("UNETLoader", unet_name=unet_name, weight_dtype="default"))
+
+    told: list[Any] = []
+    for node, device in zip(wrap(Telling), ("device", "compute_device"), strict=True):
+        inputs, *_ = get_input_data(FLUX | {device: "npu:1"}, node, "17")
+        node().load(**{name: value for name, (value,) in inputs.items()})
+    assert told == [("17", {})] * 2
+
+
 def test_what_a_wrapped_class_tells_the_page_is_passed_on(wrap: Wrap) -> None:
     class Chatty(V1Loader):
         def load_it(self, unet_name: str, unique_id: str = "") -> Any:
@@ -179,6 +203,17 @@ def test_a_fingerprint_sees_only_inputs_that_it_knows(wrap: Wrap) -> None:
     device, split = wrap(Fingerprinting)
     assert device.IS_CHANGED(**FLUX, device="npu:1") == "file flux.safetensors"
     assert split.IS_CHANGED(**FLUX, compute_device="npu:1", virtual_vram_gb=2.0) == "file flux.safetensors"
+
+
+def test_an_async_fingerprint_is_awaited(wrap: Wrap) -> None:
+    class Fingerprinting(V1Loader):
+        @classmethod
+        async def IS_CHANGED(cls, unet_name: str) -> str:  # noqa: N802
+            return f"file {unet_name}"
+
+    (device, _) = wrap(Fingerprinting)
+    assert inspect.iscoroutinefunction(device.IS_CHANGED), "by which ComfyUI knows that it is to be awaited"
+    assert asyncio.run(device.IS_CHANGED(**FLUX, device="npu:1")) == "file flux.safetensors"
 
 
 def test_a_class_without_check_or_fingerprint_gets_none(comfyui: ComfyUI) -> None:

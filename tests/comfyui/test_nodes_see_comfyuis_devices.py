@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from multigpu.multigpu_core.devices import DeviceError, HardwareProfile, LinkSpeed, save_profile
 
@@ -88,3 +89,22 @@ def test_speeds_measured_while_comfyui_runs_are_gone_by_from_then_on(
     assert host.profile.links["cpu", "npu:0"].bytes_per_second != 3e9
     save_profile(HardwareProfile({("cpu", "npu:0"): LinkSpeed(3e9, 2e9, 1e-5)}, {}), host.registry, file)
     assert host.profile.links["cpu", "npu:0"].bytes_per_second == 3e9
+
+
+def test_with_the_gpu_only_flag_each_part_of_a_checkpoint_waits_where_it_computes(
+    comfyui: ComfyUI, set_flags: Any
+) -> None:
+    set_flags(gpu_only=True)
+    devices = {"unet_device": "npu:0", "clip_device": "npu:1", "vae_device": "npu:2"}
+    _, clip, vae = comfyui.run("CheckpointLoaderAdvancedMultiGPU", ckpt_name="flux.safetensors", **devices)
+    assert str(clip.patcher.offload_device) == "npu:1"
+    assert str(vae.patcher.offload_device) == "npu:2"
+
+
+def test_with_the_gpu_only_flag_a_vae_hands_its_picture_on_on_comfyuis_own_device(
+    comfyui: ComfyUI, set_flags: Any
+) -> None:
+    set_flags(gpu_only=True)
+    (vae,) = comfyui.run("VAELoaderMultiGPU", vae_name="vae.safetensors", device="npu:1")
+    latent = vae.encode(torch.rand(1, 32, 32, 3))
+    assert str(latent.device) == str(vae.decode(latent).device) == "npu:0"

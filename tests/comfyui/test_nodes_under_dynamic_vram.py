@@ -1,18 +1,19 @@
 """With DynamicVRAM on, a split model gets a patcher that obeys the split, and all others stay dynamic.
 
-The real dynamic patcher needs an NVIDIA card; the one here is dynamic in what our nodes see of it: its class, what
-`is_dynamic` says, and that a plain clone is made by loading the file again.
+The patchers are ComfyUI's own; the driver under them is a stand-in.
 """
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 import torch
 
+from .dynamic_vram import switch_on
 from .inprocess import ComfyUI
-from .outputs import computed
+from .outputs import computed, sampled
 
 FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
 SPLIT = {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,50%;cpu,50%"}
@@ -21,14 +22,7 @@ SPLIT = {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,50%;cpu,50
 @pytest.fixture
 def dynamic(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> type:
     """The class that ComfyUI makes its patchers of."""
-    import comfy.model_patcher
-
-    class DynamicPatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
-        def is_dynamic(self) -> bool:
-            return True
-
-    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", DynamicPatcher)
-    return DynamicPatcher
+    return switch_on(monkeypatch)
 
 
 def _devices(output: Any) -> set[str]:
@@ -105,3 +99,40 @@ def test_a_dynamic_model_on_the_cpu_becomes_plain(comfyui: ComfyUI, dynamic: typ
     assert not model.is_dynamic() and model.load_device == torch.device("cpu")
     computed(comfyui, [model])
     assert [device.peak_bytes for device in comfyui.machine.devices] == [0, 0, 0]
+
+
+def test_a_split_model_gives_the_picture_of_the_dynamic_whole_one(comfyui: ComfyUI, dynamic: type) -> None:
+    """The file has float32, the model computes in another dtype: DynamicVRAM leaves the cast to its operators."""
+    (whole,) = comfyui.run("UNETLoader", **FLUX)
+    expected = sampled(comfyui, whole)
+    comfyui.reset()
+    (split,) = comfyui.run("UNETLoaderDisTorch2MultiGPU", **FLUX, **SPLIT)
+    (of_checkpoint, *_) = comfyui.run("CheckpointLoaderSimpleDisTorch2MultiGPU", ckpt_name="flux.safetensors", **SPLIT)
+    for model in (split, of_checkpoint):
+        assert torch.equal(sampled(comfyui, model), expected)
+
+
+def test_a_split_model_has_the_dtype_that_its_loader_was_asked_for(comfyui: ComfyUI, dynamic: type) -> None:
+    eight_bits = FLUX | {"weight_dtype": "fp8_e4m3fn"}
+    (model,) = comfyui.run("UNETLoaderDisTorch2MultiGPU", **eight_bits, **SPLIT)
+    assert {weight.dtype for weight in model.model.parameters()} == {torch.float8_e4m3fn}
+
+
+def test_a_model_on_the_cpu_computes_as_it_does_without_dynamic_vram(
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def picture() -> torch.Tensor:
+        (model,) = comfyui.run("UNETLoaderMultiGPU", **FLUX, device="cpu")
+        return sampled(comfyui, model)
+
+    expected = picture()
+    comfyui.reset()
+    switch_on(monkeypatch)
+    assert torch.equal(picture(), expected)
+
+
+def test_the_dynamic_model_that_a_split_one_was_made_of_is_gone(comfyui: ComfyUI, dynamic: type) -> None:
+    model, *_ = comfyui.run("CheckpointLoaderSimpleDisTorch2MultiGPU", ckpt_name="flux.safetensors", **SPLIT)
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) is dynamic and hasattr(each.model, "diffusion_model")]
+    assert alive == [] and not model.is_dynamic()
