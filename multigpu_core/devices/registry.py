@@ -124,7 +124,9 @@ class DeviceRegistry:
 
         Raises RuntimeError where its driver refuses.
         """
-        return self._slot(name).backend.empty_page_locked(size_bytes)
+        slot = self._slot(name)
+        with slot.backend.device_scope(slot.index):  # a driver wakes the current card for it
+            return slot.backend.empty_page_locked(size_bytes)
 
     def has_peer_access(self, name: str, other: str) -> bool:
         """Whether a device reads another's memory directly, without going through the host."""
