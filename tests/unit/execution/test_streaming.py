@@ -26,6 +26,10 @@ WIDTH = 32
 BLOCKS = 8
 COMPUTE = "npu:0"
 GB = 10**9
+PACKED_BYTES = 16_896
+"""Of a block."""
+BUFFER_BYTES = 17_500
+"""Of page-locked memory: too little for the weights of a block, enough for what they pass through."""
 
 
 class Block(nn.Module):
@@ -54,10 +58,17 @@ class Model(nn.Module):
         return x
 
 
-def split(model: Model, device: str, locked_bytes: int = GB, staged_blocks: int = 3) -> Distribution:
+def split(
+    model: Model,
+    device: str,
+    locked_bytes: int = GB,
+    staged_blocks: int = 3,
+    locked: PageLockedMemory | None = None,
+) -> Distribution:
     """Every other block on `device`, the rest on the compute device."""
     registry = default_registry()
-    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, locked_bytes))
+    locked = locked or PageLockedMemory(registry, locked_bytes)
+    distribution = Distribution(model, inventory_of_module(model), registry, locked)
     blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
     away = {block.name for block in blocks[::2]}
     placements = tuple(
@@ -88,7 +99,7 @@ def expected(x: Tensor) -> Tensor:
 
 WAYS = {
     "page-locked host memory": ("cpu", GB),
-    "ordinary host memory, through a small buffer": ("cpu", 80 * 1024**2),
+    "ordinary host memory, through a small buffer": ("cpu", BUFFER_BYTES),
     "ordinary host memory, where nothing can be page-locked": ("cpu", 0),
     "another card": ("npu:1", GB),
     "another card, where nothing can be page-locked": ("npu:1", 0),
@@ -217,6 +228,23 @@ def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine
     assert torch.equal(model(inputs()).cpu(), expected(inputs()))
     (line,) = [line["message"] for line in lines if "page-locked" in line["message"]]
     assert "half of the link's speed" in line
+
+
+def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_little(machine: SimulatedMachine) -> None:
+    machine.page_locked_limit_bytes = 3 * PACKED_BYTES - 100  # the driver refuses the third block
+    locked = PageLockedMemory(default_registry(), GB)
+    model = Model()
+    with capture_logs() as lines:
+        split(model, "cpu", locked=locked)
+    assert [line["event"] for line in lines].count("page_locking_failed") == 1
+    assert locked.locked_bytes > 2 * PACKED_BYTES, "the buffer"
+    assert torch.equal(model(inputs()).cpu(), expected(inputs()))
+    x = inputs()
+    machine.copies.clear()
+    model(x)
+    sizes = [record.bytes for record in machine.copies.records]
+    assert sizes.count(PACKED_BYTES) == 2, "of the first two blocks"
+    assert all(size <= PACKED_BYTES // 4 for size in sizes if size != PACKED_BYTES), "of the others, in chunks"
 
 
 @pytest.mark.parametrize("how", ["each block", "each block without breaks", "the whole model"])
