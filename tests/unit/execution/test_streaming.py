@@ -21,6 +21,7 @@ from multigpu.multigpu_core.allocation import (
 from multigpu.multigpu_core.devices import AcceleratorBackend, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.multigpu_core.testing.streams import SimulatedStream
 
 WIDTH = 32
 BLOCKS = 8
@@ -218,6 +219,28 @@ def test_what_is_released_leaves_no_memory_and_no_hook(machine: SimulatedMachine
     gc.collect()
     assert machine.devices[0].live_bytes == 0 and locked.locked_bytes == 0
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_model_that_is_just_let_go_is_freed_when_its_weights_have_arrived(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model()
+    locked = PageLockedMemory(default_registry(), GB)
+    distribution = split(model, "cpu", locked=locked)
+    model(inputs())  # the first blocks of a next step are on their way
+    waited: list[tuple[int, int]] = []
+    wait = SimulatedStream.synchronize
+
+    def noted(stream: SimulatedStream) -> None:
+        waited.append((locked.locked_bytes, machine.devices[0].live_bytes))
+        wait(stream)
+
+    monkeypatch.setattr(SimulatedStream, "synchronize", noted)
+    page_locked, staging = locked.locked_bytes, distribution.staging_bytes
+    del model, distribution
+    (held,) = waited
+    assert held[0] == page_locked and held[1] >= staging > 0
+    assert (locked.locked_bytes, machine.devices[0].live_bytes) == (0, 0)
 
 
 def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine: SimulatedMachine) -> None:
