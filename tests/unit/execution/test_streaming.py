@@ -187,6 +187,18 @@ def test_a_weight_that_another_extension_exchanges_is_used(machine: SimulatedMac
     assert torch.equal(model.blocks[2].up.weight, weight)
 
 
+@pytest.mark.parametrize("device", ["cpu", "npu:1"])
+def test_a_weight_with_gaps_that_is_put_in_there_comes_over_as_well(machine: SimulatedMachine, device: str) -> None:
+    model, resident = Model(), Model().to(COMPUTE)
+    split(model, device)
+    model(inputs())
+    weight = torch.randn(2 * WIDTH, 2 * WIDTH)
+    model.blocks[2].up.weight = nn.Parameter(weight.to(device)[:, ::2], requires_grad=False)
+    resident.blocks[2].up.weight = nn.Parameter(weight.to(COMPUTE)[:, ::2], requires_grad=False)
+    for _ in range(3):
+        assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(
     machine: SimulatedMachine, error: type[BaseException]
