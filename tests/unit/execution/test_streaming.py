@@ -121,11 +121,20 @@ def test_a_device_without_streams_gets_each_block_when_it_is_called(
     machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AcceleratorBackend, "streams", None)
+    copied, beside_the_host = machine.timeline.copied, []
+
+    def noted(source: Tensor, destination: Tensor, non_blocking: bool) -> None:
+        beside_the_host.append(non_blocking)
+        copied(source, destination, non_blocking)
+
+    monkeypatch.setattr(machine.timeline, "copied", noted)
     model = Model()
     distribution = split(model, "cpu")
     assert distribution.staging_bytes == 0
     for seed in range(3):
         assert torch.equal(model(inputs(seed)).cpu(), expected(inputs(seed)))
+    model.blocks[0].up(inputs())  # past the block
+    assert beside_the_host and not any(beside_the_host)
 
 
 def test_cards_that_read_each_other_need_no_host_memory(machine: SimulatedMachine) -> None:
@@ -266,6 +275,7 @@ def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine
 
 
 def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_little(machine: SimulatedMachine) -> None:
+    gc.collect()  # what earlier tests have locked
     machine.page_locked_limit_bytes = 3 * PACKED_BYTES - 100  # the driver refuses the third block
     locked = PageLockedMemory(default_registry(), GB)
     model = Model()
