@@ -88,7 +88,7 @@ class PingPong:
 
 
 def ping_pong_on(registry: DeviceRegistry, devices: Sequence[str]) -> PingPong | None:
-    """Ping-pong on these devices, the compute device first; None for fewer than two, or where one of them has no streams."""
+    """Ping-pong on these devices, the compute device first; None for fewer than two, or where one has no streams."""
     offered: dict[torch.device, Any] = {registry.torch_device(name): registry.streams(name) for name in devices}
     if len(offered) < 2 or not all(offered.values()):
         return None
