@@ -125,6 +125,10 @@ class CudaBackend(AcceleratorBackend):
     def __init__(self, module: Any = None) -> None:
         super().__init__("cuda", module=module)
 
+    def is_awake(self, index: int) -> bool:
+        has_context: bool = self._is_initialized() and torch._C._cuda_hasPrimaryContext(index)  # type: ignore[attr-defined]
+        return has_context
+
     def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
         # Torch's own page-locked allocator rounds up to the next power of two: up to twice the memory for an arena.
         return page_locked_by(self.module.cudart(), size_bytes, self._clear_error)

@@ -55,13 +55,16 @@ class DeviceRegistry:
         """Every device with its memory as it is now; touches all of them."""
         return self.survey().devices
 
-    def survey(self) -> DeviceSurvey:
-        """Every device and every failed probe; touches all devices."""
+    def survey(self, *, wake: bool = True) -> DeviceSurvey:
+        """Every device and every failed probe; touches all devices.
+
+        Without `wake` a card that this process does not use yet is not touched, and told as empty.
+        """
         devices: list[DeviceInfo] = []
         problems = [DeviceProblem(b.type, error) for b in self._backends if (error := probe_count(b)[1])]
         for slot in self._slots():
             try:
-                devices.append(slot.read())
+                devices.append(slot.read(wake=wake))
             except Exception as error:  # A driver can fail in any way; the other devices still work.
                 problems.append(DeviceProblem(slot.name, error))
         return DeviceSurvey(tuple(devices), tuple(problems))

@@ -19,7 +19,7 @@ def panel_state(context: LoadContext, is_busy: bool) -> dict[str, Any]:
     held = [(loaded, loaded.model) for loaded in list(mm.current_loaded_models)]
     return {
         "busy": is_busy,
-        "devices": [_device(info) for info in context.host.registry.survey().devices],
+        "devices": [_device(info) for info in context.host.registry.survey(wake=False).devices],
         "models": [_model(context, loaded, patcher) for loaded, patcher in held if patcher is not None],
     }
 
