@@ -27,6 +27,7 @@ class PageLockedMemory:
         self._registry = registry
         self._limit_bytes = limit_bytes
         self._weights_limit_bytes = limit_bytes - min(MOST_SPARE_BYTES, limit_bytes // 16)
+        self._is_told = limit_bytes == 0  # by the user
         self._locked_bytes = 0
         self._addresses: set[int] = set()
         self._lock = threading.Lock()  # memory is given back wherever the garbage collector runs
@@ -39,6 +40,7 @@ class PageLockedMemory:
     def allocate(self, size_bytes: int, compute_device: str, *, is_buffer: bool = False) -> torch.Tensor | None:
         """Fresh memory for copies to a compute device, of weights or a buffer; None where it cannot be page-locked."""
         if self._locked_bytes + size_bytes > (self._limit_bytes if is_buffer else self._weights_limit_bytes):
+            self._tell_of_limit()
             return None
         try:
             with torch.inference_mode(False):  # it outlives the inference in which it is made
@@ -57,7 +59,21 @@ class PageLockedMemory:
         """Whether memory was handed out from here."""
         return memory.untyped_storage().data_ptr() in self._addresses
 
+    def _tell_of_limit(self) -> None:
+        """Once: it is no error, but why steps take longer than they could."""
+        if self._is_told:
+            return
+        self._is_told = True
+        log.info(
+            "page_locked_limit",
+            message=f"{self._locked_bytes / 1e9:.1f} GB of host memory are page-locked, and memory.page_locked_fraction "
+            f"allows {self._limit_bytes / 1e9:.1f} GB: weights beyond that go through a small buffer, at half of the "
+            "link's speed.",
+            locked_bytes=self._locked_bytes,
+        )
+
     def _refused(self, error: Exception, is_buffer: bool) -> None:
+        self._is_told = True
         self._weights_limit_bytes = self._locked_bytes
         if is_buffer:
             self._limit_bytes = self._locked_bytes

@@ -293,6 +293,18 @@ def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_li
     assert all(size <= PACKED_BYTES // 4 for size in sizes if size != PACKED_BYTES), "of the others, in chunks"
 
 
+@pytest.mark.parametrize(("limit_bytes", "lines"), [(BUFFER_BYTES, 1), (0, 0), (GB, 0)])
+def test_the_user_s_limit_is_told_once_where_it_costs_speed(
+    machine: SimulatedMachine, limit_bytes: int, lines: int
+) -> None:
+    locked = PageLockedMemory(default_registry(), limit_bytes)
+    with capture_logs() as log:
+        for model in (Model(), Model()):
+            split(model, "cpu", locked=locked)
+    told = [line["message"] for line in log if line["event"] == "page_locked_limit"]
+    assert len(told) == lines and all("memory.page_locked_fraction allows" in message for message in told)
+
+
 @pytest.mark.parametrize("how", ["each block", "each block without breaks", "the whole model"])
 def test_compiled_models_stream_as_well(machine: SimulatedMachine, how: str) -> None:
     model = Model()
