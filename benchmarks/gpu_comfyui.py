@@ -1,6 +1,7 @@
 """Beside ComfyUI's own ways, on a real card inside a real ComfyUI: one Flux model, and what core does with less memory.
 
-python benchmarks/gpu_comfyui.py [--fp8] [--fractions 0.5 1.0] [--tiny] [--simulate] [--json] [--keep FILE]
+python benchmarks/gpu_comfyui.py [--fp8] [--fractions 0.5 1.0] [--minutes N] [--tiny] [--simulate] [--json]
+    [--keep FILE]
 
 The model first runs resident; then, for each share, ours stores that much in host memory, and core (with DynamicVRAM
 and without) is left as much of the card as ours took at its peak: --reserve-vram keeps it from the rest. Every arm is a
@@ -25,6 +26,7 @@ import torch
 from records import Record, report
 from rich.console import Console
 from safetensors.torch import load_file
+from time_limit import TimeLimit
 
 import multigpu
 from multigpu.multigpu_core.testing import tiny_models
@@ -141,11 +143,13 @@ def write_model(path: Path, shape: tiny_models.FluxShape) -> int:
     return path.stat().st_size
 
 
-def measure(bench: Bench, model_bytes: int, fractions: list[float]) -> Iterator[Record]:
+def measure(bench: Bench, model_bytes: int, fractions: list[float], time_limit: TimeLimit) -> Iterator[Record]:
     resident = bench.run(Arm("resident"))
     yield Record("resident: step", resident.step_seconds, "s")
     yield Record("resident: peak memory", resident.peak_bytes, "bytes")
     for fraction in fractions:
+        if time_limit.is_over(f"{fraction:.0%} offloaded"):
+            continue
         offloaded = int(fraction * model_bytes)
         expert = f"{bench.device},*;cpu,{offloaded}b" if fraction < 1 else f"{bench.device},0b;cpu,*"
         ours = bench.run(Arm("ours", split={"compute_device": bench.device, "expert_mode_allocations": expert}))
@@ -155,6 +159,8 @@ def measure(bench: Bench, model_bytes: int, fractions: list[float]) -> Iterator[
             Arm("core, DynamicVRAM", reserve, is_dynamic=True),
             Arm("core, without DynamicVRAM", (*reserve, "--disable-dynamic-vram")),
         ):
+            if time_limit.is_over(f"{fraction:.0%} offloaded, {arm.name}"):
+                continue
             try:
                 core = bench.run(arm)
             except (ServerError, WorkflowError) as error:
@@ -177,11 +183,13 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda:0", help="the card that computes: ComfyUI's first")
     parser.add_argument("--fp8", action="store_true", help="weights of eight bits, which are cast when they compute")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.5, 1.0], help="shares in host memory")
+    parser.add_argument("--minutes", type=float, help="begin nothing more after so many minutes")
     parser.add_argument("--tiny", action="store_true", help="a small model and few steps: to see that it runs")
     parser.add_argument("--simulate", action="store_true", help="on a simulated accelerator, npu:0")
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
     parser.add_argument("--keep", type=Path, help="write the records, with machine and date, to this file")
     options = parser.parse_args()
+    time_limit = TimeLimit(options.minutes)
     with tempfile.TemporaryDirectory(prefix="multigpu-benchmark-") as folder:
         base = Path(folder)
         size = write_model(base / "models" / "diffusion_models" / FILE, TINY if options.tiny else FULL)
@@ -194,5 +202,5 @@ if __name__ == "__main__":
             (2, 10) if options.tiny else (4, 12),
             "fp8_e4m3fn" if options.fp8 else "default",
         )
-        records = list(measure(bench, size, options.fractions))
+        records = list(measure(bench, size, options.fractions, time_limit))
     report("Beside ComfyUI's own ways, on a card", records, options.json, options.keep)

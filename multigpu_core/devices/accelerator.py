@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -125,9 +125,21 @@ class CudaBackend(AcceleratorBackend):
     def __init__(self, module: Any = None) -> None:
         super().__init__("cuda", module=module)
 
+    def is_awake(self, index: int) -> bool:
+        has_context: bool = self._is_initialized() and torch._C._cuda_hasPrimaryContext(index)  # type: ignore[attr-defined]
+        return has_context
+
     def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
         # Torch's own page-locked allocator rounds up to the next power of two: up to twice the memory for an arena.
-        return page_locked_by(self.module.cudart(), size_bytes)
+        return page_locked_by(self.module.cudart(), size_bytes, self._clear_error)
+
+    def _clear_error(self) -> None:
+        """Take the runtime's last error off: the first thing that looks for one gets it, and torch offers no other way.
+
+        Without this that would be the next kernel of the model.
+        """
+        with suppress(RuntimeError):
+            torch.ones(1, device=self.torch_device(self.current_index())).add_(1)
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -89,6 +89,10 @@ class DeviceBackend(ABC):
     def total_bytes(self, index: int) -> int:
         return self.memory(index).total_bytes
 
+    def is_awake(self, index: int) -> bool:
+        """Whether this process uses the device already: to wake one up takes some of its memory."""
+        return True
+
     def empty_cache(self, index: int) -> None:
         """Give memory that is cached but unused back to the driver."""
 

@@ -58,6 +58,9 @@ class DirectMLBackend(DeviceBackend):
     def current_index(self) -> int:
         return int(self._package.module.default_device())
 
+    def synchronize(self, index: int) -> None:
+        torch.zeros(1, device=self.torch_device(index)).cpu()  # its queue is first in, first out
+
 
 def adapter_bytes_from_windows(marketing_name: str) -> int | None:
     """The dedicated memory that the display driver wrote into the registry for an adapter of this name."""

@@ -20,7 +20,9 @@ MATRIX_SIDE = {"cpu": 768}
 LARGE_SIDE = 4096
 DTYPES = ("float32", "float16", "bfloat16")
 SECONDS = 15.0
-MOST_REPEATS = 20
+WARMING, MEASURING = 0.3, 0.4
+"""The shares of a measurement's time. Idle cards and links are slow, and need a while until they are not."""
+MOST_REPEATS = 1000
 SHARE_OF_FREE_MEMORY = 8
 """A measurement takes no more than one part in so many of what is free on a device."""
 
@@ -79,6 +81,8 @@ def measure_profile(
 
 def _measure_link(registry: DeviceRegistry, source: str, target: str, seconds: float) -> LinkSpeed:
     size = min(COPY_BYTES, *(registry.free_bytes(name) // SHARE_OF_FREE_MEMORY for name in (source, target)))
+    if size < SMALL_COPY_BYTES:
+        raise RuntimeError("no memory is free there to measure with")
     ordinary = [_ordinary(registry, name, size) for name in (source, target)]
     best = [_locked(registry, name, size, other) for name, other in ((source, target), (target, source))]
     on = target if source == "cpu" else source
@@ -115,11 +119,14 @@ def _measure_rate(registry: DeviceRegistry, name: str, dtype: str, seconds: floa
 
 
 def _seconds_of(registry: DeviceRegistry, name: str, work: Callable[[], object], seconds: float) -> float:
-    """What the work takes, in the mean of as many times as there is time for."""
+    """What the work takes, in the mean of as many times as there is time for, once all is up to speed."""
     with registry.device_scope(name):
+        _timed(registry, name, work, 1)  # loads libraries and opens ways, which may take longer than all that follows
         once = _timed(registry, name, work, 1)
-        repeats = max(1, min(MOST_REPEATS, int(seconds / 2 / max(once, 1e-9))))
-        return _timed(registry, name, work, repeats)
+        warming, measuring = (min(MOST_REPEATS, int(share * seconds / once)) for share in (WARMING, MEASURING))
+        if warming:
+            _timed(registry, name, work, warming)
+        return _timed(registry, name, work, max(1, measuring))
 
 
 def _timed(registry: DeviceRegistry, name: str, work: Callable[[], object], repeats: int) -> float:
@@ -129,7 +136,8 @@ def _timed(registry: DeviceRegistry, name: str, work: Callable[[], object], repe
         begin = time.perf_counter()
         for _ in range(repeats):
             work()
-        return (time.perf_counter() - begin) / repeats
+        registry.synchronize(name)  # what has no streams may work beside the host all the same
+        return max((time.perf_counter() - begin) / repeats, 1e-9)
     stream = streams.current_stream(registry.torch_device(name))
     start, end = streams.Event(enable_timing=True), streams.Event(enable_timing=True)
     start.record(stream)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +26,11 @@ class PageLockError(RuntimeError):
         )
 
 
-def page_locked_by(runtime: Any, size_bytes: int) -> torch.Tensor:
+def page_locked_by(runtime: Any, size_bytes: int, clear_error: Callable[[], None] = lambda: None) -> torch.Tensor:
     """Fresh host memory as bytes, locked by this runtime (``torch.cuda.cudart()``) until its storage is freed.
+
+    `clear_error` is called after a call that failed: the runtime remembers the error, and torch takes it for one of
+    whatever it asks for next.
 
     Raises:
         PageLockError: the driver refuses.
@@ -32,9 +38,19 @@ def page_locked_by(runtime: Any, size_bytes: int) -> torch.Tensor:
     memory = torch.empty(size_bytes, dtype=torch.uint8)
     if not size_bytes:
         return memory
-    storage = memory.untyped_storage()
-    code = int(runtime.cudaHostRegister(storage.data_ptr(), size_bytes, _PORTABLE))
+    address = memory.data_ptr()
+    code = int(runtime.cudaHostRegister(address, size_bytes, _PORTABLE))
     if code:
+        clear_error()
         raise PageLockError(size_bytes, code)
-    weakref.finalize(storage, runtime.cudaHostUnregister, storage.data_ptr()).atexit = False
-    return memory
+    # A storage is told to be gone when its memory is freed already, by some versions of torch. The tensor that is
+    # handed out holds this owner instead: it unlocks first, and then lets go of the memory.
+    owner = (ctypes.c_uint8 * size_bytes).from_address(address)
+    owner.memory = memory  # type: ignore[attr-defined]
+    weakref.finalize(owner, partial(_unlock, runtime, address, clear_error)).atexit = False
+    return torch.frombuffer(owner, dtype=torch.uint8)
+
+
+def _unlock(runtime: Any, address: int, clear_error: Callable[[], None]) -> None:
+    if int(runtime.cudaHostUnregister(address)):
+        clear_error()

@@ -55,13 +55,16 @@ class DeviceRegistry:
         """Every device with its memory as it is now; touches all of them."""
         return self.survey().devices
 
-    def survey(self) -> DeviceSurvey:
-        """Every device and every failed probe; touches all devices."""
+    def survey(self, *, wake: bool = True) -> DeviceSurvey:
+        """Every device and every failed probe; touches all devices.
+
+        Without `wake` a card that this process does not use yet is not touched, and told as empty.
+        """
         devices: list[DeviceInfo] = []
         problems = [DeviceProblem(b.type, error) for b in self._backends if (error := probe_count(b)[1])]
         for slot in self._slots():
             try:
-                devices.append(slot.read())
+                devices.append(slot.read(wake=wake))
             except Exception as error:  # A driver can fail in any way; the other devices still work.
                 problems.append(DeviceProblem(slot.name, error))
         return DeviceSurvey(tuple(devices), tuple(problems))
@@ -124,7 +127,9 @@ class DeviceRegistry:
 
         Raises RuntimeError where its driver refuses.
         """
-        return self._slot(name).backend.empty_page_locked(size_bytes)
+        slot = self._slot(name)
+        with slot.backend.device_scope(slot.index):  # a driver wakes the current card for it
+            return slot.backend.empty_page_locked(size_bytes)
 
     def has_peer_access(self, name: str, other: str) -> bool:
         """Whether a device reads another's memory directly, without going through the host."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .backend import DeviceBackend
+from .backend import DeviceBackend, MemoryReading
 from .info import DeviceInfo
 
 
@@ -35,8 +35,13 @@ class DeviceSlot:
     def name(self) -> str:
         return self.backend.name(self.index)
 
-    def read(self) -> DeviceInfo:
-        memory = self.backend.memory(self.index)
+    def read(self, *, wake: bool = True) -> DeviceInfo:
+        """The device now; without `wake` one that this process does not use yet is left alone, and called empty."""
+        if wake or self.backend.is_awake(self.index):
+            memory = self.backend.memory(self.index)
+        else:
+            total_bytes = self.backend.total_bytes(self.index)
+            memory = MemoryReading(total_bytes, total_bytes)
         return DeviceInfo(
             name=self.name,
             type=self.backend.type,

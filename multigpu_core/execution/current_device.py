@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -30,8 +31,10 @@ class CurrentDevice:
         """Hook the modules that are called now, and no others."""
         self.detach()
         for called in called_modules(module):
-            self._handles.append(called.register_forward_pre_hook(self._enter, prepend=True))
-            self._handles.append(called.register_forward_hook(self._leave, always_call=True))
+            # A compiled model is not to be compiled with how a device becomes the current one.
+            enter, leave = map(torch.compiler.disable, (self._enter, self._leave))
+            self._handles.append(called.register_forward_pre_hook(enter, prepend=True))
+            self._handles.append(called.register_forward_hook(leave, always_call=True))
 
     def detach(self) -> None:
         self.settle()

@@ -5,7 +5,7 @@ They are off while the whole region is staged: a layer without hooks is called s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,9 @@ from .region import Region
 from .suspendable_hook import SuspendableHook
 from .tensor_slots import TensorSlot
 
+Copies = Callable[[Region], list[torch.Tensor]]
+"""Makes copies of a region's tensors on the compute device."""
+
 
 class InnerHooks:
     """The hooks on one region's inner modules, each of which stages what that module itself holds.
@@ -24,14 +27,17 @@ class InnerHooks:
     Nothing here keeps a module alive: a model is freed with its last patcher, not by some later garbage collection.
     """
 
-    def __init__(self, outer: nn.Module, slots: Sequence[TensorSlot], compute: torch.device) -> None:
+    def __init__(
+        self, outer: nn.Module, slots: Sequence[TensorSlot], compute: torch.device, *, non_blocking: bool
+    ) -> None:
         self._hooks: list[_InnerHook] = []
         owners: dict[int, tuple[nn.Module, list[TensorSlot]]] = {}
         for slot in slots:
             owners.setdefault(id(slot.owner), (slot.owner, []))[1].append(slot)
         for owner, of_owner in owners.values():
             if owner is not outer:
-                self._hooks.append(_InnerHook(owner, Region(of_owner), compute))
+                copies = partial(Region.staged_on, device=compute, non_blocking=non_blocking)
+                self._hooks.append(_InnerHook(owner, Region(of_owner), copies))
 
     def suspend(self) -> None:
         for hook in self._hooks:
@@ -55,10 +61,10 @@ class InnerHooks:
 class _InnerHook:
     """The pre-hook on one module. The hook that follows a forward is there for such forwards alone."""
 
-    def __init__(self, module: nn.Module, region: Region, compute: torch.device) -> None:
+    def __init__(self, module: nn.Module, region: Region, copies: Copies) -> None:
         self.region = region
         self._after: list[RemovableHandle] = []
-        self.before = SuspendableHook(module, partial(_stage, region, compute, self._after), first=True)
+        self.before = SuspendableHook(module, partial(_stage, region, copies, self._after), first=True)
 
     def remove(self) -> None:
         self.before.remove()
@@ -66,12 +72,12 @@ class _InnerHook:
             handle.remove()
 
 
-def _stage(region: Region, compute: torch.device, after: list[RemovableHandle], module: nn.Module, args: Any) -> None:
+def _stage(region: Region, copies: Copies, after: list[RemovableHandle], module: nn.Module, args: Any) -> None:
     if not after:
         after.append(module.register_forward_hook(partial(_unstage, region), always_call=True))
     if region.enter():
         region.look_again()
-        region.stage(region.staged_on(compute))
+        region.stage(copies(region))
 
 
 def _unstage(region: Region, module: nn.Module, args: Any, output: Any) -> None:

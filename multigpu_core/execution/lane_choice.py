@@ -85,7 +85,8 @@ class LaneChoice:
     def _chunk_ring(self) -> ChunkRing | None:
         """Page-locked memory to pass through; none where not even that much can be had."""
         if self._chunks is None:
-            chunks = [self._locked.allocate(self._chunk_bytes, self._compute) for _ in range(CHUNKS)]
+            sizes = [self._chunk_bytes] * CHUNKS
+            chunks = [self._locked.allocate(size, self._compute, is_buffer=True) for size in sizes]
             usable = [chunk for chunk in chunks if chunk is not None]
             self._chunks = ChunkRing(self._streams()[0], usable) if usable else None
         return self._chunks

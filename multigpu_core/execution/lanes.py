@@ -86,18 +86,18 @@ class TwoHopLane:
         _wait_for_current(self._streams, self._source_stream)
 
     def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
-        for source, destination in _contiguous_pieces(staging, arena, tensors):
-            for begin, chunk, is_free in self._chunks.pieces(source.numel()):
-                end = begin + chunk.numel()
-                self._source_stream.wait_event(is_free)
-                with self._streams.stream(self._source_stream):
+        with self._streams.stream(self._source_stream):  # where pieces are made as well, of tensors with gaps
+            for source, destination in _contiguous_pieces(staging, arena, tensors):
+                for begin, chunk, is_free in self._chunks.pieces(source.numel()):
+                    end = begin + chunk.numel()
+                    self._source_stream.wait_event(is_free)
                     chunk.copy_(source[begin:end], non_blocking=True)
-                arrived = self._streams.Event()
-                arrived.record(self._source_stream)
-                self.stream.wait_event(arrived)
-                with self._streams.stream(self.stream):
-                    destination[begin:end].copy_(chunk, non_blocking=True)
-                is_free.record(self.stream)
+                    arrived = self._streams.Event()
+                    arrived.record(self._source_stream)
+                    self.stream.wait_event(arrived)
+                    with self._streams.stream(self.stream):
+                        destination[begin:end].copy_(chunk, non_blocking=True)
+                    is_free.record(self.stream)
 
 
 class BounceLane:

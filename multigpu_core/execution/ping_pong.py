@@ -22,11 +22,14 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.devices.streams import DeviceEvent, DeviceStream, Streams
 
 T = TypeVar("T")
-Queues = Mapping[torch.device, DeviceStream]
+Queues = dict[torch.device, DeviceStream]
 
 
 class PingPong:
-    """The streams of both halves, and which chunks of the first half the second has to follow."""
+    """The streams of both halves, and which chunks of the first half the second has to follow.
+
+    The first of `devices` is the compute device.
+    """
 
     def __init__(self, devices: Mapping[torch.device, Streams]) -> None:
         self._devices = dict(devices)
@@ -79,13 +82,13 @@ class PingPong:
         self._behind, self._chunks = self._chunks, {}
         self._running = queues
         with ExitStack() as scopes:
-            for device, queue in queues.items():
+            for device, queue in reversed(queues.items()):  # each makes its device current, the compute device last
                 scopes.enter_context(self._devices[device].stream(queue))
             return half()
 
 
 def ping_pong_on(registry: DeviceRegistry, devices: Sequence[str]) -> PingPong | None:
-    """Ping-pong on these devices; None for fewer than two, or where one of them has no streams."""
+    """Ping-pong on these devices, the compute device first; None for fewer than two, or where one has no streams."""
     offered: dict[torch.device, Any] = {registry.torch_device(name): registry.streams(name) for name in devices}
     if len(offered) < 2 or not all(offered.values()):
         return None

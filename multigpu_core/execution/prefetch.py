@@ -14,6 +14,7 @@ this step compute. After a few steps, when the ring begins again, turns repeat.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,11 @@ class Prefetcher:
         self._issued = 0
         self._issued_pieces = 0
         self._is_in_order = False
+
+    def __del__(self) -> None:
+        # A model may be let go as it is, right after a step: no allocator knows of the copies that are under way.
+        with suppress(Exception):  # where the interpreter ends, or a device has failed, nobody uses the memory again
+            self._quiesce()
 
     @property
     def buffer_bytes(self) -> int:

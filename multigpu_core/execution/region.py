@@ -80,9 +80,12 @@ class Region:
             self._depth = 0
             self.unstage()
 
-    def staged_on(self, device: torch.device) -> list[torch.Tensor]:
-        """Fresh copies on a device, ready to be put in the place of the stored tensors."""
-        return self._fitting([tensor.detach().to(device, non_blocking=True) for tensor in self.tensors])
+    def staged_on(self, device: torch.device, *, non_blocking: bool) -> list[torch.Tensor]:
+        """Fresh copies on a device, ready to be put in the place of the stored tensors.
+
+        Only devices with streams can be trusted with `non_blocking`: Apple's may read what has been freed since.
+        """
+        return self._fitting([tensor.detach().to(device, non_blocking=non_blocking) for tensor in self.tensors])
 
     def staged_in(self, memory: torch.Tensor) -> list[torch.Tensor]:
         """Tensors over staging memory, whatever that holds now, ready to be put in the place of the stored ones."""

@@ -61,7 +61,7 @@ class Streamer:
         roots = {id(each) for each, _ in called}
         for index, (each, slots) in enumerate(called):
             self._regions.append(Region(slots))
-            self._inner.append(InnerHooks(each, slots, self.compute))
+            self._inner.append(InnerHooks(each, slots, self.compute, non_blocking=self._prefetcher is not None))
             # A compiled block computes from the tensors that it finds; how they come there is not part of it.
             enter, leave = map(torch.compiler.disable, (partial(self._enter, index), partial(self._leave, index)))
             self._handles.append(each.register_forward_pre_hook(enter, prepend=True))
@@ -134,7 +134,7 @@ class Streamer:
         if staged is not None:
             self._active = index
         else:
-            staged = region.staged_on(self.compute)
+            staged = region.staged_on(self.compute, non_blocking=self._prefetcher is not None)
         self.record.entered(region.size_bytes, is_new_step)
         self._inner[index].suspend()
         region.stage(staged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -114,8 +114,11 @@ class SimulatedDeviceModule(ModuleType):
     def default_stream(self, device: DeviceLike = None) -> SimulatedStream:
         return self.simulated_machine.timeline.default_stream(self._find(device).torch_device)
 
-    def stream(self, stream: SimulatedStream) -> AbstractContextManager[None]:
-        return self.simulated_machine.timeline.on(stream)
+    @contextmanager
+    def stream(self, stream: SimulatedStream) -> Iterator[None]:
+        """Send this thread's work for the stream's device there, and make that device the current one, as CUDA does."""
+        with self.device(stream.device), self.simulated_machine.timeline.on(stream):
+            yield
 
     def can_device_access_peer(self, device: DeviceLike, peer: DeviceLike) -> bool:
         return frozenset((self._find(device).name, self._find(peer).name)) in self.simulated_machine.peers

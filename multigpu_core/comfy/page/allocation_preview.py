@@ -63,7 +63,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
     try:
         inventory = _inventory(wanted)
         request = request_from_widgets(_widgets(wanted), host.registry.resolve)
-        devices = [_with_room(info) for info in host.registry.survey().devices]
+        devices = [_with_room(info) for info in host.registry.survey(wake=False).devices]
         reserve = {}
         if request.mode is AllocationMode.AUTO:
             reserve[request.compute_device] = host.inference_reserve_bytes(request.compute_device, 0)

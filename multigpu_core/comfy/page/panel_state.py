@@ -20,7 +20,7 @@ def panel_state(context: LoadContext, is_busy: bool) -> dict[str, Any]:
     return {
         "busy": is_busy,
         "speeds_measured": context.host.profile.is_measured,
-        "devices": [_device(info) for info in context.host.registry.survey().devices],
+        "devices": [_device(info) for info in context.host.registry.survey(wake=False).devices],
         "models": [_model(context, loaded, patcher) for loaded, patcher in held if patcher is not None],
     }
 

@@ -68,6 +68,18 @@ def test_asking_about_one_card_leaves_the_other_alone(fake_module: Any) -> None:
     assert module.touched == ["mem_get_info 1"]
 
 
+def test_a_card_that_is_not_in_use_yet_can_be_listed_without_waking_it(
+    fake_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fake_module(driver_free=4 * GIB, reserved=0, active=0)
+    monkeypatch.setattr(torch._C, "_cuda_hasPrimaryContext", lambda index: index == 0, raising=False)
+
+    used, unused = DeviceRegistry([CudaBackend(module)]).survey(wake=False).devices
+
+    assert module.touched == ["mem_get_info 0"]
+    assert (used.free_bytes, unused.free_bytes, unused.total_bytes) == (4 * GIB, 8 * GIB, 8 * GIB)
+
+
 def test_caches_are_emptied_and_waited_for_on_the_card_that_was_named(fake_module: Any) -> None:
     module = fake_module()
     registry = DeviceRegistry([CudaBackend(module)])

@@ -73,6 +73,23 @@ def step(distribution: Distribution, model: nn.Module) -> list[Tensor]:
     return distribution.ping_pong.run([lambda: model(a), lambda: model(b)], kind=a.shape)
 
 
+def test_what_halves_do_around_the_model_is_done_with_the_compute_device_as_the_current_one(
+    machine: SimulatedMachine,
+) -> None:
+    model = Model(in_turn, [Block() for _ in range(BLOCKS)])
+    distribution = relayed(model, chunked(4))
+    assert distribution.ping_pong is not None
+    current: list[int] = []
+
+    def half() -> Tensor:
+        current.append(machine.module.current_device())
+        output: Tensor = model(halves()[0])
+        return output
+
+    distribution.ping_pong.run([half, half], kind=None)
+    assert current == [0, 0] and machine.module.current_device() == 0
+
+
 def seconds_of(machine: SimulatedMachine, work: Callable[[], object], settings: ClockSettings, steps: int = 3) -> float:
     """Virtual seconds of a step in steady state."""
 

@@ -21,11 +21,16 @@ from multigpu.multigpu_core.allocation import (
 from multigpu.multigpu_core.devices import AcceleratorBackend, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.multigpu_core.testing.streams import SimulatedStream
 
 WIDTH = 32
 BLOCKS = 8
 COMPUTE = "npu:0"
 GB = 10**9
+PACKED_BYTES = 16_896
+"""Of a block."""
+BUFFER_BYTES = 17_500
+"""Of page-locked memory: too little for the weights of a block, enough for what they pass through."""
 
 
 class Block(nn.Module):
@@ -54,10 +59,17 @@ class Model(nn.Module):
         return x
 
 
-def split(model: Model, device: str, locked_bytes: int = GB, staged_blocks: int = 3) -> Distribution:
+def split(
+    model: Model,
+    device: str,
+    locked_bytes: int = GB,
+    staged_blocks: int = 3,
+    locked: PageLockedMemory | None = None,
+) -> Distribution:
     """Every other block on `device`, the rest on the compute device."""
     registry = default_registry()
-    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, locked_bytes))
+    locked = locked or PageLockedMemory(registry, locked_bytes)
+    distribution = Distribution(model, inventory_of_module(model), registry, locked)
     blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
     away = {block.name for block in blocks[::2]}
     placements = tuple(
@@ -88,7 +100,7 @@ def expected(x: Tensor) -> Tensor:
 
 WAYS = {
     "page-locked host memory": ("cpu", GB),
-    "ordinary host memory, through a small buffer": ("cpu", 80 * 1024**2),
+    "ordinary host memory, through a small buffer": ("cpu", BUFFER_BYTES),
     "ordinary host memory, where nothing can be page-locked": ("cpu", 0),
     "another card": ("npu:1", GB),
     "another card, where nothing can be page-locked": ("npu:1", 0),
@@ -109,11 +121,20 @@ def test_a_device_without_streams_gets_each_block_when_it_is_called(
     machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AcceleratorBackend, "streams", None)
+    copied, beside_the_host = machine.timeline.copied, []
+
+    def noted(source: Tensor, destination: Tensor, non_blocking: bool) -> None:
+        beside_the_host.append(non_blocking)
+        copied(source, destination, non_blocking)
+
+    monkeypatch.setattr(machine.timeline, "copied", noted)
     model = Model()
     distribution = split(model, "cpu")
     assert distribution.staging_bytes == 0
     for seed in range(3):
         assert torch.equal(model(inputs(seed)).cpu(), expected(inputs(seed)))
+    model.blocks[0].up(inputs())  # past the block
+    assert beside_the_host and not any(beside_the_host)
 
 
 def test_cards_that_read_each_other_need_no_host_memory(machine: SimulatedMachine) -> None:
@@ -175,6 +196,18 @@ def test_a_weight_that_another_extension_exchanges_is_used(machine: SimulatedMac
     assert torch.equal(model.blocks[2].up.weight, weight)
 
 
+@pytest.mark.parametrize("device", ["cpu", "npu:1"])
+def test_a_weight_with_gaps_that_is_put_in_there_comes_over_as_well(machine: SimulatedMachine, device: str) -> None:
+    model, resident = Model(), Model().to(COMPUTE)
+    split(model, device)
+    model(inputs())
+    weight = torch.randn(2 * WIDTH, 2 * WIDTH)
+    model.blocks[2].up.weight = nn.Parameter(weight.to(device)[:, ::2], requires_grad=False)
+    resident.blocks[2].up.weight = nn.Parameter(weight.to(COMPUTE)[:, ::2], requires_grad=False)
+    for _ in range(3):
+        assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(
     machine: SimulatedMachine, error: type[BaseException]
@@ -209,6 +242,28 @@ def test_what_is_released_leaves_no_memory_and_no_hook(machine: SimulatedMachine
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_model_that_is_just_let_go_is_freed_when_its_weights_have_arrived(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model()
+    locked = PageLockedMemory(default_registry(), GB)
+    distribution = split(model, "cpu", locked=locked)
+    model(inputs())  # the first blocks of a next step are on their way
+    waited: list[tuple[int, int]] = []
+    wait = SimulatedStream.synchronize
+
+    def noted(stream: SimulatedStream) -> None:
+        waited.append((locked.locked_bytes, machine.devices[0].live_bytes))
+        wait(stream)
+
+    monkeypatch.setattr(SimulatedStream, "synchronize", noted)
+    page_locked, staging = locked.locked_bytes, distribution.staging_bytes
+    del model, distribution
+    (held,) = waited
+    assert held[0] == page_locked and held[1] >= staging > 0
+    assert (locked.locked_bytes, machine.devices[0].live_bytes) == (0, 0)
+
+
 def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine: SimulatedMachine) -> None:
     machine.page_locked_limit_bytes = 0
     model = Model()
@@ -217,6 +272,37 @@ def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine
     assert torch.equal(model(inputs()).cpu(), expected(inputs()))
     (line,) = [line["message"] for line in lines if "page-locked" in line["message"]]
     assert "half of the link's speed" in line
+
+
+def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_little(machine: SimulatedMachine) -> None:
+    gc.collect()
+    locked_before = machine.timeline.locked_bytes  # by what a test before has left
+    machine.page_locked_limit_bytes = locked_before + 3 * PACKED_BYTES - 100  # the driver refuses the third block
+    locked = PageLockedMemory(default_registry(), GB)
+    model = Model()
+    with capture_logs() as lines:
+        split(model, "cpu", locked=locked)
+    assert [line["event"] for line in lines].count("page_locking_failed") == 1
+    assert locked.locked_bytes > 2 * PACKED_BYTES, "the buffer"
+    assert torch.equal(model(inputs()).cpu(), expected(inputs()))
+    x = inputs()
+    machine.copies.clear()
+    model(x)
+    sizes = [record.bytes for record in machine.copies.records]
+    assert sizes.count(PACKED_BYTES) == 2, "of the first two blocks"
+    assert all(size <= PACKED_BYTES // 4 for size in sizes if size != PACKED_BYTES), "of the others, in chunks"
+
+
+@pytest.mark.parametrize(("limit_bytes", "lines"), [(BUFFER_BYTES, 1), (0, 0), (GB, 0)])
+def test_the_user_s_limit_is_told_once_where_it_costs_speed(
+    machine: SimulatedMachine, limit_bytes: int, lines: int
+) -> None:
+    locked = PageLockedMemory(default_registry(), limit_bytes)
+    with capture_logs() as log:
+        for model in (Model(), Model()):
+            split(model, "cpu", locked=locked)
+    told = [line["message"] for line in log if line["event"] == "page_locked_limit"]
+    assert len(told) == lines and all("memory.page_locked_fraction allows" in message for message in told)
 
 
 @pytest.mark.parametrize("how", ["each block", "each block without breaks", "the whole model"])

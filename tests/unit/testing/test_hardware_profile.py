@@ -44,9 +44,10 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small matrices and copies: the clock tells the time, whatever is really done."""
+    """Small matrices and copies, and few of them: the clock tells the time, whatever is really done."""
     monkeypatch.setattr("multigpu.multigpu_core.devices.measure.LARGE_SIDE", 128)
     monkeypatch.setattr("multigpu.multigpu_core.devices.measure.COPY_BYTES", 4 * 1024**2)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.MOST_REPEATS", 10)
 
 
 def test_what_is_measured_is_what_the_links_and_devices_do(machine: SimulatedMachine, small: None) -> None:
