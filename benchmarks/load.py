@@ -32,7 +32,8 @@ def measure() -> Iterator[Record]:
         beside = max(largest, plan.staging_bytes) if device.name == plan.compute_device else largest
         bound = plan.bytes_by_device[device.name] + beside
         yield Record(f"peak on {device.name} (share, and staging or largest block)", device.peak_bytes, "bytes", bound)
-    yield Record("peak in host memory beyond the file (largest block)", host.peak_bytes, "bytes", largest)
+    bound = plan.bytes_by_device["cpu"] + largest
+    yield Record("peak in host memory beyond the file (share, and largest block)", host.peak_bytes, "bytes", bound)
     split.detach()
     with HostMemoryMeter() as host:
         for _ in range(CYCLES):

@@ -9,6 +9,8 @@ import comfy.utils
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.execution import PageLockedMemory, parts_of
+
 
 class WeightPatcher(Protocol):
     """The part of ComfyUI's ModelPatcher that weight patching needs."""
@@ -23,7 +25,8 @@ class WeightPatcher(Protocol):
 class AppliedPatches:
     """The patches that lie in one model's weights, by state-dict key; shared by all patchers of that model."""
 
-    def __init__(self) -> None:
+    def __init__(self, page_locked: PageLockedMemory) -> None:
+        self._page_locked = page_locked
         self._applied: dict[str, list[Any]] = {}
 
     def outdated(self, patcher: WeightPatcher) -> frozenset[str]:
@@ -38,11 +41,19 @@ class AppliedPatches:
         self._restore(patcher, key)
         if key in patcher.patches:
             patcher.patch_weight_to_device(key, device_to=device)
+            self._keep_in_ordinary_memory(patcher, key)
             self._applied[key] = list(patcher.patches[key])
 
     def forget(self) -> None:
         """Say that the weights are the file's again."""
         self._applied.clear()
+
+    def _keep_in_ordinary_memory(self, patcher: WeightPatcher, key: str) -> None:
+        """Originals are not streamed: page-locked memory is for what is, and there is a limit to it."""
+        original = patcher.backup.get(key)
+        if original is not None and any(map(self._page_locked.holds, parts_of(original.weight))):
+            with torch.inference_mode(False), torch.no_grad():  # it outlives the inference in which it is made
+                patcher.backup[key] = original._replace(weight=original.weight.clone())
 
     def _restore(self, patcher: WeightPatcher, key: str) -> None:
         self._applied.pop(key, None)

@@ -5,6 +5,7 @@ from .nested import replace_tensors
 from .page_locked import PageLockedMemory
 from .step_record import StepRecord
 from .streamer import Streamer
+from .tensor_parts import parts_of
 from .tensor_slots import TensorSlot
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "StepRecord",
     "Streamer",
     "TensorSlot",
+    "parts_of",
     "replace_tensors",
 ]

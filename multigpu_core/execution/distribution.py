@@ -134,13 +134,21 @@ class Distribution:
         return self._registry.name_of(self._slots[block.name][0].tensor.device)
 
     def is_placed(self, block: Block, device: str) -> bool:
-        """Whether all of a block's tensors are on a device."""
-        target = self._registry.torch_device(device)
-        return all(slot.tensor.device == target for slot in self._slots[block.name])
+        """Whether all of a block's tensors are on a device, and there as `place` leaves them."""
+        target, slots = self._registry.torch_device(device), self._slots[block.name]
+        if not all(slot.tensor.device == target for slot in slots):
+            return False
+        if self._storage is None or self._plan is None or device == self._plan.compute_device:
+            return True
+        parts = self._slots_to_pack(self._modules.get(block.name), slots)
+        return all(self._storage.is_done(part, device) for part in parts)
 
     def place(self, block: Block, device: str) -> None:
-        """Store one block on a device: ready to be streamed, unless it computes there."""
+        """Store one block on a device: ready to be streamed, unless it computes there. `serve` follows."""
         assert self._plan, "place() follows begin()"
+        if self._streamer is not None and self.is_served:
+            self._served = None
+            self._streamer.detach()  # it holds on to the memory that blocks leave
         slots = self._slots[block.name]
         if self._storage is None or device == self._plan.compute_device:
             move_slots(slots, self._registry.torch_device(device))

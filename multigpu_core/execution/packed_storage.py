@@ -40,6 +40,14 @@ class PackedStorage:
                 put_all(same, packed)
         return True
 
+    def is_done(self, slots: Sequence[TensorSlot], device: str) -> bool:
+        """Whether the tensors of some slots, which are on a device, are packed there, or cannot be."""
+        tensors = [same[0].tensor for same in slots_by_tensor(slots)]
+        size_bytes = Layout(tensors).size_bytes
+        if not size_bytes or self._is_stored(tensors, device):
+            return True
+        return device == "cpu" and not self._locked.has_room(size_bytes)
+
     def _is_stored(self, tensors: Sequence[torch.Tensor], device: str) -> bool:
         memory = packed_memory(tensors)
         if memory is None or memory.device != self._registry.torch_device(device):

@@ -37,6 +37,10 @@ class PageLockedMemory:
         """Bytes handed out and not yet given back."""
         return self._locked_bytes
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether there may be so much for weights."""
+        return self._locked_bytes + size_bytes <= self._weights_limit_bytes
+
     def allocate(self, size_bytes: int, compute_device: str, *, is_buffer: bool = False) -> torch.Tensor | None:
         """Fresh memory for copies to a compute device, of weights or a buffer; None where it cannot be page-locked."""
         if self._locked_bytes + size_bytes > (self._limit_bytes if is_buffer else self._weights_limit_bytes):
@@ -66,9 +70,9 @@ class PageLockedMemory:
         self._is_told = True
         log.info(
             "page_locked_limit",
-            message=f"{self._locked_bytes / 1e9:.1f} GB of host memory are page-locked, and memory.page_locked_fraction "
-            f"allows {self._limit_bytes / 1e9:.1f} GB: weights beyond that go through a small buffer, at half of the "
-            "link's speed.",
+            message=f"{self._locked_bytes / 1e9:.1f} GB of host memory are page-locked, and "
+            f"memory.page_locked_fraction allows {self._limit_bytes / 1e9:.1f} GB: weights beyond that go through a "
+            "small buffer, at half of the link's speed.",
             locked_bytes=self._locked_bytes,
         )
 

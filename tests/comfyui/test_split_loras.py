@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,6 +38,29 @@ def test_a_new_strength_touches_only_the_blocks_that_the_lora_patches(sampler: S
     touched = {name for name, value in split.model.named_parameters() if value is not before[name]}
     assert touched
     assert all("double_blocks.1." in name or "single_blocks.2." in name for name in touched)
+
+
+def test_weights_as_they_were_before_a_lora_take_no_page_locked_memory(
+    sampler: Sampler, comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = comfyui.framework.context.host.page_locked
+    split = sampler.split(expert_mode_allocations="npu:0,20%;cpu,80%")
+    plain = sampler.picture(split)
+    without, peak, allocate = locked.locked_bytes, 0, type(locked).allocate
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal peak
+        memory = allocate(self, *args, **kwargs)
+        peak = max(peak, locked.locked_bytes)
+        return memory
+
+    monkeypatch.setattr(type(locked), "allocate", noted)
+    largest = max(placement.block.size_bytes for placement in split.placement.distribution.plan.streamed)
+    for strength in (0.5, 0.9):
+        sampler.picture(sampler.with_lora(split, strength))
+        assert locked.locked_bytes == without
+        assert without < peak < without + 1.1 * largest, "the new block beside the old one"
+    assert torch.equal(sampler.picture(split), plain)
 
 
 def test_the_lora_that_stays_is_not_applied_again(sampler: Sampler) -> None:
