@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNode
 from .core_patches import CorePatches
 from .devices_in_comfyui import comfyui_registry
 from .host import Host
-from .host_memory_watch import watch_of
+from .host_memory_watch import HostMemoryWatch, watch_of
 from .kept import KeptModels
 from .kept_watch import KeptWatch
 from .loading import LoadContext
@@ -145,17 +145,20 @@ async def _watching(context: LoadContext, app: Any) -> AsyncIterator[None]:
     queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
     memory = watch_of(queue, context.host.registry, settings, context.kept.spare_once)
     watches = [memory, KeptWatch(context.kept, queue, settings.kept_idle_minutes)]
-    tasks = [asyncio.create_task(_keep_looking(watch.look)) for watch in watches if watch is not None]
+    tasks = [asyncio.create_task(_keep_looking(watch)) for watch in watches if watch is not None]
     yield
     for task in tasks:
         task.cancel()
 
 
-async def _keep_looking(look: Callable[[], object]) -> None:
-    """Look again and again, until cancelled."""
-    while True:
-        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-        look()
+async def _keep_looking(watch: HostMemoryWatch | KeptWatch) -> None:
+    """Look again and again, until cancelled; one that fails is off, and says so."""
+    try:
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            watch.look()
+    except Exception:
+        log.exception("watch_failed", message=f"{type(watch).__name__} is off until ComfyUI is started again")
 
 
 def _plan_with(plugins: PluginManager) -> Any:

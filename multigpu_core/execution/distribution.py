@@ -235,11 +235,12 @@ class Distribution:
 
     def residency(self) -> Residency | None:
         """What is occupied now, or None while the model is not loaded."""
-        if self._plan is None:
+        plan = self._plan  # it may be asked for while the model is unloaded
+        if plan is None:
             return None
         steps = self.record
         sizes = self.bytes_by_device()
-        return Residency(self._plan, sizes, steps.step_bytes, steps.total_bytes, self.staging_bytes, steps.step_seconds)
+        return Residency(plan, sizes, steps.step_bytes, steps.total_bytes, self.staging_bytes, steps.step_seconds)
 
     @property
     def ping_pong(self) -> PingPong | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
 
@@ -97,3 +99,13 @@ class _Server:
 
     def queue_updated(self) -> None:
         pass
+
+
+def test_a_watch_that_fails_says_so_and_is_off(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    startup = importlib.import_module("multigpu.multigpu_core.comfy.startup")
+    monkeypatch.setattr(startup, "SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(machine, "used", None)
+    with capture_logs() as events:
+        asyncio.run(startup._keep_looking(machine.watch()))
+    (told,) = events
+    assert told["event"] == "watch_failed" and "HostMemoryWatch is off" in told["message"]
