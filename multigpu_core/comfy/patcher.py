@@ -30,6 +30,16 @@ else:
 log = structlog.get_logger("multigpu")
 
 
+class AnotherDeviceError(RuntimeError):
+    """Another node has told a split model to compute elsewhere than its plan says; the message says what to set."""
+
+    def __init__(self, told: torch.device, planned: str) -> None:
+        super().__init__(
+            f"A node tells this split model to compute on {told}, and its loader's compute_device is {planned}: set "
+            f"compute_device instead, or for {told} alone use the loader's MultiGPU node without a split."
+        )
+
+
 class DistributedPatcher(PatcherClass):  # type: ignore[misc]
     """Mixin over a ModelPatcher class; `distribute` makes instances."""
 
@@ -147,6 +157,9 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
 
     def _load_as_planned(self, extra_memory: float, force_patch_weights: bool) -> None:
         """What core's `load` does, with the placement in the place of its choice of modules."""
+        planned = self.placement.options.request.compute_device
+        if self.load_device != self.placement.host.registry.torch_device(planned):
+            raise AnotherDeviceError(self.load_device, planned)
         self.unpatch_hooks()
         self.placement.load(self, extra_memory)
         self._prepare_casting()

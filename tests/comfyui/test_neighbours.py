@@ -139,6 +139,18 @@ def test_select_model_device_on_the_split_model_s_own_device_leaves_it_split(
     assert comfyui.held_bytes()[1] > 0
 
 
+def test_select_model_device_cpu_on_a_split_model_is_refused_with_what_to_set_and_nothing_is_lost(
+    sampler: Sampler, comfyui: ComfyUI
+) -> None:
+    _needs(comfyui, "SelectModelDevice")
+    split = sampler.split(**THIRDS)
+    expected = sampler.picture(split)
+    (told,) = comfyui.run("SelectModelDevice", model=split, device="cpu")
+    with pytest.raises(RuntimeError, match="tells this split model to compute on cpu.* set compute_device"):
+        sampler.picture(told)
+    assert torch.equal(sampler.picture(split), expected)
+
+
 def test_cfg_split_over_two_cards_gives_the_picture_of_one(sampler: Sampler, comfyui: ComfyUI) -> None:
     _needs(comfyui, "MultiGPU_WorkUnits")
     if importlib.import_module("comfyui_version").__version__ < "0.30":
