@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,12 +14,24 @@ SIDE = 64
 WORKS_SECONDS = 0.01
 
 
+@dataclass
+class Clock:
+    """Tells the time that the tests' devices take, on however busy a machine."""
+
+    now: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
 class Beside(DeviceBackend):
     """A device without streams that works beside the host, as Apple's does: only waiting for it takes time."""
 
     indexed = False
     free_bytes = 1 << 30
-    waited = 0
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
 
     @property
     def type(self) -> str:
@@ -38,36 +50,40 @@ class Beside(DeviceBackend):
         return "Beside"
 
     def synchronize(self, index: int) -> None:
-        time.sleep(WORKS_SECONDS)
+        self.clock.now += WORKS_SECONDS
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that is measured by; copies and matrices are small."""
+    clock = Clock()
+    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.time", clock)
     monkeypatch.setattr("multigpu.multigpu_core.devices.measure.LARGE_SIDE", SIDE)
     monkeypatch.setattr("multigpu.multigpu_core.devices.measure.MATRIX_SIDE", {"cpu": SIDE})
     monkeypatch.setattr("multigpu.multigpu_core.devices.measure.COPY_BYTES", 1 << 16)
+    return clock
 
 
-def test_a_device_without_streams_is_waited_for() -> None:
-    profile = measure_profile(DeviceRegistry([CpuBackend(), Beside()]), seconds=0.1)
+def test_a_device_without_streams_is_waited_for(clock: Clock) -> None:
+    profile = measure_profile(DeviceRegistry([CpuBackend(), Beside(clock)]), seconds=0.1)
     assert profile.flops_per_second["mps"]["float32"] <= 2 * SIDE**3 / WORKS_SECONDS
     assert profile.links["mps", "cpu"].pageable_bytes_per_second <= (1 << 16) / WORKS_SECONDS
 
 
-def test_a_device_that_is_full_is_told_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_full_is_told_and_left_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Beside, "free_bytes", 0)
     told: list[Measured] = []
-    profile = measure_profile(DeviceRegistry([CpuBackend(), Beside()]), seconds=0.1, progress=told.append)
+    profile = measure_profile(DeviceRegistry([CpuBackend(), Beside(clock)]), seconds=0.1, progress=told.append)
     assert not profile.links
     assert any("no memory is free" in measured.failure for measured in told)
 
 
-def test_what_comes_up_to_speed_only_after_a_while_is_measured_when_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = time.perf_counter()
-
+def test_what_comes_up_to_speed_only_after_a_while_is_measured_when_it_has(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow_at_first(one: torch.Tensor, other: torch.Tensor) -> None:
-        time.sleep(0.02 if time.perf_counter() - begin < 0.1 else 0.001)
+        clock.now += 0.02 if clock.now < 0.1 else 0.001
 
     monkeypatch.setattr("multigpu.multigpu_core.devices.measure.torch.matmul", slow_at_first)
     profile = measure_profile(DeviceRegistry([CpuBackend()]), seconds=3)
-    assert profile.flops_per_second["cpu"]["float32"] > 2 * SIDE**3 / 0.003
+    assert profile.flops_per_second["cpu"]["float32"] == pytest.approx(2 * SIDE**3 / 0.001)
