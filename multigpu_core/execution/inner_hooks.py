@@ -38,14 +38,13 @@ class InnerHooks:
             if owner is not outer:
                 copies = partial(Region.staged_on, device=compute, non_blocking=non_blocking)
                 self._hooks.append(_InnerHook(owner, Region(of_owner), copies))
+        self._before = [hook.before for hook in self._hooks]
 
     def suspend(self) -> None:
-        for hook in self._hooks:
-            hook.before.suspend()
+        SuspendableHook.suspend(self._before)
 
     def resume(self) -> None:
-        for hook in self._hooks:
-            hook.before.resume()
+        SuspendableHook.resume(self._before)
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""

@@ -163,16 +163,14 @@ class Relay:
         scope = stop.scope()
         scope.__enter__()
         self._running = _Running(module, stop, visit, scope)
-        for hook in stop.inner:
-            hook.suspend()
+        SuspendableHook.suspend(stop.inner)
         arguments = visit.arrive(args, kwargs)
         self._begin_chunk_after(here)
         return arguments
 
     def _leave(self, running: _Running, output: Any) -> Any:
         self._running = None
-        for hook in running.stop.inner:
-            hook.resume()
+        SuspendableHook.resume(running.stop.inner)
         running.device_scope.__exit__(None, None, None)
         following = running.stop.next
         goes_on = following is not None and following.device != self._leg.compute

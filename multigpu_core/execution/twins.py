@@ -50,7 +50,10 @@ class Twins:
             twin.synchronise()
 
     def of_copy(self, copy: Tensor) -> Twin | None:
-        return next((twin for twin in self._twins if twin.copy is copy), None)
+        for twin in self._twins:  # a few, looked through for every argument of every block
+            if twin.copy is copy:
+                return twin
+        return None
 
     def clear(self) -> None:
         self._twins.clear()
