@@ -25,6 +25,7 @@ from multigpu.multigpu_core.testing import tiny_models
 from multigpu.multigpu_core.testing.comfyui_client import NodeProgress, WorkflowError
 from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
 
 MODELS = ("one", "two", "three")
 PLACES: tuple[dict[str, Any], ...] = (
@@ -40,18 +41,9 @@ NOTHING_GROWS_BY = 0.03
 """Of the server's memory. The allocator of the C library does not give all back that it got."""
 NOOP_GROWS_BY = 1.5
 """Times on a machine that others use as well."""
-PACK = """
+PROBE_PACK = """
 import gc, torch
 from pathlib import Path
-
-class SoakPrompt:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
-    RETURN_TYPES = ("CONDITIONING",)
-    FUNCTION = "prompt"
-    def prompt(self):
-        generator = torch.Generator().manual_seed(1)
-        tokens = torch.randn(1, 8, 1024, generator=generator)
-        return ([[tokens, {"pooled_output": torch.randn(1, 32, generator=generator)}]],)
 
 class SoakProbe:
     INPUT_TYPES = classmethod(lambda cls: {"required": {"collect": ("BOOLEAN",)}})
@@ -66,7 +58,7 @@ class SoakProbe:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return {"ui": {"devices": devices, "resident": [pages * 4096]}}
 
-NODE_CLASS_MAPPINGS = {"SoakPrompt": SoakPrompt, "SoakProbe": SoakProbe}
+NODE_CLASS_MAPPINGS = {"SoakProbe": SoakProbe}
 """
 
 
@@ -150,7 +142,7 @@ class Soak:
         wires = {"model": ["lora" if has_lora else "load", 0], "positive": ["prompt", 0], "negative": ["prompt", 0]}
         nodes: dict[str, tuple[str, dict[str, Any]]] = {
             "load": (loader, {"unet_name": f"{model}.safetensors", "weight_dtype": "default", **place}),
-            "prompt": ("SoakPrompt", {}),
+            "prompt": ("MadeUpPrompt", {}),
             "latent": ("EmptySD3LatentImage", {"width": 64, "height": 64, "batch_size": 1}),
             "sample": ("KSampler", {**sampling, **wires, "latent_image": ["latent", 0]}),
             "vae": ("VAELoader", {"vae_name": "vae.safetensors"}),
@@ -175,7 +167,8 @@ def soak(prompts: int, seed: int) -> Soak:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         install_custom_node(base, Path(__file__).parents[1], "multigpu-core")
-        (base / "custom_nodes" / "soak.py").write_text(PACK)
+        (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
+        (base / "custom_nodes" / "soak.py").write_text(PROBE_PACK)
         write_models(base / "models")
         environment = {"MULTIGPU_SIMULATE": "4gb,2gb"}
         arguments = ("--disable-metadata",)

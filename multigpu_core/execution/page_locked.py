@@ -12,8 +12,8 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 
 log = structlog.get_logger("multigpu")
 
-
 MOST_SPARE_BYTES = 64 * 1024**2
+"""What weights leave for buffers: all chunks of one compute device's lanes."""
 
 
 class PageLockedMemory:

@@ -14,25 +14,11 @@ from multigpu.multigpu_core.cli.demo_models import SHAPE, DemoModels, write_demo
 from multigpu.multigpu_core.cli.demo_workflow import one_device_workflow, split_workflow
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
 from multigpu.multigpu_core.testing.tiny_models import FluxShape
 
 FREED_WITHIN_SECONDS = 10.0
 
-# The demo's prompt comes from a core node that gives no pooled output, which ComfyUI 0.18 asks for.
-PROMPT_PACK = """
-import torch
-
-class MadeUpPrompt:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
-    RETURN_TYPES = ("CONDITIONING",)
-    FUNCTION = "prompt"
-    def prompt(self):
-        generator = torch.Generator().manual_seed(1)
-        tokens = torch.randn(1, 8, 1024, generator=generator)
-        return ([[tokens, {"pooled_output": torch.randn(1, 32, generator=generator)}]],)
-
-NODE_CLASS_MAPPINGS = {"MadeUpPrompt": MadeUpPrompt}
-"""
 # Nothing that the front end shows to newcomers lies over the page.
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
