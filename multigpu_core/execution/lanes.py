@@ -66,10 +66,8 @@ class DirectLane:
             if self._source_stream is not None:
                 stack.enter_context(self._streams.stream(self._source_stream))
             stack.enter_context(self._streams.stream(self.stream))
-            if arena is not None:
-                staging.copy_(arena, non_blocking=True)
-            else:
-                Layout(tensors).copy_to(staging, non_blocking=True)
+            for source, destination in _contiguous_pieces(staging, arena, tensors):
+                destination.copy_(source, non_blocking=True)
 
 
 class TwoHopLane:
@@ -86,7 +84,7 @@ class TwoHopLane:
         _wait_for_current(self._streams, self._source_stream)
 
     def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
-        with self._streams.stream(self._source_stream):  # where pieces are made as well, of tensors with gaps
+        with self._streams.stream(self._source_stream):
             for source, destination in _contiguous_pieces(staging, arena, tensors):
                 for begin, chunk, is_free in self._chunks.pieces(source.numel()):
                     end = begin + chunk.numel()

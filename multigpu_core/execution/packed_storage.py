@@ -33,7 +33,7 @@ class PackedStorage:
         if self._is_stored(tensors, device):
             return True
         with torch.inference_mode(False), torch.no_grad():  # weights outlive the inference in which they are loaded
-            memory = self._memory(Layout(tensors).size_bytes, device)
+            memory = self._memory(Layout(tensors, closes_gaps=True).size_bytes, device)
             if memory is None:
                 return False
             for same, packed in zip(groups, pack(tensors, memory), strict=True):
@@ -43,7 +43,7 @@ class PackedStorage:
     def is_done(self, slots: Sequence[TensorSlot], device: str) -> bool:
         """Whether the tensors of some slots, which are on a device, are packed there, or cannot be."""
         tensors = [same[0].tensor for same in slots_by_tensor(slots)]
-        size_bytes = Layout(tensors).size_bytes
+        size_bytes = Layout(tensors, closes_gaps=True).size_bytes
         if not size_bytes or self._is_stored(tensors, device):
             return True
         return device == "cpu" and not self._locked.has_room(size_bytes)

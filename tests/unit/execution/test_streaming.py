@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -206,6 +206,40 @@ def test_a_weight_with_gaps_that_is_put_in_there_comes_over_as_well(machine: Sim
     resident.blocks[2].up.weight = nn.Parameter(weight.to(COMPUTE)[:, ::2], requires_grad=False)
     for _ in range(3):
         assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
+LAYOUTS: dict[str, Callable[[], Tensor]] = {
+    "transposed": lambda: torch.randn(WIDTH, 2 * WIDTH).t(),
+    "every other column": lambda: torch.randn(2 * WIDTH, 2 * WIDTH)[:, ::2],
+    "columns of a wider one": lambda: torch.randn(2 * WIDTH, 3 * WIDTH)[:, WIDTH : 2 * WIDTH],
+    "one row for all": lambda: torch.randn(1, WIDTH).expand(2 * WIDTH, WIDTH),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "way", ["page-locked host memory", "ordinary host memory, through a small buffer", "another card"]
+)
+def test_a_weight_computes_with_the_strides_that_it_is_stored_with(
+    machine: SimulatedMachine, way: str, layout: str
+) -> None:
+    device, locked_bytes = WAYS[way]
+    model = Model()
+    split(model, device, locked_bytes)
+    weight = LAYOUTS[layout]()
+    stored = torch.empty(weight.untyped_storage().nbytes() // 4, device=device)
+    stored = stored.as_strided(weight.size(), weight.stride(), weight.storage_offset())
+    stored.untyped_storage().copy_(weight.untyped_storage())
+    model.blocks[2].up.weight = nn.Parameter(stored, requires_grad=False)
+    seen: list[tuple[tuple[int, ...], Tensor]] = []
+    model.blocks[2].up.register_forward_pre_hook(
+        lambda module, args: seen.append((module.weight.stride(), module.weight.cpu()))
+    )
+    model(inputs())  # brought ahead
+    model.blocks[2].up(inputs())  # brought when it is called
+    assert len(seen) == 2
+    for stride, values in seen:
+        assert stride == weight.stride() and torch.equal(values, weight)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
