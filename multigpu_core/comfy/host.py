@@ -13,6 +13,8 @@ from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareP
 from multigpu.multigpu_core.execution import PageLockedMemory
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
 
+from .pinned_budget import ComfyUIPins
+
 LIMITLESS = sys.maxsize
 
 
@@ -31,7 +33,7 @@ class Host:
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
         self.page_locked = PageLockedMemory(
-            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu"))
+            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu")), ComfyUIPins()
         )
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
