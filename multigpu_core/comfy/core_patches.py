@@ -42,7 +42,7 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
 }
 
 COSTS = {
-    "intermediate_device": "with --gpu-only a VAE on another card leaves its results there",
+    "intermediate_device": "with --gpu-only models on other cards leave their results there",
     "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
     "unload_all_models": "models that are to be kept are unloaded with all others",
     "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
@@ -62,11 +62,14 @@ class CorePatches:
         unload_all_models: Callable[[Callable[[], None]], None],
         empty_cache: Callable[[], None],
         let_go: Callable[[], None] = lambda: None,
+        our_models_compute_on: Callable[[torch.device], bool] = lambda device: False,
     ) -> None:
         """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
 
-        `let_go` is called when ComfyUI's executor lets all cached outputs go.
+        `let_go` is called when ComfyUI's executor lets all cached outputs go. `our_models_compute_on` says whether one
+        of our nodes has loaded a model for a device.
         """
+        self._our_models_compute_on = our_models_compute_on
         self._let_go = let_go
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
@@ -76,9 +79,10 @@ class CorePatches:
 
     def install(self) -> None:
         """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
+        self._own_device = mm.get_torch_device()  # later answers follow the current device, which our models change
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
-        self._replace("intermediate_device", _outside_of_scopes)
+        self._replace("intermediate_device", self._bringing_results_home)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
         self._replace("reset", self._letting_go, getattr(importlib.import_module("execution"), "PromptExecutor", None))
@@ -102,6 +106,21 @@ class CorePatches:
         replacement.__name__ = name
         replacement.__wrapped__ = original  # type: ignore[attr-defined]  # inspect shows ComfyUI's signature
         setattr(owner, name, replacement)
+
+    def _bringing_results_home(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Results are handed on where ComfyUI wants them, wherever they were made.
+
+        With --gpu-only ComfyUI names the current device, and that is another one while a model of ours computes there.
+        """
+
+        def intermediate_device(*args: Any, **kwargs: Any) -> Any:
+            with device_scope(None):
+                device = original(*args, **kwargs)
+            if device.type == "cpu" or (current_scope() is None and not self._our_models_compute_on(device)):
+                return device
+            return self._own_device
+
+        return intermediate_device
 
     def _letting_go(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def reset(*args: Any, **kwargs: Any) -> Any:
@@ -132,13 +151,3 @@ def _answered_by_scope(answer: ScopeAnswer, original: Callable[..., Any]) -> Cal
         return original(*args, **kwargs) if chosen is None else chosen
 
     return select_device
-
-
-def _outside_of_scopes(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Results are handed on where ComfyUI wants them, wherever they were made."""
-
-    def intermediate_device(*args: Any, **kwargs: Any) -> Any:
-        with device_scope(None):
-            return original(*args, **kwargs)
-
-    return intermediate_device
