@@ -17,6 +17,7 @@ import structlog
 import torch
 from comfy.cli_args import args
 
+from .dynamic_vram import SwitchedModules
 from .scope import DeviceScope, current_scope, device_scope
 
 log = structlog.get_logger("multigpu")
@@ -62,24 +63,25 @@ class CorePatches:
         unload_all_models: Callable[[Callable[[], None]], None],
         empty_cache: Callable[[], None],
         let_go: Callable[[], None] = lambda: None,
-        our_models_compute_on: Callable[[torch.device], bool] = lambda device: False,
+        home_of_results: Callable[[torch.device], torch.device] = lambda device: device,
     ) -> None:
         """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
 
-        `let_go` is called when ComfyUI's executor lets all cached outputs go. `our_models_compute_on` says whether one
-        of our nodes has loaded a model for a device.
+        `let_go` is called when ComfyUI's executor lets all cached outputs go. `home_of_results` says where results go
+        that ComfyUI would leave on a device.
         """
-        self._our_models_compute_on = our_models_compute_on
+        self._home_of_results = home_of_results
         self._let_go = let_go
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
+        self._switched = SwitchedModules()
         self._originals: dict[tuple[Any, str], Callable[..., Any]] = {}
         self.refused: list[str] = []
         """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
 
     def install(self) -> None:
         """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
-        self._own_device = mm.get_torch_device()  # later answers follow the current device, which our models change
+        self._switched.install()
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
         self._replace("intermediate_device", self._bringing_results_home)
@@ -92,6 +94,7 @@ class CorePatches:
 
     def restore(self) -> None:
         """Put ComfyUI's own functions back."""
+        self._switched.restore()
         for (owner, name), original in self._originals.items():
             setattr(owner, name, original)
         self._originals.clear()
@@ -116,9 +119,7 @@ class CorePatches:
         def intermediate_device(*args: Any, **kwargs: Any) -> Any:
             with device_scope(None):
                 device = original(*args, **kwargs)
-            if device.type == "cpu" or (current_scope() is None and not self._our_models_compute_on(device)):
-                return device
-            return self._own_device
+            return device if device.type == "cpu" else self._home_of_results(device)
 
         return intermediate_device
 

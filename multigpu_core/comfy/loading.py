@@ -34,7 +34,7 @@ from .placement import ModelPlacement, PlacementOptions
 from .planning import PlanAllocation
 from .rebuilding import make_rebuildable
 from .results import map_outputs, patcher_of, retarget, set_devices, unload, with_output, with_plain_patcher
-from .scope import DeviceScope, device_scope
+from .scope import DeviceScope, current_scope, device_scope
 from .seams import SPLITTING_REFUSED, Feature
 
 log = structlog.get_logger("multigpu")
@@ -64,6 +64,11 @@ class LoadContext:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "packs", Packs(self.host.registry, self.devices))
+
+    def home_of_results(self, device: torch.device) -> torch.device:
+        """Where results go that ComfyUI would leave on `device`: to its own, if a node or model of ours works there."""
+        is_ours = current_scope() is not None or self.devices.compute_on(device)
+        return self.host.registry.torch_device(self.host.default_device()) if is_ours else device
 
 
 @dataclass(frozen=True)
