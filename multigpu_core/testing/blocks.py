@@ -49,6 +49,7 @@ class Blocks:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._alive: dict[int, Block] = {}
+        self._unlocked: dict[int, Block] = {}
         self._page_locked: dict[int, int] = {}
         self._pools: dict[int, list[Block]] = {}
         # Storages die wherever the garbage collector runs: an append is atomic and takes no lock.
@@ -78,6 +79,22 @@ class Blocks:
         self._page_locked[address] = size_bytes
         weakref.finalize(owner, self._unpin, address, size_bytes, block).atexit = False
         return torch.frombuffer(owner, dtype=torch.uint8)
+
+    def unlock(self, memory: Tensor) -> Block | None:
+        """Take page-locked memory as ordinary from now on, until it is freed or locked; None if it is so already."""
+        address = memory.untyped_storage().data_ptr()
+        if self._page_locked.pop(address, None) is None:
+            return None
+        block = self._unlocked[address] = self._alive.pop(address)
+        return block
+
+    def lock(self, memory: Tensor) -> None:
+        """Page-lock again what `unlock` has made ordinary."""
+        storage = memory.untyped_storage()
+        block = self._unlocked.pop(storage.data_ptr(), None)
+        if block is not None:
+            self._alive[storage.data_ptr()] = block
+            self._page_locked[storage.data_ptr()] = storage.nbytes()
 
     @property
     def locked_bytes(self) -> int:
@@ -120,6 +137,7 @@ class Blocks:
 
     def _unpin(self, address: int, size_bytes: int, block: Block) -> None:
         self._alive.pop(address, None)
+        self._unlocked.pop(address, None)
         self._page_locked.pop(address, None)
         if self.keeps_freed:  # a copy that is under way finds what it should not
             ctypes.memset(address, POISON, size_bytes)

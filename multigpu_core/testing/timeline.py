@@ -199,6 +199,20 @@ class Timeline:
         if block is not None and stream is not None:
             block.users[stream_number] = stream
 
+    def unlock_pages(self, memory: Tensor) -> None:
+        """Take page-locked memory as ordinary from now on.
+
+        Raises:
+            SimulatedRaceError: a copy from or to it may be under way.
+        """
+        block = self.blocks.unlock(memory)
+        if block is not None and self.detect_races:
+            block.accesses.used_again(UNPINNING, "the host", self.host.knows, frozenset())
+
+    @property
+    def locked_bytes(self) -> int:
+        return self.blocks.locked_bytes
+
     def check_unpinned(self) -> None:
         """Raise SimulatedRaceError if host memory was unpinned while a copy could be under way."""
         for block in self.blocks.unpinned():
