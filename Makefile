@@ -2,6 +2,7 @@
 #   make check      while you work: lint, types and the unit tests, in about a minute
 #   make test       all that CI checks: lint, types, the guides, unit tests, packages, tests inside a real ComfyUI
 #   make test-long  before a release: many more made-up cases, for an hour or more
+#   make mutate     before a release: how many single mutations of the engine no test notices
 #   make docs       the guides as a site, in .cache/site
 #   make demo       one model on one device and split over all of them, in a real ComfyUI: the same picture
 # Each stage of these is a target of its own: make unit, make lint, ...
@@ -31,7 +32,7 @@ PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long demo clean FORCE
+.PHONY: help setup check test test-long mutate demo clean FORCE
 .PHONY: $(SETUP) lint types docs unit comfyui long-unit long-comfyui
 
 help:
@@ -48,6 +49,9 @@ test:
 
 test-long:
 	$(STAGES) $(SETUP) long-unit long-comfyui
+
+mutate: $(COMFYUI)
+	$(PY) benchmarks/mutate.py
 
 demo:
 	$(STAGES) $(SETUP)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import platform
 import runpy
-import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -44,27 +42,6 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"versions: {_tested_versions()}")
-
-
-@pytest.fixture
-def calls_of() -> Callable[[Callable[[], object]], int]:
-    """Counts the calls that a function makes, of Python and of C: its work, the same on every machine."""
-
-    def count(work: Callable[[], object]) -> int:
-        calls = [0]
-
-        def note(frame: object, event: str, argument: object) -> None:
-            calls[0] += event in ("call", "c_call")
-
-        before = sys.getprofile()
-        sys.setprofile(note)
-        try:
-            work()
-        finally:
-            sys.setprofile(before)
-        return calls[0]
-
-    return count
 
 
 @pytest.fixture(scope="session")

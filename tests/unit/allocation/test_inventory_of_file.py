@@ -291,7 +291,7 @@ def test_a_damaged_gguf_header_is_refused_by_file_and_field(tmp_path: Path, cont
     ids=["strings", "arrays"],
 )
 def test_millions_of_empty_items_are_refused_before_they_are_gone_through(
-    tmp_path: Path, array: bytes, calls_of: Callable[[Callable[[], object]], int]
+    tmp_path: Path, array: bytes, steps_of: Callable[[Callable[[], object]], int]
 ) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k") + array)
@@ -300,7 +300,7 @@ def test_millions_of_empty_items_are_refused_before_they_are_gone_through(
         with pytest.raises(HeaderError, match="more than any model has"):
             inventory_of_file(path)
 
-    assert calls_of(refused) < 10_000
+    assert steps_of(refused) < 10_000
 
 
 def test_a_gguf_file_cut_short_anywhere_in_its_header_or_data_is_refused(tmp_path: Path) -> None:

@@ -204,16 +204,16 @@ def test_meta_weights_count_by_their_shape() -> None:
 
 
 def test_four_times_the_blocks_take_about_four_times_the_work(
-    calls_of: Callable[[Callable[[], object]], int],
+    steps_of: Callable[[Callable[[], object]], int],
 ) -> None:
-    calls = []
+    steps = []
     for count in (250, 1000):
         with torch.device("meta"):
             blocks = [nn.ModuleDict({"attn": nn.Linear(8, 8)}) for _ in range(count)]
         model = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
         assert len(inventory_of_module(model).blocks) == count
-        calls.append(calls_of(partial(inventory_of_module, model)))
-    assert calls[1] < 6 * calls[0]
+        steps.append(steps_of(partial(inventory_of_module, model)))
+    assert steps[1] < 6 * steps[0]
 
 
 _PARTS = st.sampled_from(

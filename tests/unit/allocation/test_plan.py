@@ -222,12 +222,12 @@ def test_a_model_without_movable_blocks_can_be_planned_again_from_its_string() -
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_four_times_the_blocks_over_nine_devices_take_about_four_times_the_work(
-    strategy: Strategy, calls_of: Callable[[Callable[[], object]], int]
+    strategy: Strategy, steps_of: Callable[[Callable[[], object]], int]
 ) -> None:
     devices = machine({"cpu": GIB, **{f"cuda:{i}": GIB for i in range(8)}})
     request = expert(";".join(f"{info.name},1%" for info in devices), devices, strategy=strategy)
     few, many = (
-        calls_of(partial(plan_allocation, model(*(1000 + 7919 * i % 4001 for i in range(count))), request, devices))
+        steps_of(partial(plan_allocation, model(*(1000 + 7919 * i % 4001 for i in range(count))), request, devices))
         for count in (500, 2000)
     )
     assert many < 6 * few

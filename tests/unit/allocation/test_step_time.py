@@ -24,6 +24,6 @@ def alternating(blocks: int) -> AllocationPlan:
     return AllocationPlan("cuda:0", Strategy.INTERLEAVE, placements, staging_bytes=3 * max(sizes))
 
 
-def test_four_times_the_blocks_take_about_four_times_the_work(calls_of: Callable[[Callable[[], object]], int]) -> None:
+def test_four_times_the_blocks_take_about_four_times_the_work(steps_of: Callable[[Callable[[], object]], int]) -> None:
     few, many = alternating(500), alternating(2000)
-    assert calls_of(lambda: predict_step(many, SPEEDS)) < 6 * calls_of(lambda: predict_step(few, SPEEDS))
+    assert steps_of(lambda: predict_step(many, SPEEDS)) < 6 * steps_of(lambda: predict_step(few, SPEEDS))
