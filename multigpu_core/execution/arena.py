@@ -39,11 +39,12 @@ class Layout:
         parts = iter(self.parts_in(memory))
         return [with_parts(tensor, tuple(next(parts) for _ in parts_of(tensor))) for tensor in self._tensors]
 
-    def byte_pieces(self, memory: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The bytes of each part where it is now, and its place in `memory`."""
-        for (position, _), part in zip(self.places, _parts(self._tensors), strict=True):
-            source_bytes = span_of(part).view(torch.uint8)
-            yield source_bytes, memory[position : position + source_bytes.numel()]
+    def byte_pieces(self, begin: int, end: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The bytes of the tensors, where they are now, whose places are between two: where there, and the bytes."""
+        for (position, pattern), part in zip(self.places, _parts(self._tensors), strict=True):
+            low, high = max(begin, position), min(end, position + pattern.untyped_storage().nbytes())
+            if low < high:
+                yield low - begin, span_of(part).view(torch.uint8)[low - position : high - position]
 
 
 def span_of(part: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,11 @@ class Region:
         self.size_bytes = sum(tensor_bytes(tensor) for tensor in self.tensors)
 
     @property
+    def device(self) -> torch.device:
+        """Where the first of the stored tensors is."""
+        return self.tensors[0].device
+
+    @property
     def is_staged(self) -> bool:
         return self._depth > 0
 

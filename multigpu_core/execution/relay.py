@@ -26,6 +26,7 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .called_modules import called_modules, slots_by_called_module
 from .constants import Constants
+from .hops import Hops
 from .leg import Leg
 from .ping_pong import PingPong
 from .suspendable_hook import SuspendableHook
@@ -63,9 +64,10 @@ class Relay:
 
     def __init__(self, registry: DeviceRegistry, compute_device: str) -> None:
         self._registry = registry
-        self._leg = Leg(registry.torch_device(compute_device))
+        self._hops = Hops(registry)
+        self._leg = Leg(registry.torch_device(compute_device), self._hops)
         self._compute_device = compute_device
-        self._constants = Constants()
+        self._constants = Constants(self._hops)
         self.ping_pong: PingPong | None = None
         """Is told of every change from one card to another."""
         self._running: _Running | None = None
@@ -100,7 +102,7 @@ class Relay:
 
     def detach(self) -> None:
         self.settle()
-        self._constants = Constants()
+        self._constants = Constants(self._hops)
         self.ping_pong = None
         for handle in self._handles:
             handle.remove()

@@ -130,6 +130,14 @@ class SimulatedDeviceModule(ModuleType):
         """
         return self.simulated_machine.empty_page_locked(size_bytes)
 
+    def lock_pages(self, memory: Tensor) -> None:
+        """Page-lock host memory where it is. Raises RuntimeError beyond the machine's limit."""
+        self.simulated_machine.lock_pages(memory)
+
+    def unlock_pages(self, memory: Tensor) -> None:
+        """Make page-locked host memory ordinary, where it is."""
+        self.simulated_machine.timeline.unlock_pages(memory)
+
     def empty_cache(self) -> None:
         """Nothing to give back: simulated devices cache no memory."""
 

@@ -57,11 +57,19 @@ class SimulatedMachine:
 
     def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
         """Fresh host memory that counts as page-locked until it is freed; RuntimeError beyond the limit."""
-        if self.timeline.locked_bytes + size_bytes > self.page_locked_limit_bytes:
-            raise RuntimeError(f"the simulated driver page-locks {self.page_locked_limit_bytes} bytes at most")
+        self._require_lockable(size_bytes)
         memory = torch.empty(size_bytes, dtype=torch.uint8)
         self.timeline.lock_pages(memory)
         return memory
+
+    def lock_pages(self, memory: torch.Tensor) -> None:
+        """Page-lock host memory until it is freed; RuntimeError beyond the limit."""
+        self._require_lockable(memory.untyped_storage().nbytes())
+        self.timeline.lock_pages(memory)
+
+    def _require_lockable(self, size_bytes: int) -> None:
+        if self.timeline.locked_bytes + size_bytes > self.page_locked_limit_bytes:
+            raise RuntimeError(f"the simulated driver page-locks {self.page_locked_limit_bytes} bytes at most")
 
     def configure(self, sizes: Sequence[int], names: Sequence[str] | None = None) -> None:
         """Have one fresh, empty device per entry of `sizes` (bytes); tensors of earlier devices no longer count."""

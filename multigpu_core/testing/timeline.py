@@ -70,6 +70,10 @@ class Timeline:
         self._locked[storage.data_ptr()] = storage.nbytes()
         weakref.finalize(storage, self._locked.pop, storage.data_ptr(), None).atexit = False
 
+    def unlock_pages(self, memory: Tensor) -> None:
+        """Take it as ordinary host memory from now on."""
+        self._locked.pop(memory.untyped_storage().data_ptr(), None)
+
     @property
     def locked_bytes(self) -> int:
         return sum(self._locked.values())

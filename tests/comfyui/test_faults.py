@@ -114,14 +114,9 @@ class Scene:
         assert self.split.loaded_size() == self.split.placement.compute_bytes_loaded or distribution.plan is None
         if distribution.plan is None:
             assert live == [0, 0, 0]
-            assert page_locked.locked_bytes == self._packed_bytes(page_locked)
+            assert page_locked.locked_bytes == 0
             assert not any(m._forward_pre_hooks or m._forward_hooks for m in self.split.model.modules())
         assert torch.npu.current_device() == 0  # type: ignore[attr-defined]
-
-    def _packed_bytes(self, page_locked: Any) -> int:
-        """The page-locked memory that weights lie in: what is unloaded keeps it."""
-        storages = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in self.split.model.parameters()}
-        return sum(each.nbytes() for address, each in storages.items() if address in page_locked._addresses)
 
     def weights_are_the_file_s(self) -> None:
         now = weights_of(self.split)
