@@ -1,5 +1,6 @@
 # Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
 #   make test    all that CI checks: lint, format, types, unit tests, tests inside a real ComfyUI, the guides
+#   make test-long  what explores many cases and takes long: before a release
 #   make docs    the guides as a site, in .cache/site
 #   make demo    one model on one device and split over all of them, in a real ComfyUI: the same picture
 # COMFYUI_PATH=/path/to/ComfyUI uses that checkout instead of the pinned release; VENV=... another environment.
@@ -17,7 +18,7 @@ TYPING   := .cache/typing
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types unit comfyui docs demo clean FORCE
+.PHONY: help setup test test-long lint types unit comfyui docs demo clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,10 +51,15 @@ types: setup
 
 # Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
 unit: setup
-	$(PY) -m pytest --ignore=tests/comfyui
+	$(PY) -m pytest -m "not long" --ignore=tests/comfyui
 
 comfyui: setup
-	$(PY) -m pytest tests/comfyui
+	$(PY) -m pytest -m "not long" tests/comfyui
+
+# A folder without a long test is no failure (exit status 5: nothing was selected).
+test-long: setup
+	$(PY) -m pytest -m long --ignore=tests/comfyui || test $$? -eq 5
+	$(PY) -m pytest -m long tests/comfyui || test $$? -eq 5
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir .cache/site

@@ -30,6 +30,7 @@ class Host:
         self.registry = registry
         self._profile: tuple[int | None, HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
+        self._own_device = registry.name_of(mm.get_torch_device())
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
         self.page_locked = PageLockedMemory(
@@ -50,8 +51,8 @@ class Host:
         return self._profile[1]
 
     def default_device(self) -> str:
-        """The device on which ComfyUI itself would load a model."""
-        return self.registry.name_of(mm.get_torch_device())
+        """The device on which ComfyUI itself loads models, also while a node of ours works with another one."""
+        return self._own_device
 
     def devices_for(
         self, names: Iterable[str], held_bytes: Mapping[str, int], limits: Mapping[str, int]

@@ -26,7 +26,7 @@ class ClockSettings:
     """How fast the simulated machine is.
 
     A link that the profile lacks is that through the host, or instantaneous. `memory_bytes_per_second` bounds
-    operators that are no matrix products; `launch_seconds` is what the host takes to issue one.
+    operators that are no matrix products; `launch_seconds` is what a host thread takes to issue one operator or copy.
     """
 
     profile: HardwareProfile
@@ -65,7 +65,7 @@ class VirtualClock:
 
     @property
     def now_seconds(self) -> float:
-        """The host's time. Synchronize a device first to know when its work is done."""
+        """The time of this host thread. Synchronize a device first to know when its work is done."""
         return self._host.seconds
 
     def start(self, settings: ClockSettings) -> None:
@@ -108,7 +108,7 @@ class VirtualClock:
         """Account for an operator that was just issued to a stream."""
         if self.settings is None:
             return
-        self._host.seconds += self.settings.launch_seconds
+        self._host.launch(self.settings.launch_seconds)
         device = str(stream.device)
         tensors = [value for value in (*args, *kwargs.values(), results) if isinstance(value, Tensor)]
         moved = sum(tensor.nbytes for tensor in tensors) / self.settings.memory_bytes_per_second
@@ -121,7 +121,7 @@ class VirtualClock:
         """Account for a copy that was just issued: on one stream, or, between cards, on one of each."""
         if self.settings is None:
             return
-        self._host.seconds += self.settings.launch_seconds
+        self._host.launch(self.settings.launch_seconds)
         link = self._link(source, destination)
         rate = link.pageable_bytes_per_second if pageable else link.bytes_per_second
         seconds = link.latency_seconds + size_bytes / rate

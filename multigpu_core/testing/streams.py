@@ -6,6 +6,7 @@ as a vector clock (one count of work for each stream), and the last piece of wor
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -17,21 +18,37 @@ Knowledge = dict[int, int]
 
 
 class Host:
-    """The thread that issues work: what it has waited for, and its own time in seconds."""
+    """The threads that issue work: what they have waited for, and the time of each in seconds.
+
+    One thread at a time issues, as with Python's interpreter lock: a launch begins when its thread is ready and no other
+    thread is launching. A thread that waits for a device leaves the interpreter to the others.
+    """
 
     def __init__(self) -> None:
         self.knows: Knowledge = {}
-        self.seconds = 0.0
         self.schedule = Schedule()
+        self._threads = threading.local()
+        self._launched_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The time of this thread; one that is new begins when the interpreter is free."""
+        return float(getattr(self._threads, "seconds", self._launched_seconds))
 
     def begin(self) -> None:
         """Begin at zero: moments before are long past."""
-        self.seconds = 0.0
+        self._threads = threading.local()
+        self._launched_seconds = 0.0
         self.schedule.begin()
+
+    def launch(self, seconds: float) -> None:
+        """Issue one operator, which takes this thread so long, and the interpreter with it."""
+        self._launched_seconds = max(self.seconds, self._launched_seconds) + seconds
+        self._threads.seconds = self._launched_seconds
 
     def wait_for(self, knowledge: Knowledge, last: Work | None) -> None:
         join(self.knows, knowledge)
-        self.seconds = max(self.seconds, self.schedule.end_seconds(last))
+        self._threads.seconds = max(self.seconds, self.schedule.end_seconds(last))
 
     def work(self, *before: Work | None, engines: tuple[str, ...] = (), seconds: float = 0.0) -> Work:
         """A piece of work that is issued now and comes after others."""

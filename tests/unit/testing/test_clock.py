@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -160,3 +161,37 @@ def test_without_settings_no_time_passes(simulated_machine: SimulatedMachine) ->
     a = matrix("npu:0")
     a @ a
     assert simulated_machine.clock.now_seconds == 0 and not simulated_machine.clock.trace
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_a_thread_issues_work_while_another_waits_for_the_device(npu: Any) -> None:
+    a = matrix("npu:0")
+    restart(npu)
+    npu.simulated_machine.clock.start(ClockSettings(PROFILE, launch_seconds=0.01))
+    a @ a
+    seen: list[float] = []
+
+    def issue() -> None:
+        a @ a
+        seen.append(npu.simulated_machine.clock.now_seconds)
+
+    npu.current_stream("npu:0").synchronize()
+    in_a_thread(issue)
+    assert npu.simulated_machine.clock.now_seconds == pytest.approx(0.01 + MATMUL_SECONDS)
+    assert seen == pytest.approx([0.02]), "it did not wait for the device, only for the interpreter"
+
+
+def test_threads_issue_one_after_the_other(npu: Any) -> None:
+    a, b = matrix("npu:0"), matrix("npu:1")
+    restart(npu)
+    npu.simulated_machine.clock.start(ClockSettings(PROFILE, launch_seconds=0.5))
+    for _ in range(2):
+        a @ a
+        in_a_thread(lambda: b @ b)
+    starts = [span.start_seconds for span in npu.simulated_machine.clock.trace]
+    assert starts == pytest.approx([0.5, 1.0, 1.5, 2.0])
