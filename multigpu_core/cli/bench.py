@@ -28,6 +28,7 @@ class Benchmark(str, Enum):
     SOAK = "soak"
     KEEP = "keep"
     PANEL = "panel"
+    MUTATE = "mutate"
 
 
 def bench(

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import comfy.model_management as mm
 import comfy.patcher_extension
 import comfy.sampler_helpers
 import structlog
@@ -22,16 +21,16 @@ from .controls import compute_where_loaded
 from .halves import WRAPPER_KEY
 from .patch_holdings import holdings_at
 from .patches_at_home import patches_at
+from .results import unload
 
 log = structlog.get_logger("multigpu")
 
-_ALL_BYTES = 1e30
 _CLONES_FOR_OTHER_DEVICES = "multigpu"
 """ComfyUI's key for copies of a model on other cards, which are companions only by name."""
 
 
 def serve_companions(patcher: Any) -> None:
-    """See to the devices of what every sampling by the patcher, or a clone of it, brings along."""
+    """See to the devices of what every sampling by the patcher, or a clone of it, brings along; once is enough."""
 
     def prepare_sampling(executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
         for control in _in_conds(conds, "control"):
@@ -49,6 +48,8 @@ def serve_companions(patcher: Any) -> None:
             return executor(*args, **kwargs)
 
     wrappers = comfy.patcher_extension.WrappersMP
+    if patcher.get_wrappers(wrappers.PREPARE_SAMPLING, WRAPPER_KEY):
+        return
     patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, WRAPPER_KEY, prepare_sampling)
     patcher.add_wrapper_with_key(wrappers.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)
 
@@ -75,8 +76,7 @@ def _in_conds(conds: Mapping[str, Any], name: str) -> Iterator[Any]:
 
 def _bring(companion: Any, model: Any) -> None:
     """Let a model that was loaded for another device be loaded on that of the model it serves."""
-    others = [each for each in mm.current_loaded_models if each.model is None or not companion.is_clone(each.model)]
-    mm.free_memory(_ALL_BYTES, companion.load_device, keep_loaded=others)
+    unload(companion)
     name, served = type(companion.model).__name__, type(model.model).__name__
     log.warning(
         "companion_brought",

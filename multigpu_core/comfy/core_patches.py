@@ -17,6 +17,7 @@ import structlog
 import torch
 from comfy.cli_args import args
 
+from .dynamic_vram import SwitchedModules
 from .scope import DeviceScope, current_scope, device_scope
 
 log = structlog.get_logger("multigpu")
@@ -42,7 +43,7 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
 }
 
 COSTS = {
-    "intermediate_device": "with --gpu-only a VAE on another card leaves its results there",
+    "intermediate_device": "with --gpu-only models on other cards leave their results there",
     "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
     "unload_all_models": "models that are to be kept are unloaded with all others",
     "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
@@ -62,23 +63,28 @@ class CorePatches:
         unload_all_models: Callable[[Callable[[], None]], None],
         empty_cache: Callable[[], None],
         let_go: Callable[[], None] = lambda: None,
+        home_of_results: Callable[[torch.device], torch.device] = lambda device: device,
     ) -> None:
         """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
 
-        `let_go` is called when ComfyUI's executor lets all cached outputs go.
+        `let_go` is called when ComfyUI's executor lets all cached outputs go. `home_of_results` says where results go
+        that ComfyUI would leave on a device.
         """
+        self._home_of_results = home_of_results
         self._let_go = let_go
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
+        self._switched = SwitchedModules()
         self._originals: dict[tuple[Any, str], Callable[..., Any]] = {}
         self.refused: list[str] = []
         """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
 
     def install(self) -> None:
         """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
+        self._switched.install()
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
-        self._replace("intermediate_device", _outside_of_scopes)
+        self._replace("intermediate_device", self._bringing_results_home)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
         self._replace("reset", self._letting_go, getattr(importlib.import_module("execution"), "PromptExecutor", None))
@@ -88,6 +94,7 @@ class CorePatches:
 
     def restore(self) -> None:
         """Put ComfyUI's own functions back."""
+        self._switched.restore()
         for (owner, name), original in self._originals.items():
             setattr(owner, name, original)
         self._originals.clear()
@@ -102,6 +109,19 @@ class CorePatches:
         replacement.__name__ = name
         replacement.__wrapped__ = original  # type: ignore[attr-defined]  # inspect shows ComfyUI's signature
         setattr(owner, name, replacement)
+
+    def _bringing_results_home(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Results are handed on where ComfyUI wants them, wherever they were made.
+
+        With --gpu-only ComfyUI names the current device, and that is another one while a model of ours computes there.
+        """
+
+        def intermediate_device(*args: Any, **kwargs: Any) -> Any:
+            with device_scope(None):
+                device = original(*args, **kwargs)
+            return device if device.type == "cpu" else self._home_of_results(device)
+
+        return intermediate_device
 
     def _letting_go(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def reset(*args: Any, **kwargs: Any) -> Any:
@@ -132,13 +152,3 @@ def _answered_by_scope(answer: ScopeAnswer, original: Callable[..., Any]) -> Cal
         return original(*args, **kwargs) if chosen is None else chosen
 
     return select_device
-
-
-def _outside_of_scopes(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Results are handed on where ComfyUI wants them, wherever they were made."""
-
-    def intermediate_device(*args: Any, **kwargs: Any) -> Any:
-        with device_scope(None):
-            return original(*args, **kwargs)
-
-    return intermediate_device

@@ -2,25 +2,81 @@
 
 It takes more than another patcher class: under DynamicVRAM weights keep the dtype of their file until an operator casts
 them, which only its own patchers let operators do.
+
+ComfyUI's switch is two attributes of modules, which belong to every thread and coroutine. So they are never written:
+while `SwitchedModules` is installed, reading them asks whether the context that reads is inside of
+`without_dynamic_vram`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
 
 import comfy.memory_management
 import comfy.model_patcher
 
+_is_off: ContextVar[bool] = ContextVar("multigpu_without_dynamic_vram", default=False)
+
 
 @contextmanager
 def without_dynamic_vram() -> Iterator[None]:
-    """Let core's loaders do what they do with --disable-dynamic-vram, until the block is left."""
-    chosen, is_enabled = comfy.model_patcher.CoreModelPatcher, getattr(comfy.memory_management, "aimdo_enabled", False)
-    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcher
-    comfy.memory_management.aimdo_enabled = False
+    """Let core's loaders do what they do with --disable-dynamic-vram, in this context only, until the block is left."""
+    token = _is_off.set(True)
     try:
         yield
     finally:
-        comfy.model_patcher.CoreModelPatcher = chosen
-        comfy.memory_management.aimdo_enabled = is_enabled
+        _is_off.reset(token)
+
+
+class _UnlessOff:
+    """An attribute of a module that reads as `otherwise(module)` inside of `without_dynamic_vram`."""
+
+    def __init__(self, otherwise: Callable[[Any], Any]) -> None:
+        self._otherwise = otherwise
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, module: ModuleType, owner: type) -> Any:
+        if _is_off.get():
+            return self._otherwise(module)
+        try:
+            return vars(module)[self._name]
+        except KeyError:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {self._name!r}") from None
+
+    def __set__(self, module: ModuleType, value: Any) -> None:
+        vars(module)[self._name] = value
+
+    def __delete__(self, module: ModuleType) -> None:
+        del vars(module)[self._name]
+
+
+class _MemoryManagement(ModuleType):
+    aimdo_enabled = _UnlessOff(lambda module: False)
+
+
+class _ModelPatchers(ModuleType):
+    CoreModelPatcher = _UnlessOff(lambda module: module.ModelPatcher)
+
+
+class SwitchedModules:
+    """Makes the two modules of ComfyUI's switch ask for the context, until they are restored."""
+
+    def __init__(self) -> None:
+        self._classes: list[tuple[ModuleType, type[ModuleType]]] = []
+
+    def install(self) -> None:
+        wanted = ((comfy.memory_management, _MemoryManagement), (comfy.model_patcher, _ModelPatchers))
+        for module, switched in wanted:
+            self._classes.append((module, module.__class__))
+            module.__class__ = switched
+
+    def restore(self) -> None:
+        while self._classes:
+            module, own = self._classes.pop()
+            module.__class__ = own

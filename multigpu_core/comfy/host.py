@@ -13,6 +13,8 @@ from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareP
 from multigpu.multigpu_core.execution import PageLockedMemory
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
 
+from .pinned_budget import ComfyUIPins
+
 LIMITLESS = sys.maxsize
 
 
@@ -28,10 +30,11 @@ class Host:
         self.registry = registry
         self._profile: tuple[int | None, HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
+        self._own_device = registry.name_of(mm.get_torch_device())
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
         self.page_locked = PageLockedMemory(
-            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu"))
+            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu")), ComfyUIPins()
         )
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
@@ -48,8 +51,8 @@ class Host:
         return self._profile[1]
 
     def default_device(self) -> str:
-        """The device on which ComfyUI itself would load a model."""
-        return self.registry.name_of(mm.get_torch_device())
+        """The device on which ComfyUI itself loads models, also while a node of ours works with another one."""
+        return self._own_device
 
     def devices_for(
         self, names: Iterable[str], held_bytes: Mapping[str, int], limits: Mapping[str, int]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from comfy_api.internal import first_real_override
@@ -18,9 +18,28 @@ def is_v3(node: LoaderClass) -> bool:
 
 
 def loader_function(node: LoaderClass) -> Callable[..., Any]:
-    """What loads: a V3 node's `execute`, or a V1 node's method by the name in FUNCTION."""
-    function: Callable[..., Any] = node.execute if is_v3(node) else getattr(node(), node.FUNCTION)
+    """What loads, to be looked at: a V3 node's `execute`, or a V1 node's method by the name in FUNCTION."""
+    function: Callable[..., Any] = node.execute if is_v3(node) else getattr(node, node.FUNCTION)
     return function
+
+
+class LoaderInstances:
+    """The instances of one wrapped class that one node of ours calls: one for each device.
+
+    ComfyUI keeps the instance of a V1 node for as long as the node is in the prompts, and loaders keep files and models
+    in it. What they keep there fits one device and one split, so another split on the same devices begins anew. The
+    methods of V3 classes are class methods: what those keep is in the class.
+    """
+
+    def __init__(self) -> None:
+        self._instances: dict[Hashable, tuple[object, Any]] = {}
+
+    def of(self, node: LoaderClass, devices: Hashable, settings: object) -> Any:
+        """The instance for these devices; a new one where they were last asked for with other `settings`."""
+        known = self._instances.get(devices)
+        if known is None or known[0] != settings:
+            known = self._instances[devices] = settings, node()
+        return known[1]
 
 
 def input_types_v1(node: LoaderClass) -> dict[str, dict[str, Any]]:
@@ -31,11 +50,16 @@ def input_types_v1(node: LoaderClass) -> dict[str, dict[str, Any]]:
     return {**inputs, "hidden": {name: spec[0] for name, spec in inputs["hidden"].items()}}
 
 
-def call_loader(node: LoaderClass, inputs: Mapping[str, Any]) -> Any:
-    """Call what loads. A V3 class finds its hidden inputs on itself, as ComfyUI's executor puts them there."""
-    hidden = input_types_v1(node).get("hidden", {}) if is_v3(node) else {}
+def call_loader(node: LoaderClass, inputs: Mapping[str, Any], instance: Any = None) -> Any:
+    """Call what loads: of a V1 class in `instance`, or in a new one.
+
+    A V3 class finds its hidden inputs on itself, as ComfyUI's executor puts them there.
+    """
+    if not is_v3(node):
+        return getattr(node() if instance is None else instance, node.FUNCTION)(**inputs)
+    hidden = input_types_v1(node).get("hidden", {})
     if not hidden:
-        return loader_function(node)(**inputs)
+        return node.execute(**inputs)
     values = {io.Hidden[name]: inputs[name] for name in hidden if name in inputs}
     clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": values})
     return clone.execute(**{name: value for name, value in inputs.items() if name not in hidden})
@@ -43,8 +67,7 @@ def call_loader(node: LoaderClass, inputs: Mapping[str, Any]) -> Any:
 
 def takes(node: LoaderClass, name: str) -> bool:
     """Whether what loads can be given an input of this name, listed or not."""
-    function = node.execute if is_v3(node) else getattr(node, node.FUNCTION)
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(loader_function(node)).parameters
     return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 

@@ -24,17 +24,17 @@ from .dynamic_vram import without_dynamic_vram
 from .executing import executing_node
 from .host import Host
 from .kept import KeptModels
-from .loader_class import LoaderClass, call_loader, loader_function
+from .loader_class import LoaderClass, LoaderInstances, call_loader, is_v3, loader_function
 from .model_devices import Devices, ModelDevices
 from .model_files import is_model_file
 from .ours import OurModel, OurModels
 from .packs import Pack, Packs, input_types
-from .patcher import distribute
+from .patcher import distribute, placement_of, undistribute
 from .placement import ModelPlacement, PlacementOptions
 from .planning import PlanAllocation
 from .rebuilding import make_rebuildable
-from .results import map_outputs, patcher_of, retarget, set_devices, with_output, with_plain_patcher
-from .scope import DeviceScope, device_scope
+from .results import map_outputs, patcher_of, retarget, set_devices, unload, with_output, with_plain_patcher
+from .scope import DeviceScope, current_scope, device_scope
 from .seams import SPLITTING_REFUSED, Feature
 
 log = structlog.get_logger("multigpu")
@@ -64,6 +64,11 @@ class LoadContext:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "packs", Packs(self.host.registry, self.devices))
+
+    def home_of_results(self, device: torch.device) -> torch.device:
+        """Where results go that ComfyUI would leave on `device`: to its own, if a node or model of ours works there."""
+        is_ours = current_scope() is not None or self.devices.compute_on(device)
+        return self.host.registry.torch_device(self.host.default_device()) if is_ours else device
 
 
 @dataclass(frozen=True)
@@ -155,9 +160,16 @@ class LoadJob:
         is_alone = len(self.target.node.RETURN_TYPES) == 1
         return (self.splits and is_alone) or all(request.compute_device == "cpu" for request in self.requests)
 
-    def call(self) -> Any:
-        """Run the wrapped class: stay inside `scope`. A class that is async gives a coroutine."""
-        return call_loader(self.target.node, self.theirs)
+    def call(self, instances: LoaderInstances | None = None) -> Any:
+        """Run the wrapped class: stay inside `scope`. A class that is async gives a coroutine.
+
+        A V1 class runs in the one of `instances` that is for this job, and else in a new one.
+        """
+        if instances is None or is_v3(self.target.node):
+            return call_loader(self.target.node, self.theirs)
+        devices = (*(request.compute_device for request in self.requests), self.offload)
+        instance = instances.of(self.target.node, devices, (self.requests, self.high_precision_loras))
+        return call_loader(self.target.node, self.theirs, instance)
 
     def finish(self, result: Any, context: LoadContext) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
@@ -176,9 +188,17 @@ class LoadJob:
             return value
         device = context.host.registry.torch_device(request.compute_device)
         part = next(part for part in self.target.variant.parts if index in part.outputs)
+        splits = request.splits and part.splits and index == part.split_output
+        placement = placement_of(value)
+        if placement is not None and placement not in map(placement_of, self.theirs.values()):
+            # The loader keeps its model and hands it out again.
+            if splits and placement.options == self._options(request):
+                self._remember(patcher_of(value), context, placement)
+                return value
+            undistribute(patcher_of(value))
         if not inspect.iscoroutinefunction(loader_function(self.target.node)):
             make_rebuildable(value, index, partial(self._call_again, context), self.theirs)
-        if request.splits and part.splits and index == part.split_output:
+        if splits:
             value = self._split(value, request, device, context)
         else:
             value = retarget(value, device)
@@ -214,12 +234,16 @@ class LoadJob:
                 self.target.variant.node_id,
                 f"a {type(value).__name__} has no weights that ComfyUI manages. Use the node's MultiGPU variant.",
             )
-        options = PlacementOptions(request, self.high_precision_loras)
+        unload(patcher)
+        options = self._options(request)
         placement = ModelPlacement(patcher.model, options, context.host, context.plan, context.models.make_room)
         placement.draft()  # refuse now, at this node, what can never fit
         set_devices(value, device)
         self._remember(distribute(patcher, placement, device), context, placement)
         return value
+
+    def _options(self, request: AllocationRequest) -> PlacementOptions:
+        return PlacementOptions(request, self.high_precision_loras)
 
     def _remember(self, patcher: Any, context: LoadContext, placement: ModelPlacement | None = None) -> None:
         name = type(patcher.model).__name__

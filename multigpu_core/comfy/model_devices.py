@@ -47,6 +47,10 @@ class ModelDevices:
                 return _as_moved(value, known[1])
         return None
 
+    def compute_on(self, device: torch.device) -> bool:
+        """Whether a model that still lives was loaded for this device."""
+        return any(devices.compute == device for _, devices in list(self._known.values()))
+
     def _forget(self, key: int, _: weakref.ref[Any]) -> None:
         self._known.pop(key, None)
 

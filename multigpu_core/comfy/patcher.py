@@ -14,12 +14,14 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import structlog
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from multigpu.multigpu_core.allocation import Strategy
 
 from .dynamic_vram import without_dynamic_vram
-from .halves import run_halves_at_once
+from .halves import WRAPPER_KEY, run_halves_at_once
 from .placement import ModelPlacement
+from .results import patcher_of, unload
 from .sampling import guard_sampling
 
 if TYPE_CHECKING:
@@ -204,6 +206,21 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     if placement.options.request.strategy is Strategy.RELAY:
         run_halves_at_once(patcher, placement)
     return patcher
+
+
+def placement_of(value: Any) -> ModelPlacement | None:
+    """The placement of a split model that a loader's output is or holds; None for any other output."""
+    patcher = patcher_of(value)
+    return patcher.placement if isinstance(patcher, DistributedPatcher) else None
+
+
+def undistribute(patcher: Any) -> None:
+    """Make a distributed patcher what its loader made it, unloaded: the opposite of `distribute`."""
+    unload(patcher)
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.PREPARE_SAMPLING):
+        patcher.remove_wrappers_with_key(kind, WRAPPER_KEY)
+    patcher.__class__ = patcher.BASE
+    del patcher.placement
 
 
 @cache

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management as mm
 import comfy.model_patcher
 import torch
 
@@ -13,6 +14,7 @@ from .dynamic_vram import without_dynamic_vram
 
 HOLDER_ATTRIBUTES = ("patcher", "control_model_wrapped")
 """Where objects that are no patchers hold theirs: CLIP, VAE, CLIP vision, audio and upscale models; ControlNets."""
+ALL_BYTES = 1e30
 DEVICE_ATTRIBUTES = ("device", "load_device")
 """Where such objects remember the device a second time."""
 
@@ -79,11 +81,21 @@ def with_plain_patcher(value: Any) -> Any:
     return value
 
 
+def unload(patcher: Any) -> None:
+    """Unload a patcher's model, and no other, if it is loaded: its loader keeps it, and hands it out again."""
+    loaded_models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]
+    others = [loaded for loaded in loaded_models if not patcher.is_clone(loaded.model)]
+    for device in {loaded.device for loaded in loaded_models if loaded not in others}:
+        mm.free_memory(ALL_BYTES, device, keep_loaded=others)
+
+
 def retarget(value: Any, device: torch.device) -> Any:
-    """Let an output that has not been loaded yet compute on `device`; returns the output to use."""
+    """Let an output compute on `device` from its next load on; returns the output to use."""
     if device.type == "cpu":
         value = with_plain_patcher(value)  # DynamicVRAM works on accelerators only
     if (patcher := patcher_of(value)) is not None:
+        if patcher.load_device != device:
+            unload(patcher)
         patcher.load_device = device
         if device.type == "cpu":
             patcher.offload_device = device

@@ -102,7 +102,7 @@ def start() -> Framework:
     kept = KeptModels()
     models = OurModels(plugins.kept_models, host.registry, kept.release_all)
     context = LoadContext(host, models, _plan_with(plugins), missing_features(), kept=kept)
-    patches = CorePatches(models.unload_all, lambda: _empty_caches(context), kept.release_all)
+    patches = CorePatches(models.unload_all, lambda: _empty_caches(context), kept.release_all, context.home_of_results)
     patches.install()
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
     framework.registration.register()

@@ -23,7 +23,15 @@ from .inputs import (
     own_device_inputs,
     with_added,
 )
-from .loader_class import LoaderClass, input_types_v1, loader_function, own_fingerprint, own_validation, takes
+from .loader_class import (
+    LoaderClass,
+    LoaderInstances,
+    input_types_v1,
+    loader_function,
+    own_fingerprint,
+    own_validation,
+    takes,
+)
 from .loading import LoadContext, LoadJob, Target
 from .packs import Pack
 from .stepwise import Stepwise
@@ -41,6 +49,9 @@ class VariantNode:
     CONTEXT: LoadContext
     CATEGORY = CATEGORY
 
+    def __init__(self) -> None:
+        self._instances = LoaderInstances()
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:  # noqa: N802  # ComfyUI's name
         hidden = [name for name, _ in cls.VARIANT.fixed_inputs]
@@ -53,7 +64,7 @@ class VariantNode:
         if (kept := job.kept_result(self.CONTEXT)) is not None:
             return kept
         with job.scope(self.CONTEXT):
-            return job.finish(job.call(), self.CONTEXT)
+            return job.finish(job.call(self._instances), self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
@@ -63,7 +74,7 @@ class VariantNode:
         return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
 
     async def _load_async(self, job: LoadJob) -> Any:
-        return job.finish(await job.call(), self.CONTEXT)
+        return job.finish(await job.call(self._instances), self.CONTEXT)
 
     @classmethod
     def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:

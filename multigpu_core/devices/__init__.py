@@ -1,6 +1,7 @@
 """What devices there are and what they hold."""
 
 from .accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
+from .after_capture import AfterCapture
 from .backend import DeviceBackend, MemoryReading
 from .cpu import CpuBackend
 from .default import default_backends, default_registry
@@ -20,6 +21,7 @@ from .vendor import VendorPackage, import_vendor_package
 
 __all__ = [
     "AcceleratorBackend",
+    "AfterCapture",
     "CpuBackend",
     "CudaBackend",
     "DeviceBackend",

@@ -13,6 +13,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from .hops import Hops
+
 
 class Sent(NamedTuple):
     """A tensor's copy on a donor, and the versions of both when it was made; None where torch counts none."""
@@ -56,7 +58,8 @@ class Arguments:
 class Constants:
     """Copies of one forward, held only while the model holds their originals."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, hops: Hops) -> None:
+        self._hops = hops
         self._sent: dict[torch.device, dict[int, Sent]] = {}
         """By the identity of the original, which is in use again when that is gone."""
         self._arguments = arguments
@@ -67,7 +70,7 @@ class Constants:
         key = id(tensor)
         sent = sent_there.get(key)
         if sent is None or sent.original() is not tensor or not self._is_current(sent, tensor, argument):
-            sent = sent_there[key] = _copied(tensor, device, lambda _: sent_there.pop(key, None))
+            sent = sent_there[key] = self._copied(tensor, device, lambda _: sent_there.pop(key, None))
         return sent
 
     def end_step(self, *, is_complete: bool) -> None:
@@ -81,13 +84,13 @@ class Constants:
         if sent.original_version is not None:
             return sent.original_version == tensor._version
         if self._arguments.is_learning:
-            is_same = torch.equal(tensor, sent.copy.to(tensor.device))
+            is_same = torch.equal(tensor, self._hops.to(sent.copy, tensor.device))
             self._arguments.note(argument, is_same=is_same)
             return is_same
         return self._arguments.is_constant(argument)
 
-
-def _copied(tensor: Tensor, device: torch.device, when_it_is_gone: Callable[[ref[Tensor]], object]) -> Sent:
-    with torch.inference_mode(False):  # so that torch counts the changes of the copy
-        copy = tensor.detach().to(device, non_blocking=True)
-    return Sent(ref(tensor, when_it_is_gone), copy, copy._version, None if tensor.is_inference() else tensor._version)
+    def _copied(self, tensor: Tensor, device: torch.device, when_it_is_gone: Callable[[ref[Tensor]], object]) -> Sent:
+        with torch.inference_mode(False):  # so that torch counts the changes of the copy
+            copy = self._hops.to(tensor.detach(), device)
+        version = None if tensor.is_inference() else tensor._version
+        return Sent(ref(tensor, when_it_is_gone), copy, copy._version, version)

@@ -26,6 +26,7 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .called_modules import called_modules, slots_by_called_module
 from .constants import Arguments, Constants
+from .hops import Hops
 from .leg import Leg
 from .ping_pong import PingPong
 from .suspendable_hook import SuspendableHook
@@ -73,6 +74,7 @@ class Relay:
 
     def __init__(self, registry: DeviceRegistry, compute_device: str) -> None:
         self._registry = registry
+        self._hops = Hops(registry)
         self._compute_device = compute_device
         self._forwards = self._new_forwards()
         self.ping_pong: PingPong | None = None
@@ -132,7 +134,8 @@ class Relay:
 
     def _new_forwards(self) -> tuple[_Forward, ...]:
         compute, arguments = self._registry.torch_device(self._compute_device), Arguments()
-        return tuple(_Forward(Leg(compute), Constants(arguments)) for _ in range(2))
+        hops = self._hops
+        return tuple(_Forward(Leg(compute, hops), Constants(arguments, hops)) for _ in range(2))
 
     def _hook(self, module: nn.Module, stop: _Stop, slots: Iterable[TensorSlot]) -> None:
         self._hook_exit(module)

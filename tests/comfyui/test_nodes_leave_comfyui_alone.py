@@ -81,6 +81,18 @@ def test_restoring_puts_the_very_functions_back(mm: ModuleType, without_us: Call
         assert original.__module__ == "comfy.model_management"
 
 
+def test_restoring_makes_the_modules_of_dynamic_vram_s_switch_ordinary_again(without_us: Callable[[], None]) -> None:
+    import comfy.memory_management
+    import comfy.model_patcher
+
+    modules: list[ModuleType] = [comfy.memory_management, comfy.model_patcher]
+    chosen = comfy.model_patcher.CoreModelPatcher
+    assert all(type(module) is not ModuleType for module in modules)
+    without_us()
+    assert all(type(module) is ModuleType for module in modules)
+    assert comfy.model_patcher.CoreModelPatcher is chosen
+
+
 def test_replaced_functions_show_comfyuis_own_signatures(mm: ModuleType) -> None:
     assert str(inspect.signature(mm.unet_inital_load_device)) == "(parameters, dtype)"
     assert mm.get_torch_device.__name__ == "get_torch_device"

@@ -7,7 +7,6 @@ import struct
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,18 @@ import pytest
 
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import free, pixels, prepare, split
+from .demo_server import free, pixels, split
 
 FILE = {"input": "unet_name", "name": "tiny-flux.safetensors"}
 WISH = {"files": [FILE], "compute_device": "npu:0"}
 HALVES = "npu:0,50%;npu:1,50%"
 
 
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
-    base = tmp_path_factory.mktemp("base")
-    prepare(base, repository)
-    (base / "secret.safetensors").write_bytes(b"{}")
-    _write_huge(base / "models" / "diffusion_models" / "huge.safetensors")
-    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
-        yield running
+@pytest.fixture(scope="module", autouse=True)
+def files(server: ComfyUIServer) -> None:
+    """Beside the demo's models: one that is huge, and one that ComfyUI does not list."""
+    (server.base_directory / "secret.safetensors").write_bytes(b"{}")
+    _write_huge(server.base_directory / "models" / "diffusion_models" / "huge.safetensors")
 
 
 def _write_huge(file: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
 from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
-from multigpu.multigpu_core.comfy.loader_class import loader_function
+from multigpu.multigpu_core.comfy.loader_class import call_loader
 from multigpu.multigpu_core.comfy.ours import ALL_BYTES
 from multigpu.multigpu_core.comfy.results import map_outputs
 from multigpu.multigpu_core.devices import DeviceRegistry
@@ -133,7 +133,7 @@ class _Runs:
             raise TrialError(f"This ComfyUI has no node {node_id}: `multigpu doctor` and its log say why.")
         models: list[Any] = []
         try:
-            map_outputs(loader_function(node)(**self._trial.inputs, **widgets), lambda _, output: models.append(output))
+            map_outputs(call_loader(node, {**self._trial.inputs, **widgets}), lambda _, output: models.append(output))
         except (AllocationError, PlanError):
             raise
         except Exception as error:  # whatever a loader says of a file that it cannot read

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -236,7 +236,6 @@ _PARTS = st.sampled_from(
 _NAMES = st.lists(_PARTS, min_size=1, max_size=6).map(lambda parts: ".".join(["m", *parts, "weight"]))
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(_NAMES, min_size=1, max_size=25, unique=True))
 def test_every_parameter_is_in_exactly_one_block_and_sizes_sum_exactly(names: list[str]) -> None:
     model = tree(*names)
