@@ -8,7 +8,7 @@ with its next version are all served alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -155,7 +155,7 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
     """A plugin's own node class, with its device inputs in place."""
 
     def input_types(cls: type) -> dict[str, dict[str, Any]]:
-        inherited: dict[str, dict[str, Any]] = getattr(super(made, cls), "INPUT_TYPES", dict)()
+        inherited = _inherited_inputs(node.node_id, getattr(super(made, cls), "INPUT_TYPES", dict))
         devices = {each.name: each.spec for each in own_device_inputs(node, context.host)}
         return {**inherited, "required": {**inherited.get("required", {}), **devices}}
 
@@ -169,6 +169,16 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
         },
     )
     return made
+
+
+def _inherited_inputs(node_id: str, list_inputs: Callable[[], dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """A plugin's own inputs. ComfyUI lists all nodes in one request, and survives an Exception of one, nothing else."""
+    try:
+        return list_inputs()
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{node_id} cannot list its inputs: {type(error).__name__}") from error
 
 
 def _fingerprint(own: Any, node: type[VariantNode], **inputs: Any) -> Any:
