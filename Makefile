@@ -1,6 +1,7 @@
 # Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
 #   make test    all that CI checks: lint, format, types, unit tests, tests inside a real ComfyUI, the guides
 #   make test-long  what explores many cases and takes long: before a release
+#   make audit   known vulnerabilities of what is installed; outside of CI, because its answer changes with the day
 #   make docs    the guides as a site, in .cache/site
 #   make demo    one model on one device and split over all of them, in a real ComfyUI: the same picture
 # COMFYUI_PATH=/path/to/ComfyUI uses that checkout instead of the pinned release; VENV=... another environment.
@@ -18,7 +19,7 @@ TYPING   := .cache/typing
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long lint types unit comfyui docs demo clean FORCE
+.PHONY: help setup test test-long audit lint types unit comfyui docs demo clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,6 +44,7 @@ test: lint types unit comfyui docs
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m bandit --quiet --configfile pyproject.toml --severity-level high -r $(wildcard *.py) multigpu_core integrations benchmarks examples
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
 types: setup
@@ -63,6 +65,9 @@ test-long: setup
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir .cache/site
+
+audit: $(STAMP)
+	$(PY) -m pip_audit --skip-editable
 
 demo: setup
 	$(PY) -m multigpu demo
