@@ -14,6 +14,7 @@ from typing import Any
 
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
 
+from .damaged_files import naming_damaged_files
 from .inputs import (
     DEVICE_TYPE,
     OUTPUT_TOOLTIP,
@@ -64,7 +65,9 @@ class VariantNode:
         if (kept := job.kept_result(self.CONTEXT)) is not None:
             return kept
         with job.scope(self.CONTEXT):
-            return job.finish(job.call(self._instances), self.CONTEXT)
+            with naming_damaged_files(job.theirs):
+                result = job.call(self._instances)
+            return job.finish(result, self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
@@ -74,7 +77,9 @@ class VariantNode:
         return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
 
     async def _load_async(self, job: LoadJob) -> Any:
-        return job.finish(await job.call(self._instances), self.CONTEXT)
+        with naming_damaged_files(job.theirs):
+            result = await job.call(self._instances)
+        return job.finish(result, self.CONTEXT)
 
     @classmethod
     def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:
