@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .core_settings import SECTIONS, LoggingSettings, MemorySettings, PlannerSettings
+from .core_settings import SECTIONS, LoggingSettings, MemorySettings, PlannerSettings, StartupSettings
 from .toml import read_toml_with_lines
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
@@ -70,6 +70,10 @@ class Configuration:
     @property
     def memory(self) -> MemorySettings:
         return MemorySettings(**self._values("memory"))
+
+    @property
+    def startup(self) -> StartupSettings:
+        return StartupSettings(**self._values("startup"))
 
     @property
     def logging(self) -> LoggingSettings:
