@@ -48,6 +48,7 @@ def _app(monkeypatch: pytest.MonkeyPatch, allowed: str | None) -> web.Applicatio
         (ALLOWED, {"Origin": ALLOWED, "Sec-Fetch-Site": "cross-site"}, 200),
         (ALLOWED, {"Origin": FOREIGN}, 403),
         (ALLOWED, {"Origin": "null", "Sec-Fetch-Site": "cross-site"}, 403),
+        (ALLOWED, {"Origin": "http://[::1"}, 403),
         (ALLOWED, {"Origin": "http://127.0.0.1", "Host": "127.0.0.1"}, 200),
         ("*", {"Origin": FOREIGN, "Sec-Fetch-Site": "cross-site"}, 200),
     ],

@@ -45,9 +45,13 @@ async def require_sender(request: web.Request) -> None:
         raise web.HTTPUnsupportedMediaType(text=f"Send this request with the content type {JSON}.")
     if args.enable_cors_header in (None, ANY_ORIGIN, request.headers.get("Origin")):
         return
-    checked = await server.create_origin_only_middleware()(request, _passed)
+    refusal = web.HTTPForbidden(text="This origin is not the one that --enable-cors-header names.")
+    try:
+        checked = await server.create_origin_only_middleware()(request, _passed)
+    except ValueError:  # the origin is no address
+        raise refusal from None
     if checked.status != web.HTTPOk.status_code:
-        raise web.HTTPForbidden(text="This origin is not the one that --enable-cors-header names.")
+        raise refusal
 
 
 async def _passed(request: web.Request) -> web.Response:
