@@ -151,8 +151,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_traceback(serv
 
 
 def test_a_damaged_file_is_named_without_its_folder(server: ComfyUIServer) -> None:
-    (server.base_directory / "models" / "diffusion_models" / "damaged.safetensors").write_bytes(b"x" * 20)
-    answer = _plan(server, files=[{"input": "unet_name", "name": "damaged.safetensors"}])
+    damaged = server.base_directory / "models" / "diffusion_models" / "damaged.safetensors"
+    damaged.write_bytes(b"x" * 20)
+    try:
+        answer = _plan(server, files=[{"input": "unet_name", "name": damaged.name}])
+    finally:
+        damaged.unlink()
     message = answer["error"]["message"]
     assert message.startswith("damaged.safetensors: ") and str(server.base_directory) not in message
 
