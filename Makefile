@@ -3,6 +3,7 @@
 #   make test       all that CI checks: lint, types, the guides, unit tests, packages, tests inside a real ComfyUI
 #   make test-long  before a release: many more made-up cases, for an hour or more
 #   make mutate     before a release: how many single mutations of the engine no test notices
+#   make audit      known vulnerabilities of what is installed; its answer changes with the day, so CI does not ask
 #   make docs       the guides as a site, in .cache/site
 #   make demo       one model on one device and split over all of them, in a real ComfyUI: the same picture
 # Each stage of these is a target of its own: make unit, make lint, ...
@@ -32,7 +33,7 @@ PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long mutate demo clean FORCE
+.PHONY: help setup check test test-long mutate audit demo clean FORCE
 .PHONY: $(SETUP) lint types docs unit comfyui long-unit long-comfyui
 
 help:
@@ -91,6 +92,7 @@ $(COMFYUI): $(PACKAGES) FORCE
 lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m bandit --quiet --configfile pyproject.toml --severity-level high -r $(wildcard *.py) multigpu_core integrations benchmarks examples
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
 types: $(COMFYUI)
@@ -113,6 +115,9 @@ long-unit: $(COMFYUI)
 
 long-comfyui: $(COMFYUI)
 	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/comfyui
+
+audit: $(PACKAGES)
+	$(PY) -m pip_audit --skip-editable
 
 clean:
 	rm -rf .cache build *.egg-info

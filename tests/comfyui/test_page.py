@@ -161,6 +161,17 @@ def test_saved_workflows_hold_no_value_for_the_button(page: ComfyPage) -> None:
     assert values[-1] == page.widget(SPLIT_NODE, "strategy")
 
 
+def test_a_prompt_worker_that_has_died_is_shown_with_its_error(page: ComfyPage) -> None:
+    state = page.server.client.get("/multigpu/state") | {"worker_fault": "SystemExit: 3"}
+    page.page.route("**/multigpu/state", lambda route: route.fulfill(json=state))
+    try:
+        alert = page.open_panel().get_by_role("alert")
+        expect(alert).to_contain_text("prompt worker has died: SystemExit: 3")
+    finally:
+        page.page.unroute("**/multigpu/state")
+    expect(alert).to_have_count(0)
+
+
 def test_an_hour_of_looks_leaves_nothing_in_the_page(page: ComfyPage) -> None:
     page.run(_workflow())
     page.open_panel().locator(".multigpu-strip").wait_for()
