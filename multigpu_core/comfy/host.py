@@ -9,9 +9,17 @@ from dataclasses import replace
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile, known_profile, profile_file
+from multigpu.multigpu_core.devices import (
+    DeviceInfo,
+    DeviceRegistry,
+    HardwareProfile,
+    known_profile,
+    profile_changed_ns,
+)
 from multigpu.multigpu_core.execution import PageLockedMemory
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
+
+from .pinned_budget import ComfyUIPins
 
 LIMITLESS = sys.maxsize
 
@@ -32,7 +40,7 @@ class Host:
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
         self.page_locked = PageLockedMemory(
-            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu"))
+            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu")), ComfyUIPins()
         )
         """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
 
@@ -42,8 +50,7 @@ class Host:
 
         It is read again when it was measured anew: nobody has to restart ComfyUI for that.
         """
-        file = profile_file()
-        changed_ns = file.stat().st_mtime_ns if file.is_file() else None
+        changed_ns = profile_changed_ns()
         if self._profile is None or self._profile[0] != changed_ns:
             self._profile = changed_ns, known_profile(self.registry)
         return self._profile[1]

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from .after_capture import AfterCapture
 from .backend import DeviceBackend, MemoryReading
-from .page_lock import page_locked_by
+from .page_lock import PageLocks
 from .streams import Streams
 from .vendor import VendorPackage
 
@@ -52,6 +53,22 @@ class AcceleratorBackend(DeviceBackend):
             locked: torch.Tensor = self.module.empty_page_locked(size_bytes)
             return locked
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def lock_pages(self, memory: torch.Tensor) -> None:
+        if hasattr(self.module, "lock_pages"):
+            self.module.lock_pages(memory)
+        else:
+            super().lock_pages(memory)
+
+    def unlock_pages(self, memory: torch.Tensor) -> bool:
+        if not hasattr(self.module, "unlock_pages"):
+            return False
+        self.module.unlock_pages(memory)
+        return True
+
+    def is_capturing(self) -> bool:
+        is_capturing = getattr(self.module, "is_current_stream_capturing", None)
+        return is_capturing is not None and self._is_initialized() and bool(is_capturing())
 
     def has_peer_access(self, index: int, other_index: int) -> bool:
         can_access = getattr(self.module, "can_device_access_peer", None)
@@ -124,6 +141,7 @@ class CudaBackend(AcceleratorBackend):
 
     def __init__(self, module: Any = None) -> None:
         super().__init__("cuda", module=module)
+        self._page_locks = PageLocks(self._cudart, self._clear_error, AfterCapture(self.is_capturing))
 
     def is_awake(self, index: int) -> bool:
         has_context: bool = self._is_initialized() and torch._C._cuda_hasPrimaryContext(index)  # type: ignore[attr-defined]
@@ -131,7 +149,17 @@ class CudaBackend(AcceleratorBackend):
 
     def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
         # Torch's own page-locked allocator rounds up to the next power of two: up to twice the memory for an arena.
-        return page_locked_by(self.module.cudart(), size_bytes, self._clear_error)
+        return self._page_locks.empty(size_bytes)
+
+    def lock_pages(self, memory: torch.Tensor) -> None:
+        self._page_locks.lock(memory)
+
+    def unlock_pages(self, memory: torch.Tensor) -> bool:
+        self._page_locks.unlock(memory)
+        return True
+
+    def _cudart(self) -> Any:
+        return self.module.cudart()
 
     def _clear_error(self) -> None:
         """Take the runtime's last error off: the first thing that looks for one gets it, and torch offers no other way.

@@ -106,6 +106,24 @@ class DeviceBackend(ABC):
         """
         raise NotImplementedError(f"{self.type} devices gain nothing from page-locked memory")
 
+    def unlock_pages(self, memory: torch.Tensor) -> bool:
+        """Make memory of `empty_page_locked` ordinary memory where it is; false where this family cannot.
+
+        No copy from or to it may be under way.
+        """
+        return False
+
+    def lock_pages(self, memory: torch.Tensor) -> None:
+        """Page-lock again what `unlock_pages` has made ordinary.
+
+        Raises RuntimeError where the driver refuses.
+        """
+        raise NotImplementedError(f"{self.type} devices page-lock no memory where it is")
+
+    def is_capturing(self) -> bool:
+        """Whether a graph is being captured: until it ends nothing may wait for the device."""
+        return False
+
     def has_peer_access(self, index: int, other_index: int) -> bool:
         """Whether one device reads another's memory directly, without going through the host."""
         return False

@@ -1,4 +1,4 @@
-"""Page-locked host memory by CUDA's runtime, exact to the byte."""
+"""Pinned (page-locked) host memory by CUDA's runtime, exact to the byte."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from .after_capture import AfterCapture
+
 _PORTABLE = 1
-"""cudaHostRegisterPortable: locked for every card, not only for the current one."""
+"""cudaHostRegisterPortable: pinned for every card, not only for the current one."""
 
 
 class PageLockError(RuntimeError):
-    """The driver does not lock so much host memory. `code` is the error number that it gave."""
+    """The driver does not pin so much host memory. `code` is the error number that it gave."""
 
     def __init__(self, size_bytes: int, code: int) -> None:
         self.size_bytes = size_bytes
@@ -26,31 +28,69 @@ class PageLockError(RuntimeError):
         )
 
 
-def page_locked_by(runtime: Any, size_bytes: int, clear_error: Callable[[], None] = lambda: None) -> torch.Tensor:
-    """Fresh host memory as bytes, locked by this runtime (``torch.cuda.cudart()``) until its storage is freed.
+class PageLocks:
+    """Host memory that is pinned, and may be ordinary memory for a while without being moved.
 
-    `clear_error` is called after a call that failed: the runtime remembers the error, and torch takes it for one of
-    whatever it asks for next.
-
-    Raises:
-        PageLockError: the driver refuses.
+    `runtime` gives ``torch.cuda.cudart()``. `clear_error` is called after a call that failed: the runtime remembers
+    the error, and torch takes it for one of whatever it asks for next.
     """
-    memory = torch.empty(size_bytes, dtype=torch.uint8)
-    if not size_bytes:
-        return memory
-    address = memory.data_ptr()
-    code = int(runtime.cudaHostRegister(address, size_bytes, _PORTABLE))
-    if code:
-        clear_error()
-        raise PageLockError(size_bytes, code)
-    # A storage is told to be gone when its memory is freed already, by some versions of torch. The tensor that is
-    # handed out holds this owner instead: it unlocks first, and then lets go of the memory.
-    owner = (ctypes.c_uint8 * size_bytes).from_address(address)
-    owner.memory = memory  # type: ignore[attr-defined]
-    weakref.finalize(owner, partial(_unlock, runtime, address, clear_error)).atexit = False
-    return torch.frombuffer(owner, dtype=torch.uint8)
 
+    def __init__(
+        self, runtime: Callable[[], Any], clear_error: Callable[[], None], after_capture: AfterCapture
+    ) -> None:
+        self._runtime = runtime
+        self._clear_error = clear_error
+        self._after_capture = after_capture
+        self._pinned: dict[int, Any] = {}
+        """By address, the runtime that has pinned it."""
 
-def _unlock(runtime: Any, address: int, clear_error: Callable[[], None]) -> None:
-    if int(runtime.cudaHostUnregister(address)):
-        clear_error()
+    def empty(self, size_bytes: int) -> torch.Tensor:
+        """Fresh pinned memory as bytes, unpinned when its storage is freed.
+
+        Raises:
+            PageLockError: the driver refuses.
+        """
+        self._after_capture.catch_up()
+        memory = torch.empty(size_bytes, dtype=torch.uint8)
+        if not size_bytes:
+            return memory
+        address = memory.data_ptr()
+        self._pin(address, size_bytes)
+        # Some versions of torch report a storage as gone when its memory is freed already. So the tensor that is handed
+        # out holds this owner instead, and its finalizer holds the memory until it is unpinned.
+        owner = (ctypes.c_uint8 * size_bytes).from_address(address)
+        free = partial(self._after_capture, partial(self._free, address, memory))
+        weakref.finalize(owner, free).atexit = False
+        return torch.frombuffer(owner, dtype=torch.uint8)
+
+    def lock(self, memory: torch.Tensor) -> None:
+        """Pin again what `unlock` has made ordinary.
+
+        Raises:
+            PageLockError: the driver refuses.
+        """
+        self._after_capture.catch_up()
+        storage = memory.untyped_storage()
+        if storage.data_ptr() not in self._pinned:
+            self._pin(storage.data_ptr(), storage.nbytes())
+
+    def unlock(self, memory: torch.Tensor) -> None:
+        """Make the memory behind a tensor ordinary, where it is. No copy from or to it may be under way."""
+        self._unpin(memory.untyped_storage().data_ptr())
+
+    def _pin(self, address: int, size_bytes: int) -> None:
+        runtime = self._runtime()
+        code = int(runtime.cudaHostRegister(address, size_bytes, _PORTABLE))
+        if code:
+            self._clear_error()
+            raise PageLockError(size_bytes, code)
+        self._pinned[address] = runtime
+
+    def _unpin(self, address: int) -> None:
+        runtime = self._pinned.pop(address, None)
+        if runtime is not None and int(runtime.cudaHostUnregister(address)):
+            self._clear_error()
+
+    def _free(self, address: int, memory: torch.Tensor) -> None:
+        self._unpin(address)
+        del memory  # held until here

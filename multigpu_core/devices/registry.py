@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
+from .after_capture import AfterCapture
 from .backend import DeviceBackend
 from .errors import DeviceError
 from .info import DeviceInfo
 from .naming import ANY_ACCELERATOR, Spelling, nearest_name, read_spelling
-from .streams import Streams
+from .peer_access import PeerAccess
+from .stream_pool import StreamPool
+from .streams import DeviceStream, Streams
 from .survey import DeviceProblem, DeviceSlot, DeviceSurvey, Restriction, probe_count
+
+
+@dataclass(frozen=True)
+class SharedByLoads:
+    """What is kept for the life of a registry, and of those that are restricted from it."""
+
+    streams: StreamPool = field(default_factory=StreamPool)
+    after_capture: dict[DeviceBackend, AfterCapture] = field(default_factory=dict)
+    peer_access: PeerAccess = field(default_factory=PeerAccess)
 
 
 class DeviceRegistry:
@@ -32,6 +45,7 @@ class DeviceRegistry:
         hints: Mapping[str, str] | None = None,
         environ: Mapping[str, str] = os.environ,
         restrictions: tuple[Restriction, ...] = (),
+        shared: SharedByLoads | None = None,
     ) -> None:
         """`hints` gives, by device type, a sentence on the host's flag that shows devices of that type.
 
@@ -41,11 +55,14 @@ class DeviceRegistry:
         self._hints = dict(hints or {})
         self._environ = environ
         self._restrictions = restrictions
+        self._shared = shared or SharedByLoads()
 
     def restricted(self, names: Collection[str], reason: str) -> DeviceRegistry:
         """The same registry with only the canonical `names` left; `reason` is told to who asks for another device."""
         restrictions = (*self._restrictions, Restriction(frozenset(names), reason))
-        return DeviceRegistry(self._backends, hints=self._hints, environ=self._environ, restrictions=restrictions)
+        return DeviceRegistry(
+            self._backends, hints=self._hints, environ=self._environ, restrictions=restrictions, shared=self._shared
+        )
 
     def names(self) -> tuple[str, ...]:
         """Canonical names, cpu first; touches no device."""
@@ -122,6 +139,18 @@ class DeviceRegistry:
         """How to make streams on the device; None where copies cannot run on one of their own."""
         return self._slot(name).backend.streams
 
+    def shared_stream(self, name: str, use: str) -> DeviceStream:
+        """A stream of a device that has some, the same for the same use: few are made, and all loads share them."""
+        slot = self._slot(name)
+        streams = slot.backend.streams
+        assert streams is not None, f"{name} has streams"
+        return self._shared.streams.stream(streams, slot.backend.torch_device(slot.index), use)
+
+    def after_capture(self, name: str) -> AfterCapture:
+        """Runs what a finalizer has to do with the device, but not while a graph is captured."""
+        backend = self._slot(name).backend
+        return self._shared.after_capture.setdefault(backend, AfterCapture(backend.is_capturing))
+
     def empty_page_locked(self, size_bytes: int, name: str) -> torch.Tensor:
         """Fresh host memory, as bytes, page-locked for copies from and to the device.
 
@@ -131,12 +160,41 @@ class DeviceRegistry:
         with slot.backend.device_scope(slot.index):  # a driver wakes the current card for it
             return slot.backend.empty_page_locked(size_bytes)
 
+    def unlock_pages(self, memory: torch.Tensor, name: str) -> bool:
+        """Make such memory ordinary memory where it is; false where the device's driver cannot.
+
+        No copy from or to it may be under way.
+        """
+        slot = self._slot(name)
+        with slot.backend.device_scope(slot.index):
+            return slot.backend.unlock_pages(memory)
+
+    def lock_pages(self, memory: torch.Tensor, name: str) -> None:
+        """Page-lock again what `unlock_pages` has made ordinary.
+
+        Raises RuntimeError where the device's driver refuses.
+        """
+        slot = self._slot(name)
+        with slot.backend.device_scope(slot.index):
+            slot.backend.lock_pages(memory)
+
     def has_peer_access(self, name: str, other: str) -> bool:
         """Whether a device reads another's memory directly, without going through the host."""
         slot, other_slot = self._slot(name), self._slot(other)
         if slot.backend is not other_slot.backend:
             return False
         return slot.backend.has_peer_access(slot.index, other_slot.index)
+
+    def reads_directly(self, name: str, other: str) -> bool:
+        """The same, tried with real bytes the first time: a driver may claim what does not work."""
+        streams = self.streams(name)
+        if streams is None or not self.has_peer_access(name, other):
+            return False
+        reader, source = (
+            self.shared_stream(name, f"copies from {other}"),
+            self.shared_stream(other, f"copies to {name}"),
+        )
+        return self._shared.peer_access.works(streams, reader, source)
 
     def device_scope(self, name: str) -> AbstractContextManager[object]:
         """Make the device current within a `with` block; cpu, mps and DirectML know no current device."""

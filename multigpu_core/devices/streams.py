@@ -51,5 +51,8 @@ class Streams(Protocol):
     def current_stream(self, device: Any = None) -> DeviceStream:
         """The queue that this thread's work for a device goes to."""
 
+    def default_stream(self, device: Any = None) -> DeviceStream:
+        """The queue that is a device's current one until another is chosen."""
+
     def stream(self, stream: Any) -> AbstractContextManager[Any]:
         """Send this thread's work for the stream's device to that stream, within a `with` block."""

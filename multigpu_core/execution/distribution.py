@@ -184,7 +184,8 @@ class Distribution:
             move_slots([slot], self._registry.torch_device(home))
         self._relay.attach(self.module, self._slots, relayed)
         if relayed and not streamed:
-            self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
+            computing = (compute, *dict.fromkeys(relayed.values()))
+            self._relay.ping_pong = ping_pong_on(self._registry, computing, self.module, self.settle)
         self._current_device.attach(self.module)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
         self._served = dict(devices)
@@ -221,9 +222,13 @@ class Distribution:
         return [block for block in blocks if self.device_of(block) == device]
 
     def release(self) -> None:
-        """Take our hooks off and forget the plan; whoever calls this moves the weights home."""
+        """Take our hooks off, unpin the weights and forget the plan; whoever calls this moves the weights home."""
+        storage, self._plan = self._storage, None
         self._stop_serving()
-        self._plan = None
+        if storage is not None:
+            for slots in self._slots.values():
+                storage.unpin(slots)
+            self._locked.forget_refusals()
 
     def bytes_by_device(self) -> dict[str, int]:
         """The bytes that really lie on each device, by device name; a tensor under two names counts once."""

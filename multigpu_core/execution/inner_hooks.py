@@ -27,16 +27,13 @@ class InnerHooks:
     Nothing here keeps a module alive: a model is freed with its last patcher, not by some later garbage collection.
     """
 
-    def __init__(
-        self, outer: nn.Module, slots: Sequence[TensorSlot], compute: torch.device, *, non_blocking: bool
-    ) -> None:
+    def __init__(self, outer: nn.Module, slots: Sequence[TensorSlot], copies: Copies) -> None:
         self._hooks: list[_InnerHook] = []
         owners: dict[int, tuple[nn.Module, list[TensorSlot]]] = {}
         for slot in slots:
             owners.setdefault(id(slot.owner), (slot.owner, []))[1].append(slot)
         for owner, of_owner in owners.values():
             if owner is not outer:
-                copies = partial(Region.staged_on, device=compute, non_blocking=non_blocking)
                 self._hooks.append(_InnerHook(owner, Region(of_owner), copies))
         self._before = [hook.before for hook in self._hooks]
 

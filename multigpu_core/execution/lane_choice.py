@@ -51,7 +51,7 @@ class LaneChoice:
         return self._known(self._registry.name_of(source), source)
 
     def forget(self) -> None:
-        """Let the streams and buffers go."""
+        """Free the buffers."""
         self._lanes.clear()
         self._chunks = None
 
@@ -61,17 +61,18 @@ class LaneChoice:
         return self._lanes[key]
 
     def _host_lane(self, key: str) -> Lane:
-        streams, compute = self._streams()
-        if key == "page-locked":
-            return DirectLane(streams, compute)
-        chunks = self._chunk_ring()
-        return BounceLane(streams, compute, chunks) if chunks else DirectLane(streams, compute)
+        streams = self._streams()
+        stream = self._registry.shared_stream(self._compute, f"copies from {key} memory")
+        chunks = self._chunk_ring() if key == "pageable" else None
+        return BounceLane(streams, stream, chunks) if chunks else DirectLane(streams, stream)
 
     def _card_lane(self, source: torch.device) -> Lane:
-        streams, compute = self._streams()
+        streams = self._streams()
         name = self._registry.name_of(source)
-        if self._registry.has_peer_access(self._compute, name):
-            return DirectLane(streams, compute, streams.Stream(device=source))
+        stream = self._registry.shared_stream(self._compute, f"copies from {name}")
+        source_stream = self._registry.shared_stream(name, f"copies to {self._compute}")
+        if self._registry.reads_directly(self._compute, name):
+            return DirectLane(streams, stream, source_stream)
         log.info(
             "peer_access_missing",
             message=f"{self._compute} cannot read {name} directly: its weights come through host memory, in two hops",
@@ -79,8 +80,8 @@ class LaneChoice:
         )
         chunks = self._chunk_ring()
         if chunks:
-            return TwoHopLane(streams, compute, source, chunks)
-        return DirectLane(streams, compute, streams.Stream(device=source))
+            return TwoHopLane(streams, stream, source_stream, chunks)
+        return DirectLane(streams, stream, source_stream)
 
     def _chunk_ring(self) -> ChunkRing | None:
         """Page-locked memory to pass through; none where not even that much can be had."""
@@ -88,10 +89,10 @@ class LaneChoice:
             sizes = [self._chunk_bytes] * CHUNKS
             chunks = [self._locked.allocate(size, self._compute, is_buffer=True) for size in sizes]
             usable = [chunk for chunk in chunks if chunk is not None]
-            self._chunks = ChunkRing(self._streams()[0], usable) if usable else None
+            self._chunks = ChunkRing(self._streams(), usable) if usable else None
         return self._chunks
 
-    def _streams(self) -> tuple[Streams, torch.device]:
+    def _streams(self) -> Streams:
         streams = self._registry.streams(self._compute)
         assert streams is not None, "only a device with streams has lanes"
-        return streams, self._registry.torch_device(self._compute)
+        return streams

@@ -1,12 +1,12 @@
-"""Ways by which stored weights reach the compute device, each with a copy stream of its own.
+"""Ways by which stored weights reach the compute device, each on a copy stream.
 
 A lane is a queue: its copies run one after the other, beside the compute stream, and beside those of other lanes. The
-host waits for none of them but on the bounce lane.
+host waits for none of them but on the bounce lane, and there only for a region that is needed at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -14,19 +14,25 @@ import torch
 
 from multigpu.multigpu_core.devices import DeviceEvent, DeviceStream, Streams
 
-from .arena import Layout
+Sources = Iterable[tuple[int, torch.Tensor]]
+"""Stored bytes, each with its position in the piece of staging memory that is copied to."""
 
 
 class Lane(Protocol):
     """One source's way to the compute device. What waits for a copy waits for an event of the lane's `stream`."""
 
     stream: DeviceStream
+    most_bytes: int | None
+    """The most that one copy takes; None for any number."""
 
     def wait_for_writers(self) -> None:
         """Let what is queued from now on wait for all that the current streams of both ends were given so far."""
 
-    def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
-        """Queue a copy of `tensors`, which fill `arena` where there is one, to where they belong in `staging`."""
+    def is_ready(self) -> bool:
+        """Whether a copy can be queued without a wait of the host."""
+
+    def copy(self, staging: torch.Tensor, sources: Sources) -> None:
+        """Queue a copy of stored bytes to where they belong in a piece of staging memory."""
 
 
 class ChunkRing:
@@ -35,12 +41,21 @@ class ChunkRing:
     def __init__(self, streams: Streams, chunks: Sequence[torch.Tensor]) -> None:
         self._chunks = [(chunk, streams.Event()) for chunk in chunks]
         self._next = 0
+        self.chunk_bytes = min(chunk.numel() for chunk in chunks)
+
+    def is_free(self) -> bool:
+        """Whether the next chunk is."""
+        return self._chunks[self._next][1].query()
+
+    def take(self) -> tuple[torch.Tensor, DeviceEvent]:
+        chunk = self._chunks[self._next]
+        self._next = (self._next + 1) % len(self._chunks)
+        return chunk
 
     def pieces(self, size_bytes: int) -> Iterator[tuple[int, torch.Tensor, DeviceEvent]]:
         begin = 0
         while begin < size_bytes:
-            chunk, is_free = self._chunks[self._next]
-            self._next = (self._next + 1) % len(self._chunks)
+            chunk, is_free = self.take()
             yield begin, chunk[: size_bytes - begin], is_free
             begin += chunk.numel()
 
@@ -51,8 +66,10 @@ class DirectLane:
     `source_stream` is a stream of that card: torch queues copies between cards on both.
     """
 
-    def __init__(self, streams: Streams, compute: torch.device, source_stream: DeviceStream | None = None) -> None:
-        self.stream = streams.Stream(device=compute)
+    most_bytes: int | None = None
+
+    def __init__(self, streams: Streams, stream: DeviceStream, source_stream: DeviceStream | None = None) -> None:
+        self.stream = stream
         self._streams = streams
         self._source_stream = source_stream
 
@@ -61,23 +78,26 @@ class DirectLane:
         if self._source_stream is not None:
             _wait_for_current(self._streams, self._source_stream)
 
-    def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
+    def is_ready(self) -> bool:
+        return True
+
+    def copy(self, staging: torch.Tensor, sources: Sources) -> None:
         with ExitStack() as stack:
             if self._source_stream is not None:
                 stack.enter_context(self._streams.stream(self._source_stream))
             stack.enter_context(self._streams.stream(self.stream))
-            if arena is not None:
-                staging.copy_(arena, non_blocking=True)
-            else:
-                Layout(tensors).copy_to(staging, non_blocking=True)
+            for position, source in sources:
+                staging[position : position + source.numel()].copy_(source, non_blocking=True)
 
 
 class TwoHopLane:
     """From a card that the compute device cannot read: through page-locked host memory, in chunks that overlap."""
 
-    def __init__(self, streams: Streams, compute: torch.device, source: torch.device, chunks: ChunkRing) -> None:
-        self.stream = streams.Stream(device=compute)
-        self._source_stream = streams.Stream(device=source)
+    most_bytes: int | None = None
+
+    def __init__(self, streams: Streams, stream: DeviceStream, source_stream: DeviceStream, chunks: ChunkRing) -> None:
+        self.stream = stream
+        self._source_stream = source_stream
         self._streams = streams
         self._chunks = chunks
 
@@ -85,9 +105,13 @@ class TwoHopLane:
         _wait_for_current(self._streams, self.stream)
         _wait_for_current(self._streams, self._source_stream)
 
-    def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
-        with self._streams.stream(self._source_stream):  # where pieces are made as well, of tensors with gaps
-            for source, destination in _contiguous_pieces(staging, arena, tensors):
+    def is_ready(self) -> bool:
+        return True
+
+    def copy(self, staging: torch.Tensor, sources: Sources) -> None:
+        with self._streams.stream(self._source_stream):
+            for position, source in sources:
+                destination = staging[position : position + source.numel()]
                 for begin, chunk, is_free in self._chunks.pieces(source.numel()):
                     end = begin + chunk.numel()
                     self._source_stream.wait_event(is_free)
@@ -101,35 +125,32 @@ class TwoHopLane:
 
 
 class BounceLane:
-    """From ordinary host memory: the host copies it to page-locked chunks first, and waits where none is free."""
+    """From ordinary host memory: the host copies it to page-locked chunks first.
 
-    def __init__(self, streams: Streams, compute: torch.device, chunks: ChunkRing) -> None:
-        self.stream = streams.Stream(device=compute)
+    Ahead of time only as many chunks are filled as are free. For a region that is needed at once the host waits for the
+    next free one: nobody else can copy from ordinary memory, and the device has nothing to compute before that.
+    """
+
+    def __init__(self, streams: Streams, stream: DeviceStream, chunks: ChunkRing) -> None:
+        self.stream = stream
+        self.most_bytes: int | None = chunks.chunk_bytes
         self._streams = streams
         self._chunks = chunks
 
     def wait_for_writers(self) -> None:
         _wait_for_current(self._streams, self.stream)
 
-    def copy(self, staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> None:
-        for source, destination in _contiguous_pieces(staging, arena, tensors):
-            for begin, chunk, is_free in self._chunks.pieces(source.numel()):
-                end = begin + chunk.numel()
-                is_free.synchronize()
-                chunk.copy_(source[begin:end])
-                with self._streams.stream(self.stream):
-                    destination[begin:end].copy_(chunk, non_blocking=True)
-                is_free.record(self.stream)
+    def is_ready(self) -> bool:
+        return self._chunks.is_free()
 
-
-def _contiguous_pieces(
-    staging: torch.Tensor, arena: torch.Tensor | None, tensors: Sequence[torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Source and destination as bytes."""
-    if arena is not None:
-        yield arena, staging
-        return
-    yield from Layout(tensors).byte_pieces(staging)
+    def copy(self, staging: torch.Tensor, sources: Sources) -> None:
+        chunk, is_free = self._chunks.take()
+        is_free.synchronize()
+        for position, source in sources:
+            chunk[position : position + source.numel()].copy_(source)
+        with self._streams.stream(self.stream):
+            staging.copy_(chunk[: staging.numel()], non_blocking=True)
+        is_free.record(self.stream)
 
 
 def _wait_for_current(streams: Streams, stream: DeviceStream) -> None:

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from .hops import Hops
 from .nested import replace_tensors
 from .twins import Twin, Twins
 
@@ -30,11 +31,12 @@ _IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operat
 class Leg:
     """Where activations are now, and those of them that the model holds."""
 
-    def __init__(self, compute: torch.device) -> None:
+    def __init__(self, compute: torch.device, hops: Hops) -> None:
         self.compute = compute
+        self.hops = hops
         self.device: torch.device | None = None
         """The donor that computes; None while the compute device does."""
-        self.twins = Twins()
+        self.twins = Twins(hops)
         self._carried: WeakValueDictionary[int, CarriedTensor] = WeakValueDictionary()
 
     def carry(self, tensor: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class Leg:
             is_elsewhere = carried.device != device
             if is_elsewhere:
                 with torch.inference_mode(carried.is_inference()):  # so that torch goes on counting its changes
-                    carried.data = carried.to(device, non_blocking=True)
+                    carried.data = self.hops.to(carried, device)
             plain = carried.as_subclass(Tensor)
             if is_elsewhere and carried.twin is not None:
                 carried.twin.follow(plain)
@@ -69,7 +71,7 @@ class Leg:
             if carried.twin is not None:
                 carried.twin.synchronise()
                 original = carried.twin.original
-            carried.data = carried.to(self.compute, non_blocking=True) if original is None else original
+            carried.data = self.hops.to(carried, self.compute) if original is None else original
             carried.__class__ = Tensor  # type: ignore[assignment]
         del carried.leg, carried.twin
         self._carried.pop(id(carried), None)
@@ -106,11 +108,11 @@ class Leg:
             return args, kwargs
         changed = _changed_in_place(function, args, kwargs)
         at_home = any(tensor is changed or isinstance(tensor, nn.Parameter) for tensor in own)
-        target = self.compute if at_home else self.device
+        target = self.compute if at_home or self.device is None else self.device
 
         def bring(tensor: Tensor) -> Tensor:
             is_movable = isinstance(tensor, CarriedTensor) or self._is_home(tensor)
-            return tensor.to(target) if is_movable and tensor.device != target else tensor
+            return self.hops.to(tensor, target) if is_movable and tensor.device != target else tensor
 
         brought = replace_tensors((args, kwargs), bring)
         return brought[0], brought[1]

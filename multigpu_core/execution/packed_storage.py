@@ -10,6 +10,7 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .arena import Layout, pack, packed_memory
 from .page_locked import PageLockedMemory
+from .tensor_parts import parts_of, with_parts
 from .tensor_slots import TensorSlot, put_all, slots_by_tensor
 
 
@@ -30,10 +31,10 @@ class PackedStorage:
         tensors = [same[0].tensor for same in groups]
         if any(tensor.is_meta for tensor in tensors):
             return False
-        if self._is_stored(tensors, device):
+        if self._is_stored(tensors, device) or self._is_pinned_again(tensors, device):
             return True
         with torch.inference_mode(False), torch.no_grad():  # weights outlive the inference in which they are loaded
-            memory = self._memory(Layout(tensors).size_bytes, device)
+            memory = self._memory(Layout(tensors, closes_gaps=True).size_bytes, device)
             if memory is None:
                 return False
             for same, packed in zip(groups, pack(tensors, memory), strict=True):
@@ -43,10 +44,28 @@ class PackedStorage:
     def is_done(self, slots: Sequence[TensorSlot], device: str) -> bool:
         """Whether the tensors of some slots, which are on a device, are packed there, or cannot be."""
         tensors = [same[0].tensor for same in slots_by_tensor(slots)]
-        size_bytes = Layout(tensors).size_bytes
+        size_bytes = Layout(tensors, closes_gaps=True).size_bytes
         if not size_bytes or self._is_stored(tensors, device):
             return True
         return device == "cpu" and not self._locked.has_room(size_bytes)
+
+    def unpin(self, slots: Sequence[TensorSlot]) -> None:
+        """Leave what lies in page-locked host memory in ordinary memory: in place, or by copying where that fails.
+
+        No copy from it may be under way.
+        """
+        for same in slots_by_tensor(slots):
+            tensor = same[0].tensor
+            parts = parts_of(tensor)
+            pinned = [part for part in parts if self._locked.holds(part)]
+            if all(self._locked.unlock(part) for part in pinned if self._locked.holds(part)):
+                continue
+            with torch.inference_mode(False), torch.no_grad():
+                put_all(same, with_parts(tensor, tuple(part.clone() for part in parts)))
+
+    def _is_pinned_again(self, tensors: Sequence[torch.Tensor], device: str) -> bool:
+        memory = packed_memory(tensors) if device == "cpu" else None
+        return memory is not None and memory.device.type == "cpu" and self._locked.lock(memory)
 
     def _is_stored(self, tensors: Sequence[torch.Tensor], device: str) -> bool:
         memory = packed_memory(tensors)

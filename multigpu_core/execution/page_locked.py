@@ -1,9 +1,10 @@
-"""Page-locked host memory for what is streamed, as long as the driver and the user's limit allow."""
+"""Pinned (page-locked) host memory for what is streamed, as long as the driver and the budget allow."""
 
 from __future__ import annotations
 
-import threading
 import weakref
+from collections import deque
+from typing import NamedTuple, Protocol
 
 import structlog
 import torch
@@ -16,35 +17,64 @@ MOST_SPARE_BYTES = 64 * 1024**2
 """What weights leave for buffers: all chunks of one compute device's lanes."""
 
 
+class SharedBudget(Protocol):
+    """The pinned memory of the whole process, where the program around us pins some, too."""
+
+    def pinned_by_host_bytes(self) -> int:
+        """What that program has pinned."""
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Whether so much more may be pinned; that program may unpin what it does not use now."""
+
+    def tell(self, pinned_bytes: int) -> None:
+        """Let that program count what is pinned here, in all."""
+
+
+class _Piece(NamedTuple):
+    size_bytes: int
+    device: str
+    """Whose driver has pinned it."""
+
+
 class PageLockedMemory:
-    """Hands out page-locked host memory, `limit_bytes` in all; one for all models of a process.
+    """Hands out pinned host memory, `limit_bytes` in all; one for all models of a process.
 
     Weights leave a little of it for the buffers that other weights pass through. Once a driver has refused it is not
-    asked for that much again while this process runs.
+    asked again until memory has been returned. Finalizers only append to a deque: they may run at any moment, in the
+    middle of any method here.
     """
 
-    def __init__(self, registry: DeviceRegistry, limit_bytes: int) -> None:
+    def __init__(self, registry: DeviceRegistry, limit_bytes: int, shared: SharedBudget | None = None) -> None:
         self._registry = registry
         self._limit_bytes = limit_bytes
-        self._weights_limit_bytes = limit_bytes - min(MOST_SPARE_BYTES, limit_bytes // 16)
-        self._is_told = limit_bytes == 0  # by the user
-        self._locked_bytes = 0
-        self._addresses: set[int] = set()
-        self._lock = threading.Lock()  # memory is given back wherever the garbage collector runs
+        self._shared = shared
+        self._is_limit_logged = limit_bytes == 0  # the user wants none
+        self._is_refusal_logged = False
+        self._refused_at_bytes: dict[bool, int] = {}
+        """What the process had pinned when the driver refused more; by whether that was for a buffer."""
+        self._pinned: dict[int, _Piece] = {}
+        """By address."""
+        self._unpinned: dict[int, _Piece] = {}
+        """What was handed out pinned and is ordinary memory now."""
+        self._freed: deque[int] = deque()
 
     @property
     def locked_bytes(self) -> int:
-        """Bytes handed out and not yet given back."""
-        return self._locked_bytes
+        """Bytes that are pinned now."""
+        self._note_freed()
+        return sum(piece.size_bytes for piece in tuple(self._pinned.values()))
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether there may be so much for weights."""
-        return self._locked_bytes + size_bytes <= self._weights_limit_bytes
+        """Whether so much may be pinned for weights."""
+        return (
+            not self._is_refused(is_buffer=False)
+            and self.locked_bytes + size_bytes <= self._limit(is_buffer=False)
+            and (self._shared is None or self._shared.make_room(size_bytes))
+        )
 
     def allocate(self, size_bytes: int, compute_device: str, *, is_buffer: bool = False) -> torch.Tensor | None:
-        """Fresh memory for copies to a compute device, of weights or a buffer; None where it cannot be page-locked."""
-        if self._locked_bytes + size_bytes > (self._limit_bytes if is_buffer else self._weights_limit_bytes):
-            self._tell_of_limit()
+        """Fresh memory for copies to a compute device, of weights or a buffer; None where it cannot be pinned."""
+        if not self._may_pin(size_bytes, is_buffer):
             return None
         try:
             with torch.inference_mode(False):  # it outlives the inference in which it is made
@@ -52,45 +82,128 @@ class PageLockedMemory:
         except (RuntimeError, NotImplementedError) as error:
             self._refused(error, is_buffer)
             return None
-        address = memory.untyped_storage().data_ptr()
-        with self._lock:
-            self._locked_bytes += size_bytes
-            self._addresses.add(address)
-        weakref.finalize(memory.untyped_storage(), self._forget, address, size_bytes).atexit = False
+        storage = memory.untyped_storage()
+        weakref.finalize(storage, self._freed.append, storage.data_ptr()).atexit = False
+        self._note_freed()  # of an earlier piece at the same address
+        self._pinned[storage.data_ptr()] = _Piece(size_bytes, compute_device)
+        self._succeeded()
         return memory
 
-    def holds(self, memory: torch.Tensor) -> bool:
-        """Whether memory was handed out from here."""
-        return memory.untyped_storage().data_ptr() in self._addresses
+    def lock(self, memory: torch.Tensor) -> bool:
+        """Pin what `unlock` has made ordinary; false, with nothing done, for other memory or where it cannot be."""
+        self._note_freed()
+        address = memory.untyped_storage().data_ptr()
+        piece = self._unpinned.get(address)
+        if piece is None or not self._may_pin(piece.size_bytes, is_buffer=False):
+            return False
+        try:
+            self._registry.lock_pages(memory, piece.device)
+        except (RuntimeError, NotImplementedError) as error:
+            self._refused(error, is_buffer=False)
+            return False
+        self._pinned[address] = self._unpinned.pop(address)
+        self._succeeded()
+        return True
 
-    def _tell_of_limit(self) -> None:
-        """Once: it is no error, but why steps take longer than they could."""
-        if self._is_told:
-            return
-        self._is_told = True
-        log.info(
-            "page_locked_limit",
-            message=f"{self._locked_bytes / 1e9:.1f} GB of host memory are page-locked, and "
-            f"memory.page_locked_fraction allows {self._limit_bytes / 1e9:.1f} GB: weights beyond that go through a "
-            "small buffer, at half of the link's speed.",
-            locked_bytes=self._locked_bytes,
-        )
+    def unlock(self, memory: torch.Tensor) -> bool:
+        """Make memory from here ordinary, where it is; false, with nothing done, where a driver cannot.
+
+        No copy from or to it may be under way.
+        """
+        self._note_freed()
+        address = memory.untyped_storage().data_ptr()
+        piece = self._pinned.get(address)
+        if piece is None or not self._registry.unlock_pages(memory, piece.device):
+            return False
+        self._unpinned[address] = self._pinned.pop(address)
+        self._tell()
+        return True
+
+    def forget_refusals(self) -> None:
+        """Ask the driver again from now on: a model was unloaded."""
+        self._refused_at_bytes.clear()
+
+    def holds(self, memory: torch.Tensor) -> bool:
+        """Whether memory was handed out from here and is pinned."""
+        self._note_freed()
+        return memory.untyped_storage().data_ptr() in self._pinned
+
+    def _limit(self, is_buffer: bool) -> int:
+        spare_bytes = 0 if is_buffer else min(MOST_SPARE_BYTES, self._limit_bytes // 16)
+        return self._limit_bytes - spare_bytes
+
+    def _may_pin(self, size_bytes: int, is_buffer: bool) -> bool:
+        if self._is_refused(is_buffer):
+            return False
+        is_allowed = self.locked_bytes + size_bytes <= self._limit(is_buffer)
+        if is_allowed and (self._shared is None or self._shared.make_room(size_bytes)):
+            return True
+        self._log_limit(is_shared=is_allowed)
+        return False
+
+    def _is_refused(self, is_buffer: bool) -> bool:
+        """Whether a driver has refused and nothing was returned since, by us or by the program around us."""
+        refused_at_bytes = self._refused_at_bytes.get(is_buffer)
+        if refused_at_bytes is None:
+            return False
+        if self.locked_bytes + self._pinned_by_host_bytes() < refused_at_bytes:
+            del self._refused_at_bytes[is_buffer]
+            return False
+        return True
 
     def _refused(self, error: Exception, is_buffer: bool) -> None:
-        self._is_told = True
-        self._weights_limit_bytes = self._locked_bytes
+        pinned_bytes = self.locked_bytes + self._pinned_by_host_bytes()
+        self._refused_at_bytes[False] = pinned_bytes  # what is too much for a buffer is so for weights
         if is_buffer:
-            self._limit_bytes = self._locked_bytes
+            self._refused_at_bytes[True] = pinned_bytes
+        self._is_limit_logged = True
+        if is_buffer or self._is_refusal_logged:
             return
+        self._is_refusal_logged = True
         log.warning(
             "page_locking_failed",
-            message=f"No more host memory can be page-locked after {self._locked_bytes / 1e9:.1f} GB: {error} "
-            "Weights beyond that go through a small buffer, which takes the host's time: expect half of the link's "
-            "speed.",
-            locked_bytes=self._locked_bytes,
+            message=f"No more host memory can be page-locked: {error} {self._who()} Weights beyond that go through a "
+            "small buffer, which takes the host's time: expect half of the link's speed.",
+            locked_bytes=self.locked_bytes,
+            locked_by_comfyui_bytes=self._pinned_by_host_bytes(),
         )
 
-    def _forget(self, address: int, size_bytes: int) -> None:
-        with self._lock:
-            self._locked_bytes -= size_bytes
-            self._addresses.discard(address)
+    def _succeeded(self) -> None:
+        self._is_refusal_logged = False
+        self._tell()
+
+    def _log_limit(self, *, is_shared: bool) -> None:
+        """Once: it is no error, but why steps take longer than they could."""
+        if self._is_limit_logged:
+            return
+        self._is_limit_logged = True
+        allowed = f"memory.page_locked_fraction allows MultiGPU {self._limit_bytes / 1e9:.1f} GB"
+        if is_shared:
+            allowed = "no more is left of what ComfyUI's own limit allows both"
+        log.info(
+            "page_locked_limit",
+            message=f"{self._who()} That is all: {allowed}. Weights beyond that go through a small buffer, at half of "
+            "the link's speed.",
+            locked_bytes=self.locked_bytes,
+            locked_by_comfyui_bytes=self._pinned_by_host_bytes(),
+        )
+
+    def _who(self) -> str:
+        ours, host = self.locked_bytes / 1e9, self._pinned_by_host_bytes() / 1e9
+        return f"MultiGPU has page-locked {ours:.1f} GB of host memory and ComfyUI {host:.1f} GB."
+
+    def _pinned_by_host_bytes(self) -> int:
+        return self._shared.pinned_by_host_bytes() if self._shared is not None else 0
+
+    def _note_freed(self) -> None:
+        is_changed = False
+        while self._freed:
+            address = self._freed.popleft()
+            is_changed |= self._pinned.pop(address, None) is not None
+            self._unpinned.pop(address, None)
+        if is_changed:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._shared is not None:
+            self._shared.tell(sum(piece.size_bytes for piece in tuple(self._pinned.values())))

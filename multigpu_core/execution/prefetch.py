@@ -14,7 +14,6 @@ this step compute. After a few steps, when the ring begins again, turns repeat.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -37,13 +36,27 @@ class Turn:
     """The place in the ring, as bytes."""
     staged: list[torch.Tensor]
     """The region's tensors over that place."""
+    layout: Layout
     arena: torch.Tensor | None
+    """The one piece of memory that holds all that is stored, where there is one."""
     pieces: tuple[Piece, ...]
-    """What of the place is copied when: one piece, the last one, where there is no arena."""
+    """What of the place is copied when."""
     copied: DeviceEvent
     computed: DeviceEvent
     versions: tuple[int, ...] = ()
     """Of the stored tensors, when they were copied: torch counts the changes in place."""
+    ordered_after: tuple[int, ...] = ()
+    """The versions whose writers the lane has waited for."""
+
+    def copy(self, piece: Piece) -> None:
+        """Queue the copy of one piece; whoever has written what is stored comes before it."""
+        versions = self.region.versions(self.arena)
+        if versions != self.ordered_after:
+            self.lane.wait_for_writers()
+            self.ordered_after = versions
+        begin, end = piece.begin, piece.end
+        stored = [(0, self.arena[begin:end])] if self.arena is not None else self.layout.byte_pieces(begin, end)
+        self.lane.copy(self.staging[begin:end], stored)
 
 
 class Prefetcher:
@@ -63,11 +76,6 @@ class Prefetcher:
         self._issued_pieces = 0
         self._is_in_order = False
 
-    def __del__(self) -> None:
-        # A model may be let go as it is, right after a step: no allocator knows of the copies that are under way.
-        with suppress(Exception):  # where the interpreter ends, or a device has failed, nobody uses the memory again
-            self._quiesce()
-
     @property
     def buffer_bytes(self) -> int:
         """Bytes of the compute device that are kept for staging."""
@@ -76,7 +84,7 @@ class Prefetcher:
     def arrange(self, regions: Sequence[tuple[Region, Lane]]) -> None:
         """Expect these regions, in this order, in every step from now on."""
         self.drop()
-        self._quiesce()
+        self.wait()
         sizes = [Layout(region.tensors).size_bytes for region, _ in regions]
         ring = staging_ring(sizes, self._staging_bytes)
         if ring.size_bytes > self._buffer.numel():
@@ -99,12 +107,12 @@ class Prefetcher:
             return None
         turn = self._turn(self._done)
         if self._issued == self._done:
-            self._issue(len(turn.pieces))
+            self._issue(len(turn.pieces), is_due=True)
         if turn.versions != turn.region.versions(turn.arena):
-            turn.lane.wait_for_writers()  # somebody has changed the weights since
-            self._copy(turn, 0, turn.staging.numel())
+            turn.versions = turn.region.versions(turn.arena)  # somebody has changed the weights since
+            for piece in turn.pieces:
+                turn.copy(piece)
             turn.copied.record(turn.lane.stream)
-            turn.versions = turn.region.versions(turn.arena)
         self._streams.current_stream(self._compute).wait_event(turn.copied)
         return turn.staged
 
@@ -118,15 +126,20 @@ class Prefetcher:
         """Forget what was copied ahead: weights have changed, or a forward was broken off."""
         self._is_in_order = False
 
+    def wait(self) -> None:
+        """Let the host wait until no copy is under way."""
+        for lane in self._lanes:
+            lane.stream.synchronize()
+
     def close(self) -> None:
         """Free the staging memory."""
-        self._quiesce()
+        self.wait()
         self._lanes = ()
         self._free_buffer()
 
     def save_memory(self) -> None:
         """Keep no more from now on than the largest region needs: `arrange` follows."""
-        self._quiesce()
+        self.wait()
         self._staging_bytes = 0
         self._free_buffer()
 
@@ -136,18 +149,15 @@ class Prefetcher:
         self._buffer = self._no_buffer
 
     def _make_turn(self, region: Region, lane: Lane, begin: int, pieces: tuple[Piece, ...]) -> Turn:
-        size_bytes = max(piece.end for piece in pieces)
-        staging = self._buffer[begin : begin + size_bytes]
-        arena = packed_memory(region.tensors)
-        if arena is None:
-            pieces = (Piece(0, size_bytes, pieces[-1].distance),)
+        staging = self._buffer[begin : begin + max(piece.end for piece in pieces)]
         return Turn(
             region=region,
             lane=lane,
             staging=staging,
             staged=region.staged_in(staging),
-            arena=arena,
-            pieces=pieces,
+            layout=Layout(region.tensors),
+            arena=packed_memory(region.tensors),
+            pieces=_split(pieces, lane.most_bytes),
             copied=self._streams.Event(),
             computed=self._streams.Event(),
         )
@@ -167,6 +177,8 @@ class Prefetcher:
             current.wait_stream(lane.stream)
         for lane in self._lanes:
             lane.wait_for_writers()
+        for turn in self._turns:
+            turn.ordered_after = turn.region.versions(turn.arena)
         position = self._done + ahead
         while position < self._issued:
             position += len(self._turns)
@@ -176,37 +188,44 @@ class Prefetcher:
         return True
 
     def _issue_ahead(self) -> None:
-        """Queue every copy whose last reader has been queued."""
-        while True:
-            pieces = self._turn(self._issued).pieces
+        """Queue every copy whose last reader has been queued, as far as that needs no wait of the host."""
+        issued = -1
+        while issued != self._issued:
+            issued = self._issued
+            pieces = self._turn(issued).pieces
             ready = self._issued_pieces
-            while ready < len(pieces) and self._issued - pieces[ready].distance < self._done:
+            while ready < len(pieces) and issued - pieces[ready].distance < self._done:
                 ready += 1
             self._issue(ready)
-            if ready < len(pieces):
-                return
 
-    def _issue(self, until: int) -> None:
-        """Queue copies of the next turn's pieces that are not queued yet, up to that one."""
+    def _issue(self, until: int, *, is_due: bool = False) -> None:
+        """Queue copies of the next turn's pieces that are not queued yet, up to that one.
+
+        Unless the turn is due, a lane that would let the host wait is left for later.
+        """
         turn = self._turn(self._issued)
         for piece in turn.pieces[self._issued_pieces : until]:
+            if not (is_due or turn.lane.is_ready()):
+                return
             if self._issued_pieces == 0:
                 turn.versions = turn.region.versions(turn.arena)
             last_reader = self._issued - piece.distance
             if last_reader >= self._begin:
                 turn.lane.stream.wait_event(self._turn(last_reader).computed)
-            self._copy(turn, piece.begin, piece.end)
+            turn.copy(piece)
             self._issued_pieces += 1
-        if until == len(turn.pieces):
+        if self._issued_pieces == len(turn.pieces):
             turn.copied.record(turn.lane.stream)
             self._issued += 1
             self._issued_pieces = 0
 
-    def _copy(self, turn: Turn, begin: int, end: int) -> None:
-        arena = turn.arena[begin:end] if turn.arena is not None else None
-        turn.lane.copy(turn.staging[begin:end], arena, turn.region.tensors)
 
-    def _quiesce(self) -> None:
-        """Let the host wait until nothing is under way."""
-        for lane in self._lanes:
-            lane.stream.synchronize()
+def _split(pieces: Sequence[Piece], most_bytes: int | None) -> tuple[Piece, ...]:
+    """The same pieces, none larger than a lane takes at once."""
+    if most_bytes is None:
+        return tuple(pieces)
+    return tuple(
+        Piece(begin, min(begin + most_bytes, piece.end), piece.distance)
+        for piece in pieces
+        for begin in range(piece.begin, piece.end, most_bytes)
+    )

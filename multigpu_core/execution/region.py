@@ -13,7 +13,7 @@ import torch
 
 from multigpu.multigpu_core.allocation.stored_size import tensor_bytes
 
-from .arena import Layout
+from .arena import Layout, copied_to
 from .tensor_parts import parts_of
 from .tensor_slots import TensorSlot, slots_by_tensor
 
@@ -37,6 +37,11 @@ class Region:
         self._probes = tuple(part for tensor in self.tensors for part in parts_of(tensor))
         self._first_slots = tuple(same[0] for same in groups)
         self.size_bytes = sum(tensor_bytes(tensor) for tensor in self.tensors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first of the stored tensors is."""
+        return self.tensors[0].device
 
     @property
     def is_staged(self) -> bool:
@@ -85,7 +90,7 @@ class Region:
 
         Only devices with streams can be trusted with `non_blocking`: Apple's may read what has been freed since.
         """
-        return self._fitting([tensor.detach().to(device, non_blocking=non_blocking) for tensor in self.tensors])
+        return self._fitting([copied_to(tensor, device, non_blocking=non_blocking) for tensor in self.tensors])
 
     def staged_in(self, memory: torch.Tensor) -> list[torch.Tensor]:
         """Tensors over staging memory, whatever that holds now, ready to be put in the place of the stored ones."""

@@ -8,6 +8,7 @@ region, calls that nobody expected, and everything on a device without streams.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,10 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .call_order import CallOrder
 from .called_modules import slots_by_called_module
+from .hops import Hops
 from .inner_hooks import InnerHooks
 from .lane_choice import LaneChoice
+from .out_of_turn import OutOfTurnCopies
 from .page_locked import PageLockedMemory
 from .prefetch import Prefetcher
 from .region import Region
@@ -38,7 +41,9 @@ class Streamer:
         self.compute = registry.torch_device(compute)
         self.record = StepRecord()
         streams = registry.streams(compute)
+        self._after_capture = registry.after_capture(compute)
         self._prefetcher = Prefetcher(self.compute, streams, staging_bytes) if streams is not None else None
+        self._out_of_turn = OutOfTurnCopies(self.compute, streams, Hops(registry))
         self._lanes = LaneChoice(registry, compute, locked)
         self._regions: list[Region] = []
         self._inner: list[InnerHooks] = []
@@ -47,6 +52,12 @@ class Streamer:
         self._arranged: tuple[int, ...] = ()
         self._active: int | None = None
         self._handles: list[RemovableHandle] = []
+
+    def __del__(self) -> None:
+        # A model may be let go as it is, right after a step: no allocator knows of the copies that are under way.
+        with suppress(Exception):  # where the interpreter ends, or a device has failed, nobody uses the memory again
+            stored = [region.tensors for region in self._regions]
+            self._after_capture(partial(_wait, self._prefetcher, self._out_of_turn, stored))
 
     @property
     def staging_bytes(self) -> int:
@@ -61,7 +72,7 @@ class Streamer:
         roots = {id(each) for each, _ in called}
         for index, (each, slots) in enumerate(called):
             self._regions.append(Region(slots))
-            self._inner.append(InnerHooks(each, slots, self.compute, non_blocking=self._prefetcher is not None))
+            self._inner.append(InnerHooks(each, slots, self._out_of_turn.of))
             # A compiled block computes from the tensors that it finds; how they come there is not part of it.
             enter, leave = map(torch.compiler.disable, (partial(self._enter, index), partial(self._leave, index)))
             self._handles.append(each.register_forward_pre_hook(enter, prepend=True))
@@ -74,6 +85,7 @@ class Streamer:
 
     def detach(self) -> None:
         self.settle()
+        self._out_of_turn.wait()
         for hooks in self._inner:
             hooks.remove()
         for handle in self._handles:
@@ -134,7 +146,7 @@ class Streamer:
         if staged is not None:
             self._active = index
         else:
-            staged = region.staged_on(self.compute, non_blocking=self._prefetcher is not None)
+            staged = self._out_of_turn.of(region)
         self.record.entered(region.size_bytes, is_new_step)
         self._inner[index].suspend()
         region.stage(staged)
@@ -149,3 +161,10 @@ class Streamer:
             self._active = None
             assert self._prefetcher is not None
             self._prefetcher.give_back()
+
+
+def _wait(prefetcher: Prefetcher | None, out_of_turn: OutOfTurnCopies, stored: object) -> None:
+    """Let the host wait until no copy is under way; `stored` is what they are copied from, alive until then."""
+    if prefetcher is not None:
+        prefetcher.wait()
+    out_of_turn.wait()

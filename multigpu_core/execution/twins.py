@@ -6,11 +6,14 @@ from weakref import ref
 
 from torch import Tensor
 
+from .hops import Hops
+
 
 class Twin:
     """An original, not kept alive, and its copy, a tensor of which torch counts the changes."""
 
-    def __init__(self, original: Tensor, copy: Tensor) -> None:
+    def __init__(self, original: Tensor, copy: Tensor, hops: Hops) -> None:
+        self._hops = hops
         self._original = ref(original)
         self.follow(copy)
 
@@ -28,20 +31,22 @@ class Twin:
         """Bring what was written into the copy since the last time to the original."""
         original = self._original()
         if original is not None and self.copy._version != self._version:
-            original.copy_(self.copy)
+            with self._hops.beside(self.copy.device, original.device):
+                original.copy_(self.copy)
             self._version = self.copy._version
 
 
 class Twins:
     """The pairs of one leg."""
 
-    def __init__(self) -> None:
+    def __init__(self, hops: Hops) -> None:
+        self._hops = hops
         self._twins: list[Twin] = []
 
     def add(self, original: Tensor, copy: Tensor) -> None:
         """Note a pair; one that is known already stays one."""
         if self.of_copy(copy) is None:
-            self._twins.append(Twin(original, copy))
+            self._twins.append(Twin(original, copy, self._hops))
 
     def synchronise(self) -> None:
         """Do so with every pair; one whose original nobody holds is over."""

@@ -84,4 +84,4 @@ class Visit:
         original = self._originals.get(id(tensor), tensor)
         if isinstance(original, CarriedTensor):
             return self._leg.bring_home(original)
-        return original.to(self._leg.compute) if original.device == self._device else original
+        return self._leg.hops.to(original, self._leg.compute) if original.device == self._device else original

@@ -99,7 +99,7 @@ class SimulatedDeviceModule(ModuleType):
         self._find(device).reset_peak()
 
     def synchronize(self, device: DeviceLike = None) -> None:
-        """Wait in virtual time; the values are there already."""
+        """Wait for all streams of the device."""
         self.simulated_machine.timeline.synchronize(self._find(device).torch_device)
 
     def Stream(self, device: DeviceLike = None, *, priority: int = 0) -> SimulatedStream:  # noqa: N802
@@ -129,6 +129,14 @@ class SimulatedDeviceModule(ModuleType):
         Raises RuntimeError beyond the machine's limit.
         """
         return self.simulated_machine.empty_page_locked(size_bytes)
+
+    def lock_pages(self, memory: Tensor) -> None:
+        """Page-lock host memory where it is. Raises RuntimeError beyond the machine's limit."""
+        self.simulated_machine.lock_pages(memory)
+
+    def unlock_pages(self, memory: Tensor) -> None:
+        """Make page-locked host memory ordinary, where it is."""
+        self.simulated_machine.timeline.unlock_pages(memory)
 
     def empty_cache(self) -> None:
         """Nothing to give back: simulated devices cache no memory."""

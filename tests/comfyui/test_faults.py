@@ -114,14 +114,9 @@ class Scene:
         assert self.split.loaded_size() == self.split.placement.compute_bytes_loaded or distribution.plan is None
         if distribution.plan is None:
             assert live == [0, 0, 0]
-            assert page_locked.locked_bytes == self._packed_bytes(page_locked)
+            assert page_locked.locked_bytes == 0
             assert not any(m._forward_pre_hooks or m._forward_hooks for m in self.split.model.modules())
         assert torch.npu.current_device() == 0  # type: ignore[attr-defined]
-
-    def _packed_bytes(self, page_locked: Any) -> int:
-        """The page-locked memory that weights lie in: what is unloaded keeps it."""
-        storages = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in self.split.model.parameters()}
-        return sum(each.nbytes() for address, each in storages.items() if address in page_locked._addresses)
 
     def weights_are_the_file_s(self) -> None:
         now = weights_of(self.split)
@@ -140,7 +135,10 @@ def scene(comfyui: ComfyUI, request: pytest.FixtureRequest) -> Iterator[Scene]:
 DEEDS = ("load", "load with a LoRA", "demotion", "release", "forward")
 
 
-def test_after_a_failure_at_any_copy_or_allocation_the_model_is_whole_and_the_next_picture_right(scene: Scene) -> None:
+@pytest.mark.parametrize("cases", [10, pytest.param(300, marks=pytest.mark.long)])
+def test_after_a_failure_at_any_copy_or_allocation_the_model_is_whole_and_the_next_picture_right(
+    scene: Scene, cases: int
+) -> None:
     steps: dict[str, int] = {}
     for deed in DEEDS:
         scene.prepare(deed)
@@ -163,18 +161,18 @@ def test_after_a_failure_at_any_copy_or_allocation_the_model_is_whole_and_the_ne
         with Path(report).open("a") as file:
             for deed in DEEDS:
                 every = os.environ.get(EVERY_ERROR)
-                cases = [
+                every_case = [
                     (at, error)
                     for at in range(1, steps[deed] + 1)
                     for number, error in enumerate(ERRORS)
                     if every or at % len(ERRORS) == number
                 ]
-                for at, error in cases:
+                for at, error in every_case:
                     fails(deed, at, error)
-                file.write(json.dumps({"scene": scene.name, "deed": deed, "survived": len(cases)}) + "\n")
+                file.write(json.dumps({"scene": scene.name, "deed": deed, "survived": len(every_case)}) + "\n")
         return
 
-    @settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=cases, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(DEEDS), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(ERRORS)))
     def fails_somewhere(deed: str, when: float, error: str) -> None:
         fails(deed, 1 + int(when * steps[deed]), error)

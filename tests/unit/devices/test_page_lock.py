@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.devices import CudaBackend, DeviceRegistry, PageLockError
+from multigpu.multigpu_core.devices import AcceleratorBackend, CudaBackend, DeviceRegistry, PageLockError
 
 SIZE = 64 * 1024**2
 REFUSED = 2
@@ -116,4 +116,60 @@ def test_memory_is_locked_as_long_as_a_weight_uses_it_and_unlocked_before_it_is_
     address = weight.data_ptr()
     del weight
     assert not runtime.locked and runtime.was_mapped == [True]
+    assert not is_mapped(address)
+
+
+def test_memory_is_unpinned_and_pinned_again_where_it_is(registry_of: Any) -> None:
+    runtime = Runtime()
+    registry, _ = registry_of(runtime)
+    memory = registry.empty_page_locked(100, "cuda:0")
+    address = memory.data_ptr()
+    memory.fill_(7)
+    assert registry.unlock_pages(memory[:10], "cuda:0") and not runtime.locked
+    assert registry.unlock_pages(memory, "cuda:0"), "once more does nothing"
+    registry.lock_pages(memory, "cuda:0")
+    registry.lock_pages(memory, "cuda:0")
+    assert runtime.locked == {address: 100} and memory.sum() == 700
+    registry.unlock_pages(memory, "cuda:0")
+    del memory
+    gc.collect()
+    assert len(runtime.was_mapped) == 2, "what is ordinary memory is not unpinned when it is freed"
+
+
+def test_pinning_again_can_be_refused(registry_of: Any) -> None:
+    runtime = Runtime()
+    registry, _ = registry_of(runtime)
+    memory = registry.empty_page_locked(100, "cuda:0")
+    registry.unlock_pages(memory, "cuda:0")
+    runtime.answers["register"] = REFUSED
+    with pytest.raises(PageLockError):
+        registry.lock_pages(memory, "cuda:0")
+    runtime.look_for_errors()
+
+
+def test_families_that_cannot_unpin_in_place_say_so(fake_module_with_streams: Any) -> None:
+    registry = DeviceRegistry([AcceleratorBackend("xpu", module=fake_module_with_streams())])
+    memory = torch.empty(4, dtype=torch.uint8)
+    assert not registry.unlock_pages(memory, "xpu:0")
+    with pytest.raises(NotImplementedError):
+        registry.lock_pages(memory, "xpu:0")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+def test_nothing_is_unpinned_while_a_graph_is_captured(registry_of: Any) -> None:
+    runtime = Runtime()
+    registry, _ = registry_of(runtime)
+    module = registry._slot("cuda:0").backend.module
+    module.is_capturing = True
+    module.is_current_stream_capturing = lambda: module.is_capturing
+    module.is_initialized = lambda: True
+    memory = registry.empty_page_locked(SIZE, "cuda:0")
+    address = memory.data_ptr()
+    del memory
+    gc.collect()
+    assert runtime.locked == {address: SIZE} and is_mapped(address)
+    module.is_capturing = False
+    registry.empty_page_locked(100, "cuda:0")
+    gc.collect()
+    assert not runtime.locked and runtime.was_mapped[0]
     assert not is_mapped(address)

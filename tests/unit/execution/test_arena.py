@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.execution.arena import Layout, pack, packed_memory
+from multigpu.multigpu_core.execution.arena import Layout, copied_to, pack, packed_memory
 
 TENSORS = {
     "a matrix": torch.randn(3, 5),
     "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
     "transposed": torch.randn(4, 6).t(),
-    "every other column": torch.randn(4, 6)[:, ::2],
+    "every other column": torch.randn(4, 6)[:, 1::2],
+    "columns in the middle": torch.randn(4, 6)[:, 2:4],
+    "expanded": torch.randn(4, 1).expand(4, 3),
+    "diagonal": torch.randn(5, 5).diagonal(),
     "one number": torch.tensor(3.0),
     "empty": torch.zeros(0, 3),
     "eight bits": torch.randn(6, 4).to(torch.float8_e4m3fn),
@@ -31,14 +34,27 @@ class Coded(Tensor):
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_values_and_strides_are_kept(kind: str) -> None:
-    others = [torch.arange(7), torch.randn(2)]
-    tensors = [others[0], TENSORS[kind], others[1]]
-    packed = pack(tensors, torch.empty(Layout(tensors).size_bytes, dtype=torch.uint8))
+def test_packed_tensors_are_those_that_torch_s_own_move_gives(kind: str) -> None:
+    tensors = [torch.arange(7), TENSORS[kind], torch.randn(2)]
+    size_bytes = Layout(tensors, closes_gaps=True).size_bytes
+    packed = pack(tensors, torch.empty(size_bytes, dtype=torch.uint8))
     for before, after in zip(tensors, packed, strict=True):
         assert torch.equal(before.float(), after.float()) and before.dtype == after.dtype
-    if TENSORS[kind].is_contiguous() or kind in ("channels last", "transposed"):
-        assert packed[1].stride() == TENSORS[kind].stride()
+        assert after.stride() == before.to("cpu", copy=True).stride()
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_staged_tensors_have_the_strides_of_the_stored_ones(kind: str) -> None:
+    tensors = [torch.arange(7), TENSORS[kind], torch.randn(2)]
+    layout = Layout(tensors)
+    memory = torch.empty(layout.size_bytes, dtype=torch.uint8)
+    for source, place in layout.byte_pieces(memory):
+        place.copy_(source)
+    alone = [copied_to(tensor, torch.device("meta"), non_blocking=False) for tensor in tensors]
+    for before, after, copied in zip(tensors, layout.tensors_in(memory), alone, strict=True):
+        assert torch.equal(before.float(), after.float()) and before.dtype == after.dtype
+        assert after.stride() == before.stride() == copied.stride() and copied.is_meta
+        assert not before.numel() or (after.data_ptr() - memory.data_ptr()) % 256 == 0
 
 
 def test_packed_tensors_are_known_as_such_and_others_are_not() -> None:

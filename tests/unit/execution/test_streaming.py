@@ -3,88 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from structlog.testing import capture_logs
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.allocation import (
-    AllocationPlan,
-    BlockKind,
-    Placement,
-    Strategy,
-    inventory_of_module,
-)
 from multigpu.multigpu_core.devices import AcceleratorBackend, default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import PageLockedMemory
 from multigpu.multigpu_core.testing import SimulatedMachine
 from multigpu.multigpu_core.testing.streams import SimulatedStream
 
-WIDTH = 32
-BLOCKS = 8
-COMPUTE = "npu:0"
-GB = 10**9
-PACKED_BYTES = 16_896
-"""Of a block."""
-BUFFER_BYTES = 17_500
-"""Of page-locked memory: too little for the weights of a block, enough for what they pass through."""
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up = nn.Linear(WIDTH, 2 * WIDTH)
-        self.down = nn.Linear(2 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.tanh(self.up(x)))
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
-        self.order = list(range(BLOCKS))
-        self.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        for index in self.order:
-            x = self.blocks[index](x)
-        return x
-
-
-def split(
-    model: Model,
-    device: str,
-    locked_bytes: int = GB,
-    staged_blocks: int = 3,
-    locked: PageLockedMemory | None = None,
-) -> Distribution:
-    """Every other block on `device`, the rest on the compute device."""
-    registry = default_registry()
-    locked = locked or PageLockedMemory(registry, locked_bytes)
-    distribution = Distribution(model, inventory_of_module(model), registry, locked)
-    blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
-    away = {block.name for block in blocks[::2]}
-    placements = tuple(
-        Placement(block, device if block.name in away else COMPUTE) for block in distribution.inventory.blocks
-    )
-    plan = AllocationPlan(COMPUTE, Strategy.INTERLEAVE, placements)
-    distribution.begin(replace(plan, staging_bytes=staged_blocks * (blocks[0].size_bytes + 2048)))
-    for placement in placements:
-        distribution.place(placement.block, placement.device)
-    distribution.serve({placement.block.name: placement.device for placement in placements})
-    return distribution
-
-
-def inputs(seed: int = 1) -> Tensor:
-    return torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed)).to(COMPUTE)
+from .streamed import BLOCKS, BUFFER_BYTES, COMPUTE, GB, PACKED_BYTES, WIDTH, Model, expected, inputs, split
 
 
 @pytest.fixture
@@ -92,10 +24,6 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
     simulated_machine.detect_races = True
     yield simulated_machine
     simulated_machine.detect_races = False
-
-
-def expected(x: Tensor) -> Tensor:
-    return Model().to(COMPUTE)(x).cpu()
 
 
 WAYS = {
@@ -123,9 +51,9 @@ def test_a_device_without_streams_gets_each_block_when_it_is_called(
     monkeypatch.setattr(AcceleratorBackend, "streams", None)
     copied, beside_the_host = machine.timeline.copied, []
 
-    def noted(source: Tensor, destination: Tensor, non_blocking: bool) -> None:
+    def noted(source: Tensor, destination: Tensor, non_blocking: bool, *work: Any) -> None:
         beside_the_host.append(non_blocking)
-        copied(source, destination, non_blocking)
+        copied(source, destination, non_blocking, *work)
 
     monkeypatch.setattr(machine.timeline, "copied", noted)
     model = Model()
@@ -206,6 +134,40 @@ def test_a_weight_with_gaps_that_is_put_in_there_comes_over_as_well(machine: Sim
     resident.blocks[2].up.weight = nn.Parameter(weight.to(COMPUTE)[:, ::2], requires_grad=False)
     for _ in range(3):
         assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
+LAYOUTS: dict[str, Callable[[], Tensor]] = {
+    "transposed": lambda: torch.randn(WIDTH, 2 * WIDTH).t(),
+    "every other column": lambda: torch.randn(2 * WIDTH, 2 * WIDTH)[:, ::2],
+    "columns of a wider one": lambda: torch.randn(2 * WIDTH, 3 * WIDTH)[:, WIDTH : 2 * WIDTH],
+    "one row for all": lambda: torch.randn(1, WIDTH).expand(2 * WIDTH, WIDTH),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "way", ["page-locked host memory", "ordinary host memory, through a small buffer", "another card"]
+)
+def test_a_weight_computes_with_the_strides_that_it_is_stored_with(
+    machine: SimulatedMachine, way: str, layout: str
+) -> None:
+    device, locked_bytes = WAYS[way]
+    model = Model()
+    split(model, device, locked_bytes)
+    weight = LAYOUTS[layout]()
+    stored = torch.empty(weight.untyped_storage().nbytes() // 4, device=device)
+    stored = stored.as_strided(weight.size(), weight.stride(), weight.storage_offset())
+    stored.untyped_storage().copy_(weight.untyped_storage())
+    model.blocks[2].up.weight = nn.Parameter(stored, requires_grad=False)
+    seen: list[tuple[tuple[int, ...], Tensor]] = []
+    model.blocks[2].up.register_forward_pre_hook(
+        lambda module, args: seen.append((module.weight.stride(), module.weight.cpu()))
+    )
+    model(inputs())  # brought ahead
+    model.blocks[2].up(inputs())  # brought when it is called
+    assert len(seen) == 2
+    for stride, values in seen:
+        assert stride == weight.stride() and torch.equal(values, weight)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

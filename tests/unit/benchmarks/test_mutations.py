@@ -1,0 +1,67 @@
+"""Single mutations: which edits of a source are tried, and that each can be applied."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SOURCE = '''"""A module."""
+
+log = None
+
+
+class Ring:
+    """A ring."""
+
+    def __init__(self) -> None:
+        self.size = 1
+
+    def grow(self, by: int, force: bool = False) -> bool:
+        """Grow."""
+        log.info("grown", by=by)
+        if by < 0 and not force:
+            raise ValueError(f"{by} ü")
+        with self.lock:
+            self.size += by
+        return self.check(strict=True) or by is None
+'''
+
+
+@pytest.fixture
+def mutations(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    return importlib.import_module("mutations")
+
+
+def test_calls_assignments_conditions_contexts_and_flags_are_mutated_and_nothing_else(
+    mutations: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "ring.py"
+    path.write_text(SOURCE)
+    edits = {(each.before, each.after) for each in mutations.mutations_of(path)}
+    assert edits == {
+        ("by < 0 and not force", "(not (by < 0 and not force))"),
+        ("by < 0", "True"),
+        ("not force", "True"),
+        ("by < 0", "(by <= 0)"),
+        ('raise ValueError(f"{by} ü")', "pass"),
+        ("self.lock", '__import__("contextlib").nullcontext()'),
+        ("self.size += by", "pass"),
+        ("True", "False"),
+        ("self.check(strict=True)", "False"),
+        ("by is None", "False"),
+        ("by is None", "(by is not None)"),
+    }
+
+
+def test_each_mutation_of_the_streaming_code_is_one_edit_and_compiles(mutations: ModuleType, repository: Path) -> None:
+    path = repository / "multigpu_core/execution/prefetch.py"
+    found = mutations.mutations_of(path)
+    sources = {each.applied() for each in found}
+    assert len(sources) == len(found) > 50
+    assert path.read_text() not in sources
+    for source in sources:
+        compile(source, "prefetch.py", "exec")
