@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import expect
 
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
 from .demo_server import free, loaded_by_another_node, split
 from .page import ComfyPage, chromium, drag
@@ -22,9 +21,9 @@ SEEDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def opened(server: ComfyUIServer) -> Iterator[ComfyPage]:
-    with chromium() as browser:
-        yield ComfyPage(browser, server)
+def opened(request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
+    with chromium() as browser:  # where there is none, no server is started either
+        yield ComfyPage(browser, request.getfixturevalue("server"))
 
 
 @pytest.fixture
