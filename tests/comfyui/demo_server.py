@@ -23,6 +23,13 @@ SIDE_PIXELS = 64
 FREED_WITHIN_SECONDS = 120.0
 """A bound for a server that never does; on a busy machine it may take a while."""
 
+NOTHING: Workflow = {
+    "image": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+    "see": {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}},
+}
+"""A prompt without a model. Between two requests to free it makes sure of the second: ComfyUI may leave one that comes
+while it handles another until its queue moves."""
+
 # Nothing that the front end shows to newcomers lies over the page.
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 

@@ -12,7 +12,7 @@ import pytest
 from multigpu.multigpu_core.testing.comfyui_client import WorkflowError
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import free, loaded_by_another_node, pixels, prepare, split, whole
+from .demo_server import NOTHING, free, loaded_by_another_node, pixels, prepare, split, whole
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "nodes.json").read_text())["nodes"]
 CORE_LOADERS = (
@@ -153,14 +153,14 @@ def test_unload_models_leaves_a_kept_model_and_free_memory_lets_everything_go(se
     assert len(server.client.get("/multigpu/models")) == 2
     (kept,) = free(server, leaves=1, unload_models=True)
     assert kept["bytes_by_device"] == kept["planned_bytes"] and "npu:1" in kept["bytes_by_device"]
+    server.client.run(NOTHING)
     assert free(server, unload_models=True, free_memory=True) == []
 
 
 def test_a_kept_model_outlives_a_prompt_without_its_node_and_is_not_read_again(server: ComfyUIServer) -> None:
     _run_split(server, keep_loaded=True, seed=3)
     plans = _events(server, "split_planned")
-    picture = {"image": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}}
-    server.client.run({**picture, "see": {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}}})
+    server.client.run(NOTHING)
     assert server.client.get("/multigpu/models")
     _run_split(server, keep_loaded=True, seed=4)
     assert _events(server, "split_planned") == plans, "a model that is read again is planned again"

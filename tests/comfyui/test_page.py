@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
 
-from .demo_server import free, loaded_by_another_node, split
+from .demo_server import NOTHING, free, loaded_by_another_node, split
 from .page import ComfyPage, chromium, drag
 
 SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
@@ -96,6 +96,7 @@ def test_a_model_kept_in_the_panel_stays_until_everything_is_freed(page: ComfyPa
     assert len(page.server.client.get("/multigpu/models")) == 2
     (left,) = free(page.server, leaves=1, unload_models=True)
     assert left["bytes_by_device"] == kept["bytes_by_device"]
+    page.run(NOTHING)
     panel.get_by_role("button", name="Free everything").click()
     expect(panel.locator(".multigpu-strip")).to_have_count(0)
     assert page.server.client.get("/multigpu/models") == []
