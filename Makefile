@@ -1,7 +1,9 @@
 # Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
 #   make check      while you work: lint, types and the unit tests, in about a minute
-#   make test       all that CI checks: lint, types, the guides, unit tests, tests inside a real ComfyUI
+#   make test       all that CI checks: lint, types, the guides, unit tests, packages, tests inside a real ComfyUI
 #   make test-long  before a release: many more made-up cases, for an hour or more
+#   make mutate     before a release: how many single mutations of the engine no test notices
+#   make audit      known vulnerabilities of what is installed; its answer changes with the day, so CI does not ask
 #   make docs       the guides as a site, in .cache/site
 #   make demo       one model on one device and split over all of them, in a real ComfyUI: the same picture
 # Each stage of these is a target of its own: make unit, make lint, ...
@@ -25,12 +27,13 @@ COMFYUI  := $(VENV)/.comfyui-folder
 TYPING   := .cache/typing
 SETUP    := environment torch packages comfyui-release
 STAGES   = @MAKE="$(MAKE)" $(PYTHON) .ci/stages.py
-PYTEST   := $(PY) -m pytest -n $(WORKERS)
+# As many tests at a time, and each computes on one core.
+PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long demo clean FORCE
+.PHONY: help setup check test test-long mutate audit demo clean FORCE
 .PHONY: $(SETUP) lint types docs unit comfyui long-unit long-comfyui
 
 help:
@@ -48,6 +51,9 @@ test:
 test-long:
 	$(STAGES) $(SETUP) long-unit long-comfyui
 
+mutate: $(COMFYUI)
+	$(PY) benchmarks/mutate.py
+
 demo:
 	$(STAGES) $(SETUP)
 	$(PY) -m multigpu demo
@@ -64,7 +70,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(TORCH): requirements-torch.txt | $(PY)
-	@$(PY) .ci/torch_size.py
+	@echo "Installing torch: 2.7 GB with the CUDA libraries that its build for Linux needs; README.md says how to do without"
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	@touch $@
 
@@ -86,6 +92,7 @@ $(COMFYUI): $(PACKAGES) FORCE
 lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m bandit --quiet --configfile pyproject.toml --severity-level high -r $(wildcard *.py) multigpu_core integrations benchmarks examples
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
 types: $(COMFYUI)
@@ -97,17 +104,20 @@ docs: $(PACKAGES)
 
 # Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
 unit: $(COMFYUI)
-	$(PYTEST) -m "not long" --ignore=tests/comfyui
+	$(PYTEST) -m "not long" tests/unit
 
 comfyui: $(COMFYUI)
-	$(PYTEST) -m "not long" tests/comfyui
+	$(PYTEST) -m "not long" tests/comfyui tests/packaging
 
 # The tests marked long, and all that make cases up (those of Hypothesis), with many more of them.
 long-unit: $(COMFYUI)
-	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long --ignore=tests/comfyui
+	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/unit
 
 long-comfyui: $(COMFYUI)
 	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/comfyui
+
+audit: $(PACKAGES)
+	$(PY) -m pip_audit --skip-editable
 
 clean:
 	rm -rf .cache build *.egg-info

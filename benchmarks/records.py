@@ -29,7 +29,11 @@ class Record:
     @property
     def ratio(self) -> float | None:
         """The figure over its bound: at most 1 where the promise is kept."""
-        return self.value / self.bound if self.bound else None
+        if self.bound is None:
+            return None
+        if self.bound == 0:
+            return 0.0 if self.value <= 0 else float("inf")
+        return self.value / self.bound
 
 
 def main(
