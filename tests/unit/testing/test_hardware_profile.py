@@ -108,7 +108,7 @@ def test_a_profile_of_other_devices_does_not_count(machine: SimulatedMachine, tm
 
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_broken_file_costs_a_line_and_no_start(
     machine: SimulatedMachine, tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
