@@ -70,6 +70,8 @@ def test_comfyui_unpins_what_is_idle_for_a_split_model(
         mm.TOTAL_PINNED_MEMORY -= GB
         return True
 
+    monkeypatch.setattr(mm, "PINNING_ALLOWED_TYPES", set())  # ComfyUI itself pins nothing here
+
     monkeypatch.setattr(mm, "MAX_PINNED_MEMORY", 4 * GB)
     monkeypatch.setattr(mm, "TOTAL_PINNED_MEMORY", 4 * GB)
     monkeypatch.setattr(mm, "ensure_pin_registerable", unpin_idle)

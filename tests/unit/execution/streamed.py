@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,23 +28,28 @@ BUFFER_BYTES = 17_500
 """Of page-locked memory: too little for the weights of a block, enough for what they pass through."""
 
 
+EQUAL = (2 * WIDTH,) * BLOCKS
+UNEQUAL = (64, 16, 200, 32, 96, 24, 160, 48)
+"""Hidden widths of blocks: places in the staging buffer overlap several others."""
+
+
 class Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(WIDTH, 2 * WIDTH)
-        self.down = nn.Linear(2 * WIDTH, WIDTH)
+        self.up = nn.Linear(WIDTH, hidden)
+        self.down = nn.Linear(hidden, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.down(torch.tanh(self.up(x)))
 
 
 class Model(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: Sequence[int] = EQUAL) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
-        self.order = list(range(BLOCKS))
+        self.blocks = nn.ModuleList(Block(each) for each in hidden)
+        self.order = list(range(len(hidden)))
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,6 +85,38 @@ def split(
 
 def inputs(seed: int = 1) -> Tensor:
     return torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed)).to(COMPUTE)
+
+
+class BuffersOnly(PageLockedMemory):
+    """Page-locked memory of which all weights have to leave a buffer's worth."""
+
+    def has_room(self, size_bytes: int) -> bool:
+        return False
+
+    def allocate(self, size_bytes: int, compute_device: str, *, is_buffer: bool = False) -> Tensor | None:
+        return super().allocate(size_bytes, compute_device, is_buffer=True) if is_buffer else None
+
+
+def spread(
+    model: Model, devices: Sequence[str], staging: float, kind: type[PageLockedMemory] = PageLockedMemory
+) -> Distribution:
+    """All blocks on these devices in turn; `staging` is the share of their bytes that is kept for them."""
+    registry = default_registry()
+    distribution = Distribution(model, inventory_of_module(model), registry, kind(registry, GB))
+    blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
+    away = {block.name: devices[index % len(devices)] for index, block in enumerate(blocks)}
+    places = {block.name: away.get(block.name, COMPUTE) for block in distribution.inventory.blocks}
+    plan = AllocationPlan(
+        COMPUTE,
+        Strategy.INTERLEAVE,
+        tuple(Placement(block, places[block.name]) for block in distribution.inventory.blocks),
+    )
+    staging_bytes = int(staging * sum(block.size_bytes + 1024 for block in blocks))
+    distribution.begin(replace(plan, staging_bytes=staging_bytes))
+    for placement in plan.placements:
+        distribution.place(placement.block, placement.device)
+    distribution.serve(places)
+    return distribution
 
 
 def expected(x: Tensor) -> Tensor:

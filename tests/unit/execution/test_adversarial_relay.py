@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.testing import SimulatedMachine
 from multigpu.multigpu_core.testing.deferral import Order
 
-from .adversarial import ORDERS, PinnedInputs, unfavourable
+from .adversarial import ORDERS, PinnedInputs, unfavourable, unfavourable_on_two_threads
 from .relayed import COMPUTE, WIDTH, Block, Glue, InPlace, Model, in_turn, relayed
 
 PLACES = {
@@ -159,7 +159,7 @@ def halves(model: Model, inputs: PinnedInputs, distribution: Any, step: int) -> 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_both_halves_of_a_step_at_once(machine: SimulatedMachine, order: Order) -> None:
-    with unfavourable(machine, order):
+    with unfavourable_on_two_threads(machine, order):
         model, inputs = (
             Model(with_constants, [Wide(8 * (index + 1)) for index in range(6)]),
             PinnedInputs(machine, COMPUTE),
@@ -175,7 +175,7 @@ def test_both_halves_of_a_step_at_once(machine: SimulatedMachine, order: Order) 
 
 
 def test_a_half_that_raises_leaves_the_other_streams_in_order(machine: SimulatedMachine) -> None:
-    with unfavourable(machine, 1):
+    with unfavourable_on_two_threads(machine, 1):
         model, inputs = Model(in_turn, [Wide(16) for _ in range(6)]), PinnedInputs(machine, COMPUTE)
         reference = copy.deepcopy(model)
         distribution = relayed(model, PLACES["one donor"])
