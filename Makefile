@@ -1,71 +1,123 @@
 # Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
-#   make test    all that CI checks: lint, format, types, unit tests, tests inside a real ComfyUI, the guides
-#   make test-long  what explores many cases and takes long: before a release
-#   make docs    the guides as a site, in .cache/site
-#   make demo    one model on one device and split over all of them, in a real ComfyUI: the same picture
+#   make check      while you work: lint, types and the unit tests, in about a minute
+#   make test       all that CI checks: lint, types, the guides, unit tests, packages, tests inside a real ComfyUI
+#   make test-long  before a release: many more made-up cases, for an hour or more
+#   make mutate     before a release: how many single mutations of the engine no test notices
+#   make audit      known vulnerabilities of what is installed; its answer changes with the day, so CI does not ask
+#   make docs       the guides as a site, in .cache/site
+#   make demo       one model on one device and split over all of them, in a real ComfyUI: the same picture
+# Each stage of these is a target of its own: make unit, make lint, ...
+#
 # COMFYUI_PATH=/path/to/ComfyUI uses that checkout instead of the pinned release; VENV=... another environment.
+# TORCH_INDEX=URL installs torch from that package index: PyTorch's own has builds for the CPU alone.
+# WORKERS=N runs that many tests at a time; each takes a core and up to 2 GB of memory.
 
-PYTHON ?= python3
-VENV   ?= .venv
+PYTHON  ?= python3
+VENV    ?= .venv
+WORKERS ?= 2
 export COMFYUI_PATH
+# Every process that a test starts imports ComfyUI: compiled modules are kept, also where the shell says otherwise.
+unexport PYTHONDONTWRITEBYTECODE
 
 PY       := $(VENV)/bin/python
 PIP      := $(PY) -m pip --disable-pip-version-check
-STAMP    := $(VENV)/.packages-installed
+TORCH    := $(VENV)/.torch-installed
+PACKAGES := $(VENV)/.packages-installed
 COMFYUI  := $(VENV)/.comfyui-folder
 TYPING   := .cache/typing
+SETUP    := environment torch packages comfyui-release
+STAGES   = @MAKE="$(MAKE)" $(PYTHON) .ci/stages.py
+# As many tests at a time, and each computes on one core.
+PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long lint types unit comfyui docs demo clean FORCE
+.PHONY: help setup check test test-long mutate audit demo clean FORCE
+.PHONY: $(SETUP) lint types docs unit comfyui long-unit long-comfyui
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-setup: $(STAMP) $(COMFYUI)
+setup:
+	$(STAGES) $(SETUP)
 
-$(STAMP): pyproject.toml requirements-torch.txt
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -r requirements-torch.txt
-	$(PIP) install --quiet -e ".[dev,docs]"
-	touch $@
+check:
+	$(STAGES) $(SETUP) lint types unit
+
+test:
+	$(STAGES) $(SETUP) lint types docs unit comfyui
+
+test-long:
+	$(STAGES) $(SETUP) long-unit long-comfyui
+
+mutate: $(COMFYUI)
+	$(PY) benchmarks/mutate.py
+
+demo:
+	$(STAGES) $(SETUP)
+	$(PY) -m multigpu demo
+
+# The setup. Each step is done again when what it was made from has changed.
+
+environment: $(PY)
+torch: $(TORCH)
+packages: $(PACKAGES)
+comfyui-release: $(COMFYUI)
+
+$(PY):
+	@echo "Creating the virtual environment $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+$(TORCH): requirements-torch.txt | $(PY)
+	@echo "Installing torch: 2.7 GB with the CUDA libraries that its build for Linux needs; README.md says how to do without"
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
+	@touch $@
+
+$(PACKAGES): pyproject.toml $(TORCH)
+	@echo "Installing this package and the tools to check it"
+	$(PIP) install -e ".[dev,docs]"
+	@touch $@
 
 # Which ComfyUI is used, and its requirements installed: done again when either changes.
-$(COMFYUI): $(STAMP) FORCE
+$(COMFYUI): $(PACKAGES) FORCE
 	@$(PY) multigpu_core/testing/comfyui_release.py > $@.new
 	@cat "$$(cat $@.new)/requirements.txt" >> $@.new
-	@cmp -s $@ $@.new || $(PIP) install --quiet -r requirements-torch.txt -r "$$(head -n 1 $@.new)/requirements.txt"
+	@cmp -s $@ $@.new || echo "Installing what ComfyUI requires"
+	@cmp -s $@ $@.new || $(PIP) install -r requirements-torch.txt -r "$$(head -n 1 $@.new)/requirements.txt"
 	@mv $@.new $@
 
-test: lint types unit comfyui docs
+# The stages.
 
-lint: $(STAMP)
+lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m bandit --quiet --configfile pyproject.toml --severity-level high -r $(wildcard *.py) multigpu_core integrations benchmarks examples
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
-types: setup
+types: $(COMFYUI)
 	@mkdir -p $(TYPING) && ln -sfn "$(CURDIR)" $(TYPING)/multigpu
 	MYPYPATH=$(TYPING) $(PY) -m mypy --cache-dir .cache/mypy -m multigpu $(ROOT_MODULES) -p multigpu.multigpu_core -p multigpu.integrations
 
-# Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
-unit: setup
-	$(PY) -m pytest -m "not long" --ignore=tests/comfyui
-
-comfyui: setup
-	$(PY) -m pytest -m "not long" tests/comfyui
-
-# A folder without a long test is no failure (exit status 5: nothing was selected).
-test-long: setup
-	$(PY) -m pytest -m long --ignore=tests/comfyui || test $$? -eq 5
-	$(PY) -m pytest -m long tests/comfyui || test $$? -eq 5
-
-docs: $(STAMP)
+docs: $(PACKAGES)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir .cache/site
 
-demo: setup
-	$(PY) -m multigpu demo
+# Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
+unit: $(COMFYUI)
+	$(PYTEST) -m "not long" tests/unit
+
+comfyui: $(COMFYUI)
+	$(PYTEST) -m "not long" tests/comfyui tests/packaging
+
+# The tests marked long, and all that make cases up (those of Hypothesis), with many more of them.
+long-unit: $(COMFYUI)
+	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/unit
+
+long-comfyui: $(COMFYUI)
+	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/comfyui
+
+audit: $(PACKAGES)
+	$(PY) -m pip_audit --skip-editable
 
 clean:
 	rm -rf .cache build *.egg-info

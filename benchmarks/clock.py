@@ -70,6 +70,8 @@ ACTIVATION_BYTES = 28e6
 """Of the real Flux: 4,608 tokens of 3,072 numbers in bfloat16."""
 OTHER_CARD = 1 / 3
 """Speed of the unlike card."""
+ISSUE_SHARES = (0.0, 0.25, 0.5, 1.0)
+"""What the host takes to issue a half, over what the half takes to compute."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,12 @@ class Bench:
             dict.fromkeys(pairs, link), {"npu:0": {"float32": rate}, "npu:1": {"float32": rate * other_card}}
         )
 
-    def timed(self, work: Callable[[], object], profile: HardwareProfile, steps: int = STEPS) -> Step:
+    def timed(
+        self, work: Callable[[], object], profile: HardwareProfile, steps: int = STEPS, launch_seconds: float = 0.0
+    ) -> Step:
+        """Steps of which each ends with the host waiting for both cards."""
         clock = self.machine.clock
-        clock.start(ClockSettings(profile))
+        clock.start(ClockSettings(profile, launch_seconds=launch_seconds))
         times = [0.0]
         for _ in range(steps + 1):
             work()
@@ -243,28 +248,63 @@ def streaming(bench: Bench, shape: str, fraction: float, links: Sequence[str]) -
             yield Record(f"{name}: ours over contiguous (at most 1/1.3)", steady / others, "times", bound=1 / 1.3)
 
 
-def relaying(bench: Bench) -> Iterator[Record]:
-    """Two halves of a step on two cards, over both halves on one card that holds the whole model."""
+@dataclass(frozen=True)
+class Relayed:
+    """The uniform model on two cards, of which the second has a share as large as it is fast."""
+
+    model: nn.Module
+    distribution: Distribution
+    x: torch.Tensor
+    profile: HardwareProfile
+
+    def halves(self, *, in_turn: bool = False) -> object:
+        ping_pong = self.distribution.ping_pong
+        assert ping_pong is not None
+        return ping_pong.run([partial(self.model, self.x)] * 2, kind="half", in_turn=in_turn)
+
+
+def relayed(bench: Bench, other_card: float) -> Relayed:
     x = shaped_input(SIZES).to("npu:0")
     # A hop takes the small model's activations as long as the real ones.
     bytes_per_second = LINKS[HOP_LINK] * 1e9 / ACTIVATION_BYTES * x.nbytes
+    share = other_card / (1 + other_card)
+    model = shaped_model("uniform", SIZES)
+    shares = tuple(Share(card, Fraction(part)) for card, part in (("npu:0", 1 - share), ("npu:1", share)))
+    request = AllocationRequest("npu:0", AllocationMode.RATIO, shares, strategy=Strategy.RELAY)
+    distribution, _ = bench.split(model, request)
+    return Relayed(model, distribution, x, bench.profile(bench.rate("uniform"), bytes_per_second, other_card))
+
+
+@torch.inference_mode()
+def relaying(bench: Bench) -> Iterator[Record]:
+    """Two halves of a step on two cards, over both halves on one card that holds the whole model."""
+    resident = STEP_SECONDS["uniform"]
     for name, other in (("two equal cards", 1.0), ("a second card a third as fast", OTHER_CARD)):
-        share = other / (1 + other)
-        model = shaped_model("uniform", SIZES)
-        shares = tuple(Share(card, Fraction(part)) for card, part in (("npu:0", 1 - share), ("npu:1", share)))
-        request = AllocationRequest("npu:0", AllocationMode.RATIO, shares, strategy=Strategy.RELAY)
-        distribution, _ = bench.split(model, request)
-        assert distribution.ping_pong is not None
-        halves = partial(distribution.ping_pong.run, [partial(model, x)] * 2, kind="half")
-        profile = bench.profile(bench.rate("uniform"), bytes_per_second, other)
-        with torch.inference_mode():
-            both = bench.timed(halves, profile)
-            one = bench.timed(partial(model, x), profile)
-        resident = STEP_SECONDS["uniform"]
+        split = relayed(bench, other)
+        both = bench.timed(split.halves, split.profile)
+        one = bench.timed(partial(split.model, split.x), split.profile)
         bound = 1 / 1.7 if other == 1 else None
         yield Record(f"ping-pong, {name}: both halves over resident", both.seconds / (2 * resident), "times", bound)
         yield Record(f"relay, {name}: one pass over resident", one.seconds / resident, "times")
-        distribution.release()
+        split.distribution.release()
+
+
+@torch.inference_mode()
+def issuing(bench: Bench) -> Iterator[Record]:
+    """The same on two equal cards where the host takes its time to issue, and waits for the cards once a step."""
+    whole = shaped_model("uniform", SIZES).to("npu:0")
+    split = relayed(bench, 1.0)
+    alone = partial(whole, split.x)
+    launches = bench.timed(alone, HardwareProfile({}, {}), launch_seconds=1.0).seconds
+    for share in ISSUE_SHARES:
+        launch_seconds = share * STEP_SECONDS["uniform"] / launches
+        resident = 2 * bench.timed(alone, split.profile, launch_seconds=launch_seconds).seconds
+        name = f"ping-pong, issuing takes {share:.2f} of a half"
+        for order, in_turn in (("chunks alternate", False), ("one half after the other", True)):
+            both = bench.timed(partial(split.halves, in_turn=in_turn), split.profile, launch_seconds=launch_seconds)
+            bound = 1 / 1.6 if share <= 0.25 and not in_turn else None
+            yield Record(f"{name}, {order}: both halves over resident", both.seconds / resident, "times", bound)
+    split.distribution.release()
 
 
 def write_trace(bench: Bench, folder: Path) -> None:
@@ -315,6 +355,7 @@ def measure(quick: bool, trace: Path | None) -> Iterator[Record]:
         for fraction in fractions:
             yield from streaming(bench, shape, fraction, links)
     yield from relaying(bench)
+    yield from issuing(bench)
     if trace is not None:
         write_trace(bench, trace)
 

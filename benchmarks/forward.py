@@ -1,6 +1,6 @@
 """The forward path: untouched where a model is not split, and the CPU cost of our hooks where it is.
 
-python benchmarks/forward.py [--json]
+python benchmarks/forward.py [--json] [--quick]
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,31 +23,39 @@ from multigpu.multigpu_core.execution import PageLockedMemory, Streamer, TensorS
 from multigpu.multigpu_core.execution.packed_storage import PackedStorage
 from multigpu.multigpu_core.execution.relay import Relay
 
-ROUNDS = 15
-CALLS = 2000
-REPEATS = 9
+
+@dataclass(frozen=True)
+class Repetitions:
+    """How often each thing is timed: samplings, calls in a row, and rows of which the quickest counts."""
+
+    samplings: int = 15
+    calls: int = 2000
+    rows: int = 9
 
 
-def measure() -> Iterator[Record]:
+QUICK = Repetitions(samplings=1, calls=60, rows=1)
+
+
+def measure(often: Repetitions = Repetitions()) -> Iterator[Record]:
     inside = enter_comfyui()
     model = inside.whole()
     inside.sample(model)
-    before = _median(lambda: inside.sample(model))
+    before = _median(lambda: inside.sample(model), often)
     inside.start()
     again = inside.whole()
     inside.sample(again)
-    after = _median(lambda: inside.sample(again))
+    after = _median(lambda: inside.sample(again), often)
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in again.model.modules())
     yield Record("hooks on a model that is not split (must be 0)", hooks, "hooks")
     yield Record("its time with us over without us, in one run", after / before, "times")
-    yield Record("hooks around one streamed block of twenty layers", _hook_microseconds(), "µs", bound=30)
-    relayed = _relay_microseconds(60) - _relay_microseconds(20)
+    yield Record("hooks around one streamed block of twenty layers", _hook_microseconds(often), "µs", bound=30)
+    relayed = _relay_microseconds(60, often) - _relay_microseconds(20, often)
     yield Record("hooks around one relayed block of twenty layers", relayed / 40, "µs", bound=30)
 
 
-def _median(run: Callable[[], object]) -> float:
+def _median(run: Callable[[], object], often: Repetitions) -> float:
     seconds = []
-    for _ in range(ROUNDS):
+    for _ in range(often.samplings):
         begin = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - begin)
@@ -116,25 +126,25 @@ class _CpuWithStreams(CpuBackend):
         return torch.empty(size_bytes, dtype=torch.uint8)
 
 
-def _hook_microseconds() -> float:
+def _hook_microseconds(often: Repetitions) -> float:
     """Microseconds of the host that our hooks add to a streamed block, its copy of a few bytes included."""
     model = nn.ModuleDict({"block": _Block()})
     x = torch.zeros(1)
 
     def microseconds() -> float:
         begin = time.process_time()
-        for _ in range(CALLS):
+        for _ in range(often.calls):
             model["block"](x)
-        return (time.process_time() - begin) / CALLS * 1e6
+        return (time.process_time() - begin) / often.calls * 1e6
 
-    bare = min(microseconds() for _ in range(REPEATS))
+    bare = min(microseconds() for _ in range(often.rows))
     registry = DeviceRegistry([_CpuWithStreams()])
     locked = PageLockedMemory(registry, 2**30)
     streamer = Streamer(registry, "cpu", locked, 0)
     slots = _slots("block", model["block"])
     assert PackedStorage(registry, "cpu", locked).store(slots, "cpu")
     streamer.attach(model, {"block": slots})
-    return min(microseconds() for _ in range(REPEATS)) - bare
+    return min(microseconds() for _ in range(often.rows)) - bare
 
 
 class _Chain(nn.Module):
@@ -155,7 +165,7 @@ class _Pair(_Block):
         return super().forward(image), text
 
 
-def _relay_microseconds(count: int) -> float:
+def _relay_microseconds(count: int, often: Repetitions) -> float:
     """Microseconds of the host for a step with that many relayed blocks in a row, the blocks' own taken off.
 
     The two hops are in it, once.
@@ -166,18 +176,18 @@ def _relay_microseconds(count: int) -> float:
 
     def microseconds() -> float:
         begin = time.process_time()
-        for _ in range(CALLS // count):
+        for _ in range(often.calls // count):
             model(*given)
-        return (time.process_time() - begin) / (CALLS // count) * 1e6
+        return (time.process_time() - begin) / (often.calls // count) * 1e6
 
-    bare = min(microseconds() for _ in range(REPEATS))
+    bare = min(microseconds() for _ in range(often.rows))
     model.blocks[1:].to("npu:1")  # type: ignore[operator]
     slots = {f"blocks.{index}": _slots(f"blocks.{index}", block) for index, block in enumerate(model.blocks)}
     relay = Relay(registry, "npu:0")
     relay.attach(model, slots, dict.fromkeys(list(slots)[1:], "npu:1"))
     model(*given)
-    return min(microseconds() for _ in range(REPEATS)) - bare
+    return min(microseconds() for _ in range(often.rows)) - bare
 
 
 if __name__ == "__main__":
-    main("The forward path", measure)
+    main("The forward path", measure, quick=partial(measure, QUICK))

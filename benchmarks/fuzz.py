@@ -1,39 +1,45 @@
 """Made-up input for everything that reads what users and strangers write: our own errors, quickly, or nothing.
 
-python benchmarks/fuzz.py [--json] [--cases N] [--seed N] [--keep FILE]
+python benchmarks/fuzz.py [--json] [--strings N] [--files N] [--bodies N] [--seed N] [--keep FILE]
 
 Strings are put together from the pieces of their grammar, files are valid ones with mistakes in them. A string that is
-taken has to come out the same when it is written and read again. An exception that is none of ours ends the run, with
-the input that raised it.
+taken has to come out the same when it is written and read again, and a model file that is taken has to be one that the
+safetensors or gguf library loads. Every exception that is none of ours is counted, and the first of them are shown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import resource
-import struct
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import gguf
 import structlog
-from fuzz_http import http_case
 from pydantic import ValidationError
 from records import Record, report
+from safetensors import safe_open
 
 import multigpu
-from multigpu.multigpu_core.allocation import AllocationWidgets, parse_expert, request_from_widgets
+from multigpu.multigpu_core.allocation import (
+    AllocationWidgets,
+    inventory_of_file,
+    parse_expert,
+    request_from_widgets,
+)
 from multigpu.multigpu_core.allocation.errors import AllocationError
-from multigpu.multigpu_core.allocation.gguf_header import read_gguf_header
 from multigpu.multigpu_core.allocation.header_error import HeaderError
 from multigpu.multigpu_core.allocation.language import format_expert, parse_full
-from multigpu.multigpu_core.allocation.safetensors_header import read_safetensors_header
-from multigpu.multigpu_core.devices import DeviceError
-from multigpu.multigpu_core.plugins import read_configuration
+from multigpu.multigpu_core.devices import DeviceError, default_registry, load_profile, save_profile
+from multigpu.multigpu_core.devices.link_tiers import published_profile
+from multigpu.multigpu_core.plugins import name_of_pack, read_configuration
+from multigpu.multigpu_core.testing.damaged_files import damaged, damaged_gguf, damaged_safetensors
 
 KNOWN = ["cpu", "cuda:0", "cuda:1", "xpu:0"]
 SHIPPED = Path(multigpu.__file__).parent / "plugins.toml"
@@ -61,10 +67,15 @@ WORDS += [
     "\x00",
     "🦆",
     "9" * 400,
+    "9" * 5000,
+    " " * 3000,
+    "a" * 2000,
 ]
 TOML = ["[", "]", "=", '"', "'", "\n", "[[", "{", "}", "true", "1e999", "nan", "0x", "-", ".", "integrations", "memory"]
+TOML += ["[" * 2000, "a." * 2000, "{a = " * 500, "9" * 5000, "0x" + "f" * 5000, "#", "'" * 3, ",", "x" * 3000]
 TOML += ["logging", "default", "\x00", "é", "[memory]\n", "[integrations.gguf]\n", "level = 3\n", "= =\n", '"""', "inf"]
-JSON = ["{", "}", "[", "]", ",", ":", '"', "null", "-1", "1e99", "9" * 30, '"dtype"', '"F32"', "[0,", "\\u0000", "true"]
+JSON = [b"{", b"}", b"[", b"]", b",", b":", b'"', b"null", b"-1", b"1e99", b"9" * 400, b"9" * 5000, b"[" * 9999, b"NaN"]
+SHOWN_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -76,16 +87,60 @@ class Target:
     allowed: tuple[type[Exception], ...]
 
 
-def targets(folder: Path) -> Iterator[Target]:
+def string_targets() -> Iterator[Target]:
     refusals = (AllocationError, DeviceError)
     yield Target("allocation strings", _expert, refusals)
     yield Target("full allocation strings", _full, refusals)
     yield Target("widgets", _widgets, refusals)
-    yield Target("plugins.toml", _FileCase(folder / "plugins.toml", _toml, lambda path: read_configuration([path])), ())
-    safetensors = _FileCase(folder / "case.safetensors", _safetensors, read_safetensors_header)
-    yield Target(".safetensors headers", safetensors, (HeaderError,))
-    yield Target(".gguf headers", _FileCase(folder / "case.gguf", _gguf, read_gguf_header), (HeaderError,))
+
+
+def file_targets(folder: Path) -> Iterator[Target]:
+    yield Target("plugins.toml", _FileCase(folder / "plugins.toml", _toml, _read_settings), ())
+    yield Target(
+        "pyproject.toml", _FileCase(folder / "pyproject.toml", _toml, lambda path: name_of_pack(path.parent)), ()
+    )
+    registry = default_registry()
+    kept = save_profile(published_profile(registry), registry, folder / "kept.json").read_bytes()
+    profiles = _FileCase(
+        folder / "profile.json",
+        lambda chance: damaged(chance, kept, JSON),
+        lambda path: load_profile(registry, path),
+    )
+    yield Target("profile.json", profiles, ())
+    for kind, content, load in (
+        (".safetensors", damaged_safetensors, _load_safetensors),
+        (".gguf", damaged_gguf, _load_gguf),
+    ):
+        case = _FileCase(folder / f"case{kind}", content, partial(_read_and_load, load))
+        yield Target(f"{kind} files", case, (HeaderError,))
+
+
+def body_targets() -> Iterator[Target]:
+    from fuzz_http import http_case  # starts a ComfyUI
+
     yield Target("HTTP bodies", http_case(_shares), (ValidationError,))
+
+
+def _read_settings(path: Path) -> object:
+    configuration = read_configuration([path])
+    return configuration.memory, configuration.planner, configuration.logging
+
+
+def _read_and_load(load: Callable[[Path], None], path: Path) -> object:
+    inventory = inventory_of_file(path)
+    load(path)
+    return inventory
+
+
+def _load_safetensors(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118  # it is no mapping
+            file.get_tensor(name)
+
+
+def _load_gguf(path: Path) -> None:
+    for tensor in gguf.GGUFReader(path).tensors:
+        assert tensor.data.nbytes == tensor.n_bytes
 
 
 def _expert(chance: random.Random) -> object:
@@ -129,45 +184,7 @@ class _FileCase:
 def _toml(chance: random.Random) -> bytes:
     if chance.random() < 0.3:
         return _made_of(chance, TOML).encode(errors="surrogatepass")
-    return _damaged(chance, SHIPPED.read_bytes(), TOML)
-
-
-def _safetensors(chance: random.Random) -> bytes:
-    header, offset = {}, 0
-    for index in range(chance.randrange(4)):
-        shape = [chance.randrange(5) for _ in range(chance.randrange(4))]
-        size = 4
-        for each in shape:
-            size *= each
-        header[f"blocks.{index}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    if chance.random() < 0.8:
-        text = _damaged(chance, text, JSON)
-    length = len(text) if chance.random() < 0.9 else chance.choice([0, 1, len(text) + 1, 2**31, 2**63, 2**64 - 1])
-    return _damaged(chance, struct.pack("<Q", length) + text + bytes(offset), (), chance.random() < 0.2)
-
-
-def _gguf(chance: random.Random) -> bytes:
-    def string(text: str) -> bytes:
-        return struct.pack("<Q", len(text)) + text.encode()
-
-    count = lambda usual: usual if chance.random() < 0.95 else chance.choice([0, 2**16, 2**32, 2**64 - 1])  # noqa: E731
-    fields = [
-        string("general.alignment") + struct.pack("<II", 4, chance.choice([0, 8, 32, 33, 2**31])),
-        string("tokens") + struct.pack("<IIQ", 9, 8, count(2)) + string("a") + string(""),
-        string("nested") + struct.pack("<IIQIQ", 9, 9, count(1), chance.choice([0, 4, 8, 9, 99]), count(0)),
-        string("number") + struct.pack("<IQ", chance.choice([10, 12, 13]), 7),
-    ]
-    fields = chance.sample(fields, chance.randrange(len(fields) + 1))
-    tensors, offset = [], 0
-    for index in range(chance.randrange(4)):
-        kind, size = chance.choice([(0, 256 * 4), (2, 8 * 18), (8, 8 * 34), (12, 144), (99, 0)])
-        tensors.append(string(f"blk.{index}") + struct.pack("<IQIQ", 1, 256, kind, offset))
-        offset += -(-size // 32) * 32
-    head = b"GGUF" + struct.pack("<IQQ", chance.choice([3, 3, 3, 2, 1, 2**24]), count(len(tensors)), count(len(fields)))
-    content = head + b"".join(fields + tensors)
-    return _damaged(chance, content + bytes(-len(content) % 32 + offset), (), chance.random() < 0.7)
+    return damaged(chance, SHIPPED.read_bytes(), [piece.encode() for piece in TOML])
 
 
 def _shares(chance: random.Random) -> str:
@@ -185,39 +202,21 @@ def _made_of(chance: random.Random, words: list[str]) -> str:
     return "".join(chance.choice(words) for _ in range(chance.randrange(16)))
 
 
-def _damaged(
-    chance: random.Random, content: bytes, words: list[str] | tuple[str, ...], is_damaged: bool = True
-) -> bytes:
-    """The content with a few mistakes: bits, pieces that are left out or doubled, words put in, an end cut off."""
-    changed = bytearray(content)
-    for _ in range(chance.randrange(1, 4) if is_damaged and content else 0):
-        begin = chance.randrange(len(changed) + 1)
-        end = min(len(changed), begin + chance.randrange(9))
-        way = chance.randrange(5)
-        if way == 0 and begin < len(changed):
-            changed[begin] ^= 1 << chance.randrange(8)
-        elif way == 1:
-            del changed[begin:end]
-        elif way == 2:
-            changed[begin:begin] = changed[begin:end]
-        elif way == 3:
-            put_in = chance.choice(words).encode() if words else chance.randbytes(chance.randrange(9))
-            changed[begin:end] = put_in
-        elif chance.random() < 0.3:
-            del changed[begin:]
-    return bytes(changed)
-
-
-def measure(cases: int, seed: int) -> Iterator[Record]:
+def measure(strings: int, files: int, bodies: int, seed: int) -> Iterator[Record]:
     structlog.configure(processors=[lambda *_: ""])
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        each = list(targets(Path(folder)))
-        for target in each:
-            yield from _measured(target, -(-cases // len(each)), seed)
+        for cases, targets in (
+            (strings, string_targets),
+            (files, partial(file_targets, Path(folder))),
+            (bodies, body_targets),
+        ):
+            each = list(targets()) if cases else []
+            for target in each:
+                yield from _measured(target, -(-cases // len(each)), seed)
 
 
 def _measured(target: Target, cases: int, seed: int) -> Iterator[Record]:
-    chance, taken, slowest = random.Random(f"{seed} {target.name}"), 0, 0.0
+    chance, taken, failed, slowest = random.Random(f"{seed} {target.name}"), 0, 0, 0.0
     settled = resident = 0
     for number in range(cases):
         if number == cases // 10:
@@ -228,9 +227,14 @@ def _measured(target: Target, cases: int, seed: int) -> Iterator[Record]:
             taken += 1
         except target.allowed:
             pass
+        except Exception as error:
+            failed += 1
+            if failed <= SHOWN_FAILURES:
+                print(f"{target.name}, case {number}: {error!r:.2000}", file=sys.stderr)  # noqa: T201
         slowest = max(slowest, time.process_time() - begin)
     resident = _resident_bytes()
-    yield Record(f"{target.name}: cases without an error that is not ours", cases, "cases")
+    yield Record(f"{target.name}: cases", cases, "cases")
+    yield Record(f"{target.name}: errors that are not ours", failed, "cases", 0)
     yield Record(f"{target.name}: taken", taken / cases, "of all")
     yield Record(f"{target.name}: slowest", slowest, "s of a core", SLOWEST_SECONDS)
     yield Record(f"{target.name}: growth of memory", (resident - settled) / 2**20, "MB", GROWTH_BYTES / 2**20)
@@ -243,8 +247,15 @@ def _resident_bytes() -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
-    parser.add_argument("--cases", type=int, default=1_000_000, help="over all that is fuzzed")
+    parser.add_argument("--strings", type=int, default=1_000_000, help="allocation strings and widgets")
+    parser.add_argument("--files", type=int, default=200_000, help="model files, settings and kept profiles")
+    parser.add_argument("--bodies", type=int, default=20_000, help="of HTTP requests, inside a ComfyUI")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="write the records, with machine and date, to this file")
     options = parser.parse_args()
-    report("Fuzzing", list(measure(options.cases, options.seed)), options.json, options.keep)
+    report(
+        "Fuzzing",
+        list(measure(options.strings, options.files, options.bodies, options.seed)),
+        options.json,
+        options.keep,
+    )

@@ -1,12 +1,13 @@
 """What loading a split model takes: peaks by the simulated accelerators' own accounting, and what 30 loads leave.
 
-python benchmarks/load.py [--json]
+python benchmarks/load.py [--json] [--quick]
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import partial
 
 from inside_comfyui import enter_comfyui
 from records import Record, main
@@ -17,7 +18,7 @@ SPLIT = "npu:0,20%;npu:1,40%;cpu,40%"
 CYCLES = 30
 
 
-def measure() -> Iterator[Record]:
+def measure(cycles: int = CYCLES) -> Iterator[Record]:
     inside = enter_comfyui()
     inside.start()
     import comfy.model_management as mm
@@ -36,15 +37,15 @@ def measure() -> Iterator[Record]:
     yield Record("peak in host memory beyond the file (share, and largest block)", host.peak_bytes, "bytes", bound)
     split.detach()
     with HostMemoryMeter() as host:
-        for _ in range(CYCLES):
+        for _ in range(cycles):
             mm.load_models_gpu([split])
             split.detach()
         gc.collect()
         model_bytes = sum(value.nbytes for value in split.model.state_dict().values())
-        yield Record(f"host memory after {CYCLES} loads (the model itself)", host.live_bytes, "bytes", model_bytes)
+        yield Record(f"host memory after {cycles} loads (the model itself)", host.live_bytes, "bytes", model_bytes)
     for device in inside.machine.devices:
-        yield Record(f"left on {device.name} after {CYCLES} loads (must be 0)", device.live_bytes, "bytes")
+        yield Record(f"left on {device.name} after {cycles} loads (must be 0)", device.live_bytes, "bytes")
 
 
 if __name__ == "__main__":
-    main(f"Loading a tiny Flux split {SPLIT}", measure)
+    main(f"Loading a tiny Flux split {SPLIT}", measure, quick=partial(measure, cycles=3))

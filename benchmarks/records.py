@@ -29,15 +29,27 @@ class Record:
     @property
     def ratio(self) -> float | None:
         """The figure over its bound: at most 1 where the promise is kept."""
-        return self.value / self.bound if self.bound else None
+        if self.bound is None:
+            return None
+        if self.bound == 0:
+            return 0.0 if self.value <= 0 else float("inf")
+        return self.value / self.bound
 
 
-def main(title: str, measure: Callable[[], Iterable[Record]]) -> None:
-    """Measure and print; the exit status says whether every promise is kept."""
+def main(
+    title: str, measure: Callable[[], Iterable[Record]], quick: Callable[[], Iterable[Record]] | None = None
+) -> None:
+    """Measure and print; the exit status says whether every promise is kept.
+
+    `quick` measures the same with few repetitions, where that takes less time: its times say little, its bytes all.
+    """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
-    as_json = parser.parse_args().json
-    report(title, list(measure()), as_json)
+    if quick is not None:
+        parser.add_argument("--quick", action="store_true", help="few repetitions: shows that it runs")
+    options = parser.parse_args()
+    chosen = quick if quick is not None and options.quick else measure
+    report(title, list(chosen()), options.json)
 
 
 def report(title: str, records: Sequence[Record], as_json: bool, keep: Path | None = None) -> NoReturn:

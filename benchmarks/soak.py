@@ -3,8 +3,9 @@
 python benchmarks/soak.py [--json] [--prompts N] [--seed N] [--keep FILE]
 
 Three models in random splits, with and without a LoRA, keep_loaded and eject_models; some prompts are interrupted, and
-some are followed by ComfyUI's /free. Every picture has to be the one that its model, LoRA and seed gave before. At
-checkpoints everything is freed: no device may hold a byte then. Memory is compared from the first third to the end.
+some are followed by ComfyUI's /free or by the panel's Unload of a model, also tried while prompts run. Every
+picture has to be the one that its model, LoRA and seed gave before. At checkpoints everything is freed: no device may
+hold a byte then. Memory is compared from the first third to the end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import random
 import tempfile
 import time
+import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,7 @@ PLACES: tuple[dict[str, Any], ...] = (
     {"virtual_vram_gb": 0.004, "donor_device": "npu:1,cpu"},
     {"device": "npu:1"},
 )
-INTERRUPTED, FREED, WITH_LORA = 0.1, 0.15, 0.5
+INTERRUPTED, FREED, UNLOADED, WITH_LORA = 0.1, 0.15, 0.3, 0.5
 NOTHING_GROWS_BY = 0.03
 """Of the server's memory. The allocator of the C library does not give all back that it got."""
 NOOP_GROWS_BY = 1.5
@@ -73,6 +75,7 @@ class Soak:
     held_bytes: list[int] = field(default_factory=list)
     noop_seconds: list[float] = field(default_factory=list)
     interrupted: int = 0
+    unloaded: int = 0
 
     def prompt(self) -> None:
         """One prompt, and perhaps what a user does after it.
@@ -84,13 +87,17 @@ class Soak:
         model, seed = self.chance.choice(MODELS), self.chance.randrange(3)
         has_lora = self.chance.random() < WITH_LORA
         is_interrupted = self.chance.random() < INTERRUPTED
+        is_unloaded_meanwhile = self.chance.random() < UNLOADED
 
-        def interrupt(progress: NodeProgress) -> None:
-            if is_interrupted and progress.class_type == "KSampler" and progress.value:
-                self.server.client.post("/interrupt", {})
+        def meanwhile(progress: NodeProgress) -> None:
+            if progress.class_type == "KSampler" and progress.value:
+                if is_unloaded_meanwhile:
+                    self._unload()
+                if is_interrupted:
+                    self.server.client.post("/interrupt", {})
 
         try:
-            result = self.server.client.run(self._workflow(model, has_lora, seed), interrupt)
+            result = self.server.client.run(self._workflow(model, has_lora, seed), meanwhile)
         except WorkflowError as error:
             if not is_interrupted or "interrupted" not in str(error):
                 raise
@@ -99,8 +106,24 @@ class Soak:
             (picture,) = result.image_files()
             expected = self.pictures.setdefault((model, has_lora, seed), picture.read_bytes())
             assert picture.read_bytes() == expected, f"{model}, LoRA {has_lora}, seed {seed}: another picture"
-        if self.chance.random() < FREED:
-            self.server.client.post("/free", {"unload_models": True, "free_memory": self.chance.random() < 0.5})
+        deeds = [self._unload] * (self.chance.random() < UNLOADED) + [self._free] * (self.chance.random() < FREED)
+        for deed in self.chance.sample(deeds, len(deeds)):
+            deed()
+
+    def _free(self) -> None:
+        self.server.client.post("/free", {"unload_models": True, "free_memory": self.chance.random() < 0.5})
+
+    def _unload(self) -> None:
+        """Unload one of the models, as the panel does: one that is gone, or that a prompt may use, is refused."""
+        models = [model["ours"] for model in self.server.client.get("/multigpu/state")["models"] if model["ours"]]
+        if not models:
+            return
+        try:
+            self.server.client.post("/multigpu/unload", {"key": self.chance.choice(models)["key"]})
+            self.unloaded += 1
+        except urllib.error.HTTPError as refusal:
+            if refusal.code not in (404, 409):
+                raise
 
     def checkpoint(self) -> None:
         """Free everything, and see what is left."""
@@ -190,6 +213,7 @@ def measure(prompts: int, seed: int) -> Iterator[Record]:
     latency = min(noop_last) / min(noop_first)  # what other work on the machine adds is left out
     yield Record("prompts without a failure, each with the picture of before", prompts, "prompts")
     yield Record("of them interrupted", run.interrupted, "prompts")
+    yield Record("models unloaded from the panel", run.unloaded, "models")
     yield Record("most bytes held by any device when all is freed (must be 0)", max(run.held_bytes), "bytes")
     yield Record("memory of the server: growth after a third", last / first - 1, "of it", NOTHING_GROWS_BY)
     yield Record("memory of the server at the end", last, "bytes")

@@ -6,11 +6,16 @@ Every event has a name, as in ``log.info("split_loaded", message="Flux: 57 block
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -18,8 +23,20 @@ from typing import Any
 import structlog
 
 NAME = "multigpu"
+log = structlog.get_logger(NAME)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, and halves of characters; tabs and line feeds are left."""
 _EVENT = "multigpu_event"
 """Under this attribute a record of Python's logging carries the event that it was made of."""
+
+
+def printable(text: str) -> str:
+    r"""`text` with its control characters written out, as in ``\x1b``. Lines after the first are indented.
+
+    So no name of a file, plugin or model in it can colour the console, move its cursor, or pass for a line of its own.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text).replace("\n", "\n  ")
 
 
 @dataclass(frozen=True)
@@ -79,14 +96,17 @@ def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tu
     text = f"[MultiGPU] {event.get('message', event['event'])}"
     if "exception" in event:
         text += f"\n{event['exception']}"
+    text = printable(text)
     # log.exception would have Python's logging add the traceback, which is in the text.
     return (text,), {"exc_info": False, "extra": {_EVENT: dict(event)}}
 
 
 class _JsonFile(RotatingFileHandler):
-    """Writes events as JSON lines."""
+    """Writes events as JSON lines. A file that cannot be written is reported once, and once when it can be again."""
 
     def __init__(self, file: LogFile) -> None:
+        self._is_failing = False
+        self._reason = ""
         file.path.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(file.path, maxBytes=file.max_bytes, backupCount=file.backups, encoding="utf-8")
 
@@ -94,4 +114,37 @@ class _JsonFile(RotatingFileHandler):
         event = getattr(record, _EVENT, {"event": "message", "message": record.getMessage()})
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         head = {"time": time, "level": record.levelname.lower(), "event": event["event"]}
-        return json.dumps(head | event, default=str, ensure_ascii=False)
+        line = json.dumps(head | event, default=str, ensure_ascii=False)
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        was_failing, self._is_failing = self._is_failing, False
+        super().emit(record)  # calls `handleError` where it fails
+        if was_failing and not self._is_failing:
+            message = f"The log file {self.baseFilename} can be written again. Events in between are not in it."
+            log.info("log_file_works_again", message=message)
+        elif self._is_failing and not was_failing:
+            message = (
+                f"The log file {self.baseFilename} cannot be written: {self._reason}. Events are on the console only."
+            )
+            log.warning("log_file_failed", message=message)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Close the file: the next event opens it again."""
+        self._reason = str(sys.exc_info()[1])
+        self._is_failing = True
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file, and end the line that a full disk or a killed process left unfinished."""
+        stream = super()._open()
+        file = Path(self.baseFilename)
+        if file.is_file() and file.stat().st_size:
+            with file.open("rb") as written:
+                written.seek(-1, os.SEEK_END)
+                if written.read(1) != b"\n":
+                    stream.write(self.terminator)
+        return stream

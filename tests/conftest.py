@@ -14,9 +14,10 @@ from multigpu.multigpu_core.testing.comfyui_release import ProvisioningError, co
 
 pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]
 
-# On a busy machine anything may take a while, and that says nothing about the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# Without a deadline: on a busy machine anything may take a while, and that says nothing about the code.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile("default")
 
 
 def _tested_versions() -> str:

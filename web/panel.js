@@ -13,6 +13,7 @@ export class Panel {
   #devices = element("section", { "aria-label": "Devices" });
   #models = element("section", { "aria-label": "Loaded models" });
   #message = element("p", { class: "multigpu-message", role: "status" });
+  #fault = element("p", { class: "multigpu-message", role: "alert", hidden: true });
   #speeds = new Speeds();
   #timer = null;
   #shown = { all: "", models: "" };
@@ -28,6 +29,7 @@ export class Panel {
     root.classList.add("multigpu-panel");
     root.replaceChildren(
       element("header", { class: "multigpu-header" }, element("h2", {}, "MultiGPU"), free),
+      this.#fault,
       this.#message,
       this.#devices,
       this.#models,
@@ -61,6 +63,7 @@ export class Panel {
     const before = this.#shown;
     if (shown.all === before.all) return;
     this.#shown = shown;
+    this.#showFault(state.worker_fault);
     this.#speeds.show(state.speeds_measured);
     const devices = [...state.devices].sort((a, b) => (a.name === "cpu") - (b.name === "cpu"));
     const names = devices.map((device) => device.name);
@@ -69,6 +72,13 @@ export class Panel {
       .sort((a, b) => (a.ours === null) - (b.ours === null));
     this.#devices.replaceChildren(...devices.map((device) => deviceEntry(device, models, names)));
     if (shown.models !== before.models) this.#showModels(models, names);
+  }
+
+  #showFault(fault) {
+    const text = fault === null ? "" : `ComfyUI's prompt worker has died: ${fault}. No prompt runs until ComfyUI is restarted.`;
+    if (text === this.#fault.textContent) return; // or it would be read out at every look
+    this.#fault.textContent = text;
+    this.#fault.hidden = !text;
   }
 
   #showModels(models, names) {

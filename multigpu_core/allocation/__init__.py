@@ -6,7 +6,7 @@ from .errors import AllocationError, PlanError
 from .fastest_plan import plan_with_profile
 from .header_error import HeaderError
 from .inventory import Block, BlockKind, Inventory
-from .inventory_of_file import inventory_of_file
+from .inventory_of_file import check_header, inventory_of_file
 from .inventory_of_module import inventory_of_module
 from .language import format_expert, format_request, parse_expert, parse_full
 from .plan import AllocationPlan, Placement
@@ -35,6 +35,7 @@ __all__ = [
     "StagingRing",
     "StepPrediction",
     "Strategy",
+    "check_header",
     "format_bytes",
     "format_expert",
     "format_request",

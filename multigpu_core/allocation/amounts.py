@@ -19,16 +19,17 @@ LARGEST_BYTES = (1 << 63) - 1
 MAX_DIGITS = 64
 """More digits than any sensible amount has; keeps exact arithmetic cheap."""
 
-NUMBER = r"[0-9]+/[0-9]+|[0-9]+\.?[0-9]*|\.[0-9]+"
+NUMBER = r"[0-9]+(?:/[0-9]+|\.[0-9]*)?|\.[0-9]+"
+"""Each character can be matched in one way only, so that a long text that is no number is refused in linear time."""
 _NUMBER = re.compile(NUMBER)
 
 
 def parse_number(text: str) -> Fraction:
     """The exact value of ``2.5``, ``.5`` or ``1/3``; raises ValueError with the reason for anything else."""
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"'{text}' is not a number")
     if len(text) > MAX_DIGITS:
         raise ValueError(f"a number of {len(text)} characters is more than any device needs")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"'{text}' is not a number")
     try:
         return Fraction(text.rstrip("."))
     except ZeroDivisionError:

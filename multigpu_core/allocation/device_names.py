@@ -9,6 +9,9 @@ from multigpu.multigpu_core.devices.naming import nearest_name, read_spelling
 
 from .piece import Piece
 
+MAX_CHARACTERS = 100
+"""More than any device's name has."""
+
 Resolver = Callable[[str], str]
 """Maps a device as typed to its canonical name or raises DeviceError: `DeviceRegistry.resolve`."""
 
@@ -18,6 +21,9 @@ KnownDevices = Sequence[str] | Resolver
 
 def resolve(piece: Piece, known: KnownDevices) -> str:
     """The canonical name of the device that `piece` names; raises AllocationError where there is none."""
+    size = piece.end - piece.start
+    if size > MAX_CHARACTERS:
+        raise piece.error(f"A device's name of {size} characters is longer than any.", "A device is like cuda:0 or cpu")
     resolver = known if callable(known) else resolver_of(known)
     try:
         return resolver(piece.text)

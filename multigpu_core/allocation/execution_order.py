@@ -13,7 +13,7 @@ _RANKS = (
     (4, re.compile(r"head|out|final_.*|.*_out|controlnet_(?:single_)?blocks")),
 )
 _USUAL_RANK = 2
-_NUMBER = re.compile(r"(?:block)?(\d+)")
+_NUMBER = re.compile(r"(?:block)?(\d{1,18})")
 
 
 def order_as_registered(names: Iterable[str]) -> list[str]:

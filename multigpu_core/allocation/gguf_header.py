@@ -1,15 +1,17 @@
-"""The tensors of a .gguf file, from its header alone."""
+"""The tensors of a .gguf file, from its header alone.
+
+A header is refused that the gguf library would refuse: what is planned here is loaded by that library later.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 from .ggml_types import GGML_TYPES
-from .header_error import DOWNLOAD_AGAIN, HeaderError
+from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
 from .inventory_of_tensors import StoredTensor
 
 MAGIC = b"GGUF"
@@ -18,11 +20,13 @@ MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
+_LEAST_ALIGNMENT = 8
+_KEYS_OF_THE_LIBRARY = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
+"""The gguf library keeps the counts among the metadata, under these keys."""
 _MAX_NAME_BYTES = 65535
 _MAX_DIMENSIONS = 8
 _MAX_ARRAY_DEPTH = 4
 _MAX_FIELDS = 65536
-_MAX_TENSORS = 100_000
 _MAX_ITEMS = 3_000_000
 """Strings and nested arrays in all metadata; the largest tokenizers have under a million."""
 _BUFFER_BYTES = 1024 * 1024
@@ -141,7 +145,7 @@ def _read_counts(reader: _Reader) -> tuple[int, int]:
         reader.refuse(f"{found} cannot be read; convert it to little-endian version {_VERSIONS[-1]}")
     reader.field = "tensor count"
     tensor_count = reader.u64()
-    if tensor_count > _MAX_TENSORS:
+    if tensor_count > MAX_TENSORS:
         reader.refuse(f"claims {tensor_count} tensors; {DOWNLOAD_AGAIN}")
     reader.field = "metadata count"
     field_count = reader.u64()
@@ -153,17 +157,21 @@ def _read_counts(reader: _Reader) -> tuple[int, int]:
 def _read_alignment(reader: _Reader, field_count: int) -> int:
     """Skips the metadata; of it only the alignment of the data matters here."""
     alignment = _DEFAULT_ALIGNMENT
+    keys = set(_KEYS_OF_THE_LIBRARY)
     for index in range(field_count):
         reader.field = f"metadata field {index}"
         key = reader.name("its key")
         reader.field = f"metadata {key[:200]!r}"
+        if key in keys:
+            reader.refuse(f"appears twice; {DOWNLOAD_AGAIN}")
+        keys.add(key)
         kind = reader.u32()
         if key == "general.alignment":
             if kind != _UINT32:
                 reader.refuse(f"is of type {kind} instead of a 32-bit number")
             alignment = reader.u32()
-            if alignment == 0 or alignment % 8:
-                reader.refuse(f"{alignment} is no multiple of 8")
+            if alignment < _LEAST_ALIGNMENT or alignment & (alignment - 1):
+                reader.refuse(f"{alignment} is not a power of two from {_LEAST_ALIGNMENT} on")
         else:
             _skip_value(reader, kind, depth=0)
     return alignment
@@ -197,6 +205,8 @@ def _read_tensor(reader: _Reader) -> _Span:
     reader.field = f"tensor at byte {reader.position}"
     name = reader.name("its name")
     reader.field = f"tensor {name[:200]!r}"
+    if fault := fault_of_name(name):
+        reader.refuse(fault)
     dimensions = reader.u32()
     if dimensions > _MAX_DIMENSIONS:
         reader.refuse(f"claims {dimensions} dimensions")
@@ -205,10 +215,13 @@ def _read_tensor(reader: _Reader) -> _Span:
     kind = GGML_TYPES.get(number)
     if kind is None:
         reader.refuse(f"has the unknown type {number}; the file is damaged or of a newer format")
-    if shape and shape[0] % kind.block_elements:
-        reader.refuse(f"its rows of {shape[0]} are no whole {kind.name} blocks of {kind.block_elements}")
-    size = math.prod(shape) // kind.block_elements * kind.block_bytes
-    return _Span(begin, StoredTensor(name, kind.name, size))
+    row = shape[0] if shape else 1
+    if row % kind.block_elements:
+        reader.refuse(f"its rows of {row} are no whole {kind.name} blocks of {kind.block_elements}")
+    count = element_count(shape)
+    if count is None:
+        reader.refuse(f"claims more elements than any model has; {DOWNLOAD_AGAIN}")
+    return _Span(begin, StoredTensor(name, kind.name, count // kind.block_elements * kind.block_bytes))
 
 
 def _check_layout(reader: _Reader, spans: list[_Span], data_begin: int) -> None:

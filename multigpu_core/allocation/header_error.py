@@ -1,7 +1,8 @@
-"""What is raised for a model file whose header cannot be trusted."""
+"""What is raised for a model file whose header cannot be trusted, and the limits that all formats share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -19,3 +20,30 @@ class HeaderError(ValueError):
 
 
 DOWNLOAD_AGAIN = "the file is truncated or damaged; download it again"
+
+MAX_TENSORS = 100_000
+"""Of one file; a checkpoint with quantisation scales has about 10,000."""
+MAX_NAME_CHARACTERS = 1000
+MAX_NAME_PARTS = 32
+"""Of a tensor's name, between its dots; real names have up to 12."""
+MAX_TENSOR_BYTES = (1 << 63) - 1
+
+
+def fault_of_name(name: str) -> str:
+    """What is wrong with a tensor's name, as in "has control characters in its name"; empty where nothing is."""
+    if not name.isprintable():
+        return "has control characters in its name"
+    if len(name) > MAX_NAME_CHARACTERS:
+        return f"has a name of {len(name)} characters"
+    parts = name.count(".") + 1
+    return f"has a name of {parts} parts" if parts > MAX_NAME_PARTS else ""
+
+
+def element_count(shape: Iterable[int]) -> int | None:
+    """The number of elements of a tensor; None where a size or a product of sizes passes 63 bits."""
+    count = 1
+    for size in shape:
+        count *= size
+        if max(size, count) > MAX_TENSOR_BYTES:
+            return None
+    return count

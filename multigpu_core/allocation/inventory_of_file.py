@@ -10,7 +10,7 @@ from .execution_order import order_as_known
 from .gguf_header import MAGIC, read_gguf_header
 from .header_error import HeaderError
 from .inventory import Inventory
-from .inventory_of_tensors import inventory_of_tensors
+from .inventory_of_tensors import StoredTensor, inventory_of_tensors
 from .safetensors_header import read_safetensors_header
 
 _ZIP = b"PK\x03\x04"
@@ -26,9 +26,17 @@ def inventory_of_file(path: str | PathLike[str], *, part: CheckpointPart | None 
     a part that the file does not have, OSError where it cannot be read.
     """
     file = Path(path)
+    return inventory_of_tensors(select_part(file, _tensors_of(file), part), order_as_known)
+
+
+def check_header(path: Path) -> None:
+    """Raise HeaderError where a .safetensors or .gguf file is damaged, OSError where it cannot be read."""
+    _tensors_of(path)
+
+
+def _tensors_of(file: Path) -> list[StoredTensor]:
     with file.open("rb") as opened:
         begins = opened.read(len(MAGIC))
     if begins == _ZIP:
         raise HeaderError(file, "format", _NO_HEADER)
-    tensors = read_gguf_header(file) if begins == MAGIC else read_safetensors_header(file)
-    return inventory_of_tensors(select_part(file, tensors, part), order_as_known)
+    return read_gguf_header(file) if begins == MAGIC else read_safetensors_header(file)

@@ -27,7 +27,12 @@ from .piece import Piece
 from .request import AllocationMode, AllocationRequest, Share, Strategy
 
 AUTO_WORD = "auto"
+MAX_CHARACTERS = 4000
+"""Of a whole string: more than a machine with a hundred devices needs."""
+MAX_AMOUNT_CHARACTERS = 100
+"""Of one amount, white space included."""
 _AMOUNT = re.compile(rf"(?P<number>{NUMBER})?\s*(?P<unit>[a-zµ%]*)\s*(?P<star>\*?)", re.IGNORECASE)
+_AMOUNT_EXAMPLE = "An amount is like 2.5gb, 500mb, 25%, 0.25 or *"
 _MODE_NAMES = {
     AllocationMode.BYTES: "bytes (2.5gb)",
     AllocationMode.RATIO: "percent of the model (25%)",
@@ -52,6 +57,7 @@ def parse_full(text: str, *, known: KnownDevices, strategy: Strategy = Strategy.
     Raises AllocationError for a string that is not of the language.
     """
     whole = Piece.of(text)
+    _refuse_long(whole)
     parts = whole.split("#")
     if len(parts) != 2:
         raise whole.error("The full form has one '#', before the compute device.", "Like: cuda:1,4gb;cpu,*#cuda:0")
@@ -90,6 +96,7 @@ def format_request(request: AllocationRequest) -> str:
 
 def parse_donors(donors: Piece, known: KnownDevices) -> tuple[str, ...]:
     """The donors in a list with commas or semicolons, in order; raises AllocationError for a wrong or repeated name."""
+    _refuse_long(donors)
     names: list[str] = []
     for piece in donors.split("," if "," in donors.text else ";"):
         if not piece.text:
@@ -115,6 +122,7 @@ def with_virtual_vram(
 
 
 def _parse_expert(expert: Piece, plain: AllocationRequest, known: KnownDevices) -> AllocationRequest:
+    _refuse_long(expert)
     if not expert.text:
         return plain
     if expert.text.lower() == AUTO_WORD:
@@ -147,6 +155,13 @@ def _parse_expert(expert: Piece, plain: AllocationRequest, known: KnownDevices) 
     return request
 
 
+def _refuse_long(piece: Piece) -> None:
+    size = piece.end - piece.start
+    if size > MAX_CHARACTERS:
+        reason = f"It has {size} characters; {MAX_CHARACTERS} are the most that are read."
+        raise piece.part(MAX_CHARACTERS, size).error(reason, "Name each device once, with a short amount.")
+
+
 def _split_share(piece: Piece) -> tuple[Piece, Piece]:
     """A share's device and amount, both there."""
     parts = piece.split(",")
@@ -169,9 +184,12 @@ def _split_share(piece: Piece) -> tuple[Piece, Piece]:
 
 def _parse_amount(piece: Piece, device: str) -> tuple[AllocationMode | None, Share]:
     """The mode that an amount's unit speaks for (a bare ``*`` fits in all) and the share that it gives `device`."""
+    if piece.end - piece.start > MAX_AMOUNT_CHARACTERS:
+        reason = f"An amount of {piece.end - piece.start} characters is longer than any amount needs to be."
+        raise piece.error(reason, _AMOUNT_EXAMPLE)
     match = _AMOUNT.fullmatch(piece.text)
     if match is None or (match["number"] is None and piece.text != "*"):
-        raise piece.error(_amount_reason(piece.text), "An amount is like 2.5gb, 500mb, 25%, 0.25 or *")
+        raise piece.error(_amount_reason(piece.text), _AMOUNT_EXAMPLE)
     takes_rest = bool(match["star"])
     if match["number"] is None:
         return None, Share(device, Fraction(0), takes_rest=True)
@@ -179,7 +197,7 @@ def _parse_amount(piece: Piece, device: str) -> tuple[AllocationMode | None, Sha
     try:
         value = parse_number(number.text)
     except ValueError as error:
-        raise number.error(f"{str(error).capitalize()}.", "An amount is like 2.5gb, 500mb, 25%, 0.25 or *") from None
+        raise number.error(f"{str(error).capitalize()}.", _AMOUNT_EXAMPLE) from None
     unit = match["unit"].lower()
     if unit == "%":
         return AllocationMode.RATIO, Share(device, value, takes_rest)

@@ -29,7 +29,7 @@ class Piece:
 
     def part(self, start: int, end: int) -> Piece:
         """The stretch from `start` to `end`, counted from the beginning of this piece."""
-        inner = self.text[start:end]
+        inner = self.source[self.start + start : min(self.end, self.start + end)]
         begin = self.start + start + len(inner) - len(inner.lstrip())
         return Piece(self.source, begin, max(begin, self.start + start + len(inner.rstrip())), self.what)
 

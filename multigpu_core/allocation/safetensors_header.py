@@ -1,23 +1,28 @@
-"""The tensors of a .safetensors file, from its header alone."""
+"""The tensors of a .safetensors file, from its header alone.
+
+A header is refused that the safetensors library would refuse: what is planned here is loaded by that library later.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
-from .header_error import DOWNLOAD_AGAIN, HeaderError
+from multigpu.multigpu_core.bounded_json import parse_json
+
+from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
 from .inventory_of_tensors import StoredTensor
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""
 
 _NO_MODEL = "this is no .safetensors or .gguf file: choose one, or download it again"
+_NEWER = "the file is damaged, or of a newer format than this version knows"
 _MAX_DIMENSIONS = 64
 _LENGTH_BYTES = 8
+_BYTE_BITS = 8
 # Type codes of the format: the name that PyTorch gives the type, and its bits.
 _TYPES = {
     "BOOL": ("bool", 8),
@@ -67,34 +72,37 @@ def read_safetensors_header(path: Path) -> list[StoredTensor]:
         if file_bytes < _LENGTH_BYTES or data_bytes < 0:
             raise HeaderError(path, "header length", f"claims {header_bytes} bytes of {file_bytes}; {DOWNLOAD_AGAIN}")
         header = _parse(path, file.read(header_bytes))
-    spans = [_span(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    _check_metadata(path, header.pop("__metadata__", None))
+    if len(header) > MAX_TENSORS:
+        raise HeaderError(path, "header", f"lists {len(header)} tensors, more than any model has")
+    spans = [_span(path, name, entry) for name, entry in header.items()]
     spans.sort(key=lambda span: (span.begin, span.end))
     _check_layout(path, spans, data_bytes)
     return [span.tensor for span in spans]
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) != len(pairs):
-            raise ValueError("a name appears twice")
-        return entries
-
     try:
-        header = json.loads(text, object_pairs_hook=without_duplicates)
-    except (ValueError, RecursionError) as error:
+        if not text.startswith(b"{"):
+            raise ValueError("it does not begin with a brace")
+        header: dict[str, Any] = parse_json(text)
+    except ValueError as error:
         raise HeaderError(path, "header", f"is not the JSON of a .safetensors file ({error})") from error
-    if not isinstance(header, dict):
-        raise HeaderError(path, "header", "is not a table of tensors")
     return header
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    is_text_by_name = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if metadata is not None and not is_text_by_name:
+        raise HeaderError(path, "__metadata__", "is not a table of texts")
 
 
 def _span(path: Path, name: str, entry: Any) -> _Span:
     def refuse(reason: str) -> NoReturn:
         raise HeaderError(path, f"tensor {name[:200]!r}", reason)
 
-    if not name.isprintable():
-        refuse("has control characters in its name")
+    if fault := fault_of_name(name):
+        refuse(fault)
     if not isinstance(entry, dict):
         refuse("has no description")
     code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -105,9 +113,13 @@ def _span(path: Path, name: str, entry: Any) -> _Span:
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         refuse(f"has no data_offsets: {offsets!r:.80}")
     begin, end = offsets
-    # A type newer than this list is believed: its offsets say what it stores.
-    dtype, bits = _TYPES.get(code, (code.lower(), None))
-    if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
+    if code not in _TYPES:
+        refuse(f"has the unknown dtype {code!r:.80}; {_NEWER}")
+    dtype, bits = _TYPES[code]
+    if bits < _BYTE_BITS and shape and shape[-1] * bits % _BYTE_BITS:
+        refuse(f"has rows of {shape[-1]} {code}, which are no whole bytes")
+    count = element_count(shape)
+    if count is None or count * bits != (end - begin) * _BYTE_BITS:
         refuse(f"stores {end - begin} bytes, which is not {shape!r:.80} of {code}")
     return _Span(StoredTensor(name, dtype, end - begin), begin, end)
 
@@ -117,12 +129,18 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _check_layout(path: Path, spans: list[_Span], data_bytes: int) -> None:
-    """Tensors share no bytes and none ends behind the file."""
-    free_from = 0
+    """Check that the tensors cover the data, from its first byte to its last, and share no bytes."""
+    covered = 0
     for span in spans:
         field = f"tensor {span.tensor.name[:200]!r}"
-        if span.begin < free_from and span.end > span.begin:
+        if span.begin < covered:
             raise HeaderError(path, field, "overlaps the tensor before it")
+        if span.begin > covered:
+            raise HeaderError(
+                path, field, f"begins at byte {span.begin}, and no tensor covers the bytes from {covered}"
+            )
         if span.end > data_bytes:
             raise HeaderError(path, field, f"ends at byte {span.end} of {data_bytes}; {DOWNLOAD_AGAIN}")
-        free_from = max(free_from, span.end)
+        covered = span.end
+    if covered < data_bytes:
+        raise HeaderError(path, "data", f"has {data_bytes - covered} bytes behind the last tensor; {DOWNLOAD_AGAIN}")

@@ -25,6 +25,7 @@ class Benchmark(str, Enum):
     GPU_COMFYUI = "gpu_comfyui"
     FUZZ = "fuzz"
     FAULTS = "faults"
+    ATTACK_HTTP = "attack_http"
     SOAK = "soak"
     KEEP = "keep"
     PANEL = "panel"

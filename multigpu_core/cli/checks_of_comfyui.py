@@ -95,6 +95,9 @@ def running(here: Surroundings) -> Iterator[Finding]:
         yield warning(f"No ComfyUI answers at {server.url} ({server.silence}).", "Start it, or name its address.")
     elif server.plugins is None:
         yield warning(f"The ComfyUI that runs at {server.url} is without this extension.", ASK_THE_LOG)
+    if server.worker_fault:
+        what = f"The prompt worker of ComfyUI at {server.url} has died: {server.worker_fault}"
+        yield problem(what, "No prompt can run: restart ComfyUI. Its log has the whole traceback.")
     for record in server.plugins or ():
         if record.get("enabled") and record.get("why_not"):
             yield problem(f"The plugin {record['name']} failed at {server.url}: {record['why_not']}", ASK_THE_LOG)

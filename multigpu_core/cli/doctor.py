@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from multigpu.multigpu_core.logs import printable
+
 from .checks import findings
 from .finding import Severity
 from .look_around import surroundings
@@ -45,8 +47,9 @@ def doctor(
         names = ", ".join(info.name for info in here.devices)
         console.print(f"ComfyUI {here.comfyui_version or 'unknown'}, devices: {names}", highlight=False, markup=False)
         for finding in found:
-            console.print(f"{finding.severity.value}: {finding.what}", style=STYLES[finding.severity], markup=False)
-            console.print(Padding(Text(finding.todo), (0, 0, 0, 4), expand=False))
+            what = printable(f"{finding.severity.value}: {finding.what}")  # names, and what a server says
+            console.print(what, style=STYLES[finding.severity], markup=False)
+            console.print(Padding(Text(printable(finding.todo)), (0, 0, 0, 4), expand=False))
         if not found:
             console.print("Nothing to complain of.", style="green")
     raise typer.Exit(int(any(finding.severity is Severity.PROBLEM for finding in found)))

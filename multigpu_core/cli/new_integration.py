@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from multigpu.multigpu_core.files import write_atomically
 from multigpu.multigpu_core.plugins import PLUGIN_API
 from multigpu.multigpu_core.plugins.discovery import BUILT_IN
 
@@ -136,7 +137,7 @@ def new_integration(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in package_files(name).items():
-            (folder / file).write_text(text, encoding="utf-8")
+            write_atomically(folder / file, text)
     except OSError as error:
         typer.echo(f"error: {error}: name a folder that can be written with --directory.", err=True)
         raise typer.Exit(2) from None

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import multigpu
 from multigpu import hookspecs
-from multigpu.multigpu_core.logs import configure_logging
+from multigpu.multigpu_core.logs import configure_logging, printable
 from multigpu.multigpu_core.plugins import (
     PackState,
     PluginManager,
@@ -68,9 +68,10 @@ def plugins(
         console.print(_table(records))
         for record in records:
             if record.enabled and record.why_not:
-                console.print(f"{record.name}: {record.why_not}", style="red", markup=False, soft_wrap=True)
+                why_not = printable(f"{record.name}: {record.why_not}")
+                console.print(why_not, style="red", markup=False, soft_wrap=True)
         for problem in manager.problems:
-            console.print(str(problem), style="yellow", markup=False)
+            console.print(printable(str(problem)), style="yellow", markup=False)
     raise typer.Exit(any(record.enabled and record.why_not for record in records))
 
 
@@ -105,7 +106,8 @@ def _table(records: list[PluginRecord]) -> Table:
     table = Table("Plugin", "Version", "Source", "Node pack", "State")
     for record in records:
         packs = ", ".join(str(pack) if pack.state is PackState.PRESENT else f"no {pack}" for pack in record.targets)
-        table.add_row(record.name, record.version, escape(record.source), escape(packs), _state(record))
+        cells = (escape(printable(cell)) for cell in (record.name, record.version, record.source, packs))
+        table.add_row(*cells, _state(record))
     return table
 
 

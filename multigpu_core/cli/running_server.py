@@ -18,13 +18,15 @@ ANSWER_SECONDS = 3.0
 class RunningServer:
     """A ComfyUI at `url`: the arguments that it was started with, and our report on plugins, None where we are not.
 
-    `silence` says why it did not answer; empty where it did.
+    `silence` says why it did not answer; empty where it did. `worker_fault` is the last line of the error that ended
+    its prompt worker; empty while that is alive.
     """
 
     url: str
     silence: str = ""
     arguments: tuple[str, ...] = ()
     plugins: Sequence[dict[str, Any]] | None = None
+    worker_fault: str = ""
 
 
 def running_server(url: str = "") -> RunningServer | None:
@@ -34,17 +36,19 @@ def running_server(url: str = "") -> RunningServer | None:
         base = f"http://{base}"
     try:
         arguments = _get(f"{base}/system_stats")["system"].get("argv", ())
-        return RunningServer(base, arguments=tuple(map(str, arguments)), plugins=_plugins(base))
+        plugins = _ours(base, "plugins")
+        fault = str((_ours(base, "state") or {}).get("worker_fault") or "")
+        return RunningServer(base, arguments=tuple(map(str, arguments)), plugins=plugins, worker_fault=fault)
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
         return RunningServer(base, silence=f"{type(error).__name__}: {error}") if url else None
 
 
-def _plugins(base: str) -> Sequence[dict[str, Any]] | None:
+def _ours(base: str, route: str) -> Any:
+    """What our route answers; None where this ComfyUI does not have it."""
     try:
-        found: list[dict[str, Any]] = _get(f"{base}/multigpu/plugins")
+        return _get(f"{base}/multigpu/{route}")
     except urllib.error.HTTPError:
         return None
-    return found
 
 
 def _get(url: str) -> Any:

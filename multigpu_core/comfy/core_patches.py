@@ -47,6 +47,7 @@ COSTS = {
     "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
     "unload_all_models": "models that are to be kept are unloaded with all others",
     "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
+    "get": "the panel cannot unload single models, and what idle nodes keep is not released",
 }
 
 
@@ -56,7 +57,7 @@ def cost_of(name: str) -> str:
 
 
 class CorePatches:
-    """Installs and restores our replacements in `comfy.model_management` and in ComfyUI's executor."""
+    """Installs and restores our replacements in `comfy.model_management`, and in ComfyUI's executor and queue."""
 
     def __init__(
         self,
@@ -64,14 +65,17 @@ class CorePatches:
         empty_cache: Callable[[], None],
         let_go: Callable[[], None] = lambda: None,
         home_of_results: Callable[[torch.device], torch.device] = lambda device: device,
+        between_prompts: Callable[[Any], None] = lambda queue: None,
     ) -> None:
         """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
 
         `let_go` is called when ComfyUI's executor lets all cached outputs go. `home_of_results` says where results go
-        that ComfyUI would leave on a device.
+        that ComfyUI would leave on a device. `between_prompts` is called with the queue by the thread that executes
+        prompts, before it waits for the next one.
         """
         self._home_of_results = home_of_results
         self._let_go = let_go
+        self._between_prompts = between_prompts
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
         self._switched = SwitchedModules()
@@ -87,7 +91,9 @@ class CorePatches:
         self._replace("intermediate_device", self._bringing_results_home)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
-        self._replace("reset", self._letting_go, getattr(importlib.import_module("execution"), "PromptExecutor", None))
+        execution = importlib.import_module("execution")
+        self._replace("reset", self._letting_go, getattr(execution, "PromptExecutor", None))
+        self._replace("get", self._between_two_prompts, getattr(execution, "PromptQueue", None))
         for name in self.refused:
             message = f"This ComfyUI has no function {name} as we know it: {cost_of(name)}; everything else works."
             log.warning("core_function_missing", message=message, function=name)
@@ -129,6 +135,13 @@ class CorePatches:
             return original(*args, **kwargs)
 
         return reset
+
+    def _between_two_prompts(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def get(queue: Any, *args: Any, **kwargs: Any) -> Any:
+            self._between_prompts(queue)
+            return original(queue, *args, **kwargs)
+
+        return get
 
     def _emptying_all_caches(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def soft_empty_cache(*args: Any, **kwargs: Any) -> Any:

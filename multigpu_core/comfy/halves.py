@@ -3,6 +3,9 @@
 ComfyUI batches cond and uncond when memory allows, and runs one after the other when not; split at that seam, a step is
 what ComfyUI makes of it with little memory, bit for bit. A batch of images alone is split where nothing looks at it as
 a whole.
+
+The forwards of the halves alternate on two threads. Patches and wrappers of other extensions may keep something from
+one of their calls to the next, so with any of them the halves run one after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
 
 WRAPPER_KEY = "multigpu"
 _OF_EACH_CHUNK = ("cond_or_uncond", "uuids")
-_LOOKS_AT_THE_BATCH = ("patches", "patches_replace")
+_PATCHES = ("patches", "patches_replace")
+_INSIDE_THE_FORWARD = (
+    comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+    comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
+)
 _FRAMES_IN_BATCH = ("num_video_frames", "image_only_indicator")
 
 
@@ -47,18 +54,40 @@ class ModelCall:
         if self.batch_size % 2:
             return False
         if chunks == 1:
-            return not any(self.transformer_options.get(name) for name in _LOOKS_AT_THE_BATCH) and not any(
-                name in self.kwargs for name in _FRAMES_IN_BATCH
-            )
+            return not self._has_patches and not any(name in self.kwargs for name in _FRAMES_IN_BATCH)
         return chunks > 0 and chunks % 2 == 0
 
+    @property
+    def calls_other_extensions(self) -> bool:
+        """Whether the forward calls functions of other extensions, which may hold state between two calls."""
+        options = self.transformer_options
+        wrappers = (options.get("wrappers", {}).get(name, {}) for name in _INSIDE_THE_FORWARD)
+        is_wrapped = any(functions for of_kind in wrappers for key, functions in of_kind.items() if key != WRAPPER_KEY)
+        return self._has_patches or is_wrapped or any(callable(option) for option in options.values())
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of all tensors that are passed."""
+        shapes: list[tuple[int, ...]] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            shapes.append(tuple(tensor.shape))
+            return tensor
+
+        replace_tensors([self.args, dict(self.kwargs)], note)
+        return tuple(shapes)
+
+    @property
+    def _has_patches(self) -> bool:
+        return any(self.transformer_options.get(name) for name in _PATCHES)
+
     def half(self, index: int) -> ModelCall:
-        """The first half (0) or the second (1)."""
+        """The first half (0) or the second (1). Models may change its dicts and lists, which are its own."""
         size = self.batch_size // 2
 
         def narrowed(tensor: Tensor) -> Tensor:
             is_batched = tensor.dim() > 0 and tensor.shape[0] == 2 * size
-            return tensor.narrow(0, index * size, size) if is_batched else tensor
+            return tensor.narrow(0, index * size, size) if is_batched else tensor.view_as(tensor)
 
         options = dict(self.transformer_options)
         chunks = len(options["cond_or_uncond"])
@@ -84,7 +113,9 @@ def run_halves_at_once(patcher: Any, placement: ModelPlacement) -> None:
         if ping_pong is None or not is_ours or not call.has_halves:
             return call.run(executor)
         halves = [partial(call.half(index).run, executor) for index in (0, 1)]
-        return torch.cat(ping_pong.run(halves, kind=tuple(args[0].shape)))
+        model_options = getattr(executor.class_obj.current_patcher, "model_options", {})
+        in_turn = call.calls_other_extensions or "model_function_wrapper" in model_options
+        return torch.cat(ping_pong.run(halves, kind=call.shapes, in_turn=in_turn))
 
     wrapper = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, apply_model)

@@ -9,7 +9,13 @@ from dataclasses import replace
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile, known_profile, profile_file
+from multigpu.multigpu_core.devices import (
+    DeviceInfo,
+    DeviceRegistry,
+    HardwareProfile,
+    known_profile,
+    profile_changed_ns,
+)
 from multigpu.multigpu_core.execution import PageLockedMemory
 from multigpu.multigpu_core.plugins.core_settings import MemorySettings
 
@@ -44,8 +50,7 @@ class Host:
 
         It is read again when it was measured anew: nobody has to restart ComfyUI for that.
         """
-        file = profile_file()
-        changed_ns = file.stat().st_mtime_ns if file.is_file() else None
+        changed_ns = profile_changed_ns()
         if self._profile is None or self._profile[0] != changed_ns:
             self._profile = changed_ns, known_profile(self.registry)
         return self._profile[1]

@@ -40,7 +40,10 @@ class _Held:
 
 
 class KeptModels:
-    """The results of loaders that are held, one for each node."""
+    """The results of loaders that are held, one for each node.
+
+    Only the prompt worker adds and removes; `want`, `unwanted` and `spare_once` may be called by any thread.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -69,12 +72,19 @@ class KeptModels:
             if (held := self._held.get(node)) is not None:
                 held.last_wanted = self._clock()
 
-    def release_unwanted(self, seconds: float) -> list[NodeKey]:
-        """Let go what is of nodes that have been in no prompt for so long, and return these nodes."""
+    def unwanted(self, seconds: float) -> list[NodeKey]:
+        """The nodes with something held that have been in no prompt for `seconds`."""
         now = self._clock()
-        unwanted = [node for node, held in list(self._held.items()) if now - held.last_wanted >= seconds]
+        return [node for node, held in list(self._held.items()) if now - held.last_wanted >= seconds]
+
+    def release_unwanted(self, seconds: float) -> list[NodeKey]:
+        """Release what is held for nodes that have been in no prompt for `seconds`, and return these nodes.
+
+        Models may be freed by it: only the prompt worker may call it.
+        """
+        unwanted = self.unwanted(seconds)
         for node in unwanted:
-            self._held.pop(node, None)
+            del self._held[node]
         return unwanted
 
     def spare_once(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -51,8 +52,21 @@ class OurModel:
 UnloadPolicy = Callable[[list[LoadedModelInfo], UnloadReason, int], "set[int]"]
 
 
+class UnknownModelError(KeyError):
+    """No model has this key, or it is gone."""
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    model: weakref.ref[nn.Module]
+    ours: OurModel
+
+
 class OurModels:
-    """Models by weak reference: one that nobody uses any more is forgotten by itself."""
+    """Models by weak reference: one that nobody uses any more is forgotten by itself.
+
+    What loads or unloads belongs to the prompt worker. `of`, `residencies` and `set_keep` may be called by any thread.
+    """
 
     def __init__(
         self, policy: UnloadPolicy, registry: DeviceRegistry, let_go: Callable[[], None] = lambda: None
@@ -61,42 +75,53 @@ class OurModels:
         self._let_go = let_go
         self._policy = policy
         self._registry = registry
-        self._models: weakref.WeakKeyDictionary[nn.Module, OurModel] = weakref.WeakKeyDictionary()
+        self._tracked: tuple[_Tracked, ...] = ()
+        """Replaced as a whole, never changed, so that reading it needs no lock."""
+        self._changing = threading.Lock()
         self._keys = itertools.count(1)
 
     def add(self, model: nn.Module, ours: OurModel) -> None:
-        self._models[model] = replace(ours, key=next(self._keys))
+        tracked = _Tracked(weakref.ref(model), replace(ours, key=next(self._keys)))
+        with self._changing:
+            self._tracked = (*(each for each in self._tracked if each.model() not in (None, model)), tracked)
 
     def of(self, loaded: Any) -> OurModel | None:
         """What is known of one of ComfyUI's loaded models; None where it is not ours."""
         patcher = loaded.model
-        return self._models.get(patcher.model) if patcher is not None else None
+        if patcher is None:
+            return None
+        model = patcher.model
+        return next((each.ours for each in self._tracked if each.model() is model), None)
 
     def set_keep(self, key: int, keep_loaded: bool) -> None:
         """Change whether a model is to stay.
 
         Raises:
-            KeyError: no model has this key (any more).
+            UnknownModelError: no model has this key (any more).
         """
-        model, ours = self._by_key(key)
-        self._models[model] = replace(ours, keep_loaded=keep_loaded)
+        self._by_key(key)
+        with self._changing:
+            self._tracked = tuple(
+                replace(each, ours=replace(each.ours, keep_loaded=keep_loaded)) if each.ours.key == key else each
+                for each in self._tracked
+            )
 
     def unload(self, key: int) -> None:
         """Unload one model from all its devices, whatever its node says.
 
         Raises:
-            KeyError: no model has this key (any more).
+            UnknownModelError: no model has this key (any more).
         """
-        model, _ = self._by_key(key)
+        model = self._by_key(key)
         for loaded in list(mm.current_loaded_models):
             if loaded.model is not None and loaded.model.model is model:
                 _unload_alone(loaded)
 
     def residencies(self) -> Iterator[tuple[OurModel, Residency]]:
         """The split models that are loaded now."""
-        for ours in list(self._models.values()):
-            if residency := ours.residency():
-                yield ours, residency
+        for each in self._tracked:
+            if residency := each.ours.residency():
+                yield each.ours, residency
 
     def make_room(self, size_bytes: int, device: str, for_model: nn.Module) -> None:
         """Unload models from a donor until `size_bytes` are free there, or none is left but `for_model`.
@@ -143,11 +168,11 @@ class OurModels:
             message = f"Unloaded {', '.join(names)} from {', '.join(places)}, to make room"
             log.info("models_ejected", message=message, models=names, devices=places)
 
-    def _by_key(self, key: int) -> tuple[nn.Module, OurModel]:
-        found = next(((model, ours) for model, ours in list(self._models.items()) if ours.key == key), None)
-        if found is None:
-            raise KeyError(key)
-        return found
+    def _by_key(self, key: int) -> nn.Module:
+        model = next((each.model() for each in self._tracked if each.ours.key == key), None)
+        if model is None:
+            raise UnknownModelError(key)
+        return model
 
     def _kept(self, reason: UnloadReason, bytes_wanted: int = 0) -> list[Any]:
         models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]

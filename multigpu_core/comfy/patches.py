@@ -99,7 +99,11 @@ def _same(wanted: list[Any] | None, applied: list[Any] | None) -> bool:
 
 
 def _same_patch(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    """Patches are (strength, adapter, model strength, offset, function)."""
-    return len(a) == len(b) and all(
-        x is y or (isinstance(x, (int, float, tuple)) and x == y) for x, y in zip(a, b, strict=True)
-    )
+    """Patches are (strength, adapter, model strength, offset, function); adapters may be tuples with tensors."""
+    return len(a) == len(b) and all(map(_same_value, a, b))
+
+
+def _same_value(x: Any, y: Any) -> bool:
+    if isinstance(x, tuple) and isinstance(y, tuple):
+        return len(x) == len(y) and all(map(_same_value, x, y))
+    return x is y or (isinstance(x, (int, float, str)) and bool(x == y))

@@ -64,12 +64,16 @@ class NodeRegistration:
     def _register(self, plugin: str, loader: WrappedLoader | OwnNode) -> None:
         try:
             if isinstance(loader, OwnNode):
-                self._add(plugin, loader.node_id, loader.title, make_own_node(loader, self._context))
+                node = make_own_node(loader, self._context)
+                node.INPUT_TYPES()  # type: ignore[attr-defined]  # one that cannot say its inputs fails here
+                self._add(plugin, loader.node_id, loader.title, node)
             elif loader.target in comfy_nodes.NODE_CLASS_MAPPINGS:
                 self._wrap(plugin, loader)
             else:
                 self._waiting.append((plugin, loader))
-        except (Exception, SystemExit) as error:  # a plugin's or a pack's class can fail in any way
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin's or a pack's class can fail in any way
             self._plugins.fail(plugin, error)
 
     def _follow(self) -> None:
@@ -85,7 +89,9 @@ class NodeRegistration:
                 ]
                 try:
                     self._context.packs.follow(own, loader.pack)
-                except (Exception, SystemExit) as error:  # as above
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # as above
                     self._plugins.fail(plugin, error)
 
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:

@@ -39,6 +39,7 @@ from .loading import LoadContext
 from .logging_in_comfyui import start_logging
 from .ours import OurModels
 from .page.routes import add_routes
+from .prompt_worker import PromptWorker
 from .registration import NodeRegistration
 from .seams import missing_features
 from .target_packs import loadable_packs
@@ -57,6 +58,7 @@ class Framework:
     context: LoadContext
     patches: CorePatches
     registration: NodeRegistration
+    worker: PromptWorker
 
     @property
     def NODE_CLASS_MAPPINGS(self) -> dict[str, type]:  # noqa: N802  # ComfyUI's name
@@ -83,6 +85,7 @@ class Framework:
     def stop(self) -> None:
         """Take every patch out of ComfyUI and its packs again, and tell the plugins."""
         self.patches.restore()
+        self.worker.unwatch()
         self.context.packs.restore()
         atexit.unregister(self.plugins.shut_down)
         self.plugins.shut_down()
@@ -102,11 +105,19 @@ def start() -> Framework:
     kept = KeptModels()
     models = OurModels(plugins.kept_models, host.registry, kept.release_all)
     context = LoadContext(host, models, _plan_with(plugins), missing_features(), kept=kept)
-    patches = CorePatches(models.unload_all, lambda: _empty_caches(context), kept.release_all, context.home_of_results)
+    worker = PromptWorker(getattr(getattr(server.PromptServer, "instance", None), "prompt_queue", None))
+    worker.watch()
+    patches = CorePatches(
+        models.unload_all,
+        lambda: _empty_caches(context),
+        kept.release_all,
+        context.home_of_results,
+        worker.take_turn,
+    )
     patches.install()
-    framework = Framework(plugins, context, patches, NodeRegistration(plugins, context))
+    framework = Framework(plugins, context, patches, NodeRegistration(plugins, context), worker)
     framework.registration.register()
-    add_routes(context, plugins)
+    add_routes(context, plugins, worker)
     atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
         framework.report()
@@ -136,15 +147,15 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
             log.exception("late_nodes_failed", message="Nodes for packs that were loaded after MultiGPU are missing")
 
     prompt_server.app.on_startup.append(finish)
-    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context))
+    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context, framework.worker))
     return True
 
 
-async def _watching(context: LoadContext, app: Any) -> AsyncIterator[None]:
+async def _watching(context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
     """Watch the host's memory and the kept models for as long as the server runs."""
     queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
     memory = watch_of(queue, context.host.registry, settings, context.kept.spare_once)
-    watches = [memory, KeptWatch(context.kept, queue, settings.kept_idle_minutes)]
+    watches = [memory, KeptWatch(context.kept, queue, worker, settings.kept_idle_minutes)]
     tasks = [asyncio.create_task(_keep_looking(watch)) for watch in watches if watch is not None]
     yield
     for task in tasks:
@@ -156,7 +167,7 @@ async def _keep_looking(watch: HostMemoryWatch | KeptWatch) -> None:
     try:
         while True:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-            watch.look()
+            await asyncio.to_thread(watch.look)  # it takes the queue's mutex
     except Exception:
         log.exception("watch_failed", message=f"{type(watch).__name__} is off until ComfyUI is started again")
 

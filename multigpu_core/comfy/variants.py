@@ -8,12 +8,13 @@ with its next version are all served alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
 
+from .damaged_files import naming_damaged_files
 from .inputs import (
     DEVICE_TYPE,
     OUTPUT_TOOLTIP,
@@ -64,7 +65,9 @@ class VariantNode:
         if (kept := job.kept_result(self.CONTEXT)) is not None:
             return kept
         with job.scope(self.CONTEXT):
-            return job.finish(job.call(self._instances), self.CONTEXT)
+            with naming_damaged_files(job.theirs):
+                result = job.call(self._instances)
+            return job.finish(result, self.CONTEXT)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
@@ -74,7 +77,9 @@ class VariantNode:
         return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
 
     async def _load_async(self, job: LoadJob) -> Any:
-        return job.finish(await job.call(self._instances), self.CONTEXT)
+        with naming_damaged_files(job.theirs):
+            result = await job.call(self._instances)
+        return job.finish(result, self.CONTEXT)
 
     @classmethod
     def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
     """A plugin's own node class, with its device inputs in place."""
 
     def input_types(cls: type) -> dict[str, dict[str, Any]]:
-        inherited: dict[str, dict[str, Any]] = getattr(super(made, cls), "INPUT_TYPES", dict)()
+        inherited = _inherited_inputs(node.node_id, getattr(super(made, cls), "INPUT_TYPES", dict))
         devices = {each.name: each.spec for each in own_device_inputs(node, context.host)}
         return {**inherited, "required": {**inherited.get("required", {}), **devices}}
 
@@ -169,6 +174,16 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
         },
     )
     return made
+
+
+def _inherited_inputs(node_id: str, list_inputs: Callable[[], dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """A plugin's own inputs. ComfyUI lists all nodes in one request, and survives an Exception of one, nothing else."""
+    try:
+        return list_inputs()
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{node_id} cannot list its inputs: {type(error).__name__}") from error
 
 
 def _fingerprint(own: Any, node: type[VariantNode], **inputs: Any) -> Any:

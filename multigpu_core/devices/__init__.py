@@ -13,7 +13,15 @@ from .measure import Measured, measure_profile
 from .mps import MpsBackend
 from .page_lock import PageLockError
 from .profile import HardwareProfile, LinkSpeed
-from .profile_cache import ProfileError, known_profile, load_profile, profile_anew, profile_file, save_profile
+from .profile_cache import (
+    ProfileError,
+    known_profile,
+    load_profile,
+    profile_anew,
+    profile_changed_ns,
+    profile_file,
+    save_profile,
+)
 from .registry import DeviceRegistry
 from .streams import DeviceEvent, DeviceStream, Streams
 from .survey import DeviceProblem, DeviceSurvey
@@ -50,6 +58,7 @@ __all__ = [
     "load_profile",
     "measure_profile",
     "profile_anew",
+    "profile_changed_ns",
     "profile_file",
     "published_profile",
     "published_profile_of",

@@ -10,6 +10,8 @@ from typing import NamedTuple
 ANY_ACCELERATOR = "gpu"
 """ComfyUI's own family name: ``gpu:N`` is the N-th device beside the cpu."""
 
+MAX_CHARACTERS = 1000
+"""A longer text is no device. Python refuses to read numbers of more than 4,300 digits."""
 _SPELLING = re.compile(r"\s*(?P<family>[a-z]\w*)\s*(?::\s*(?P<index>[0-9]+)\s*)?", re.IGNORECASE)
 
 
@@ -22,7 +24,7 @@ class Spelling(NamedTuple):
 
 def read_spelling(text: str) -> Spelling | None:
     """Read `text`; None if it cannot be a device at all."""
-    match = _SPELLING.fullmatch(text)
+    match = _SPELLING.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
     return Spelling(match["family"].lower(), int(match["index"] or 0)) if match else None
 
 
@@ -33,6 +35,8 @@ def nearest_name(text: str, names: Sequence[str]) -> str | None:
         relatives = [name for name in names if _is_of_family(name, spelling.family)]
         if relatives:
             return relatives[min(spelling.position, len(relatives) - 1)]
+    if len(text) > MAX_CHARACTERS:
+        return None
     return next(iter(get_close_matches(text.strip().lower(), names, n=1, cutoff=0.6)), None)
 
 

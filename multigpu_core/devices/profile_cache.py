@@ -12,6 +12,9 @@ from typing import Any
 import structlog
 import torch
 
+from multigpu.multigpu_core.bounded_json import parse_json
+from multigpu.multigpu_core.files import read_bounded, write_atomically
+
 from .link_tiers import published_profile
 from .measure import Measured, measure_profile
 from .profile import HardwareProfile, LinkSpeed
@@ -19,6 +22,9 @@ from .registry import DeviceRegistry
 
 log = structlog.get_logger("multigpu")
 FILE_VARIABLE = "MULTIGPU_PROFILE"
+MAX_BYTES = 1024 * 1024
+"""Far above the profile of a machine with a hundred devices."""
+_SHOWN_CHARACTERS = 300
 
 
 class ProfileError(RuntimeError):
@@ -26,17 +32,27 @@ class ProfileError(RuntimeError):
 
 
 def profile_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the profile is kept: the file that `MULTIGPU_PROFILE` names, else one in the user's cache folder."""
+    """Return where the profile is kept: the file that `MULTIGPU_PROFILE` names, else one in the user's cache folder.
+
+    Raises:
+        ProfileError: there is no such folder.
+    """
     if environ.get(FILE_VARIABLE):
         return Path(environ[FILE_VARIABLE])
-    home = Path.home()
-    if sys.platform == "win32":
-        folder = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        folder = home / "Library" / "Caches"
-    else:
-        folder = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    variable, below_home = {
+        "win32": ("LOCALAPPDATA", ("AppData", "Local")),
+        "darwin": ("", ("Library", "Caches")),
+    }.get(sys.platform, ("XDG_CACHE_HOME", (".cache",)))
+    folder = Path(environ[variable]) if environ.get(variable) else _home().joinpath(*below_home)
     return folder / "multigpu" / "profile.json"
+
+
+def profile_changed_ns(file: Path | None = None) -> int | None:
+    """When the kept profile was last written, in nanoseconds; None where there is none or it cannot be told."""
+    try:
+        return (file or profile_file()).stat().st_mtime_ns
+    except (OSError, ValueError, ProfileError):
+        return None
 
 
 def known_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile:
@@ -59,32 +75,41 @@ def profile_anew(registry: DeviceRegistry, progress: Callable[[Measured], None])
     found = measure_profile(registry, progress=progress)
     try:
         save_profile(found, registry)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ProfileError(f"{error}: let MULTIGPU_PROFILE name a file that can be written.") from None
     return found
 
 
 def load_profile(registry: DeviceRegistry, file: Path | None = None) -> HardwareProfile | None:
-    """The kept profile; None where there is none, or it is of other devices or another torch, or cannot be read."""
-    file = file or profile_file()
-    if not file.is_file():
-        return None
+    """Return the kept profile; None where there is none, it is of other devices or another torch, or it is unreadable.
+
+    A file that cannot be read counts as none, whatever the reason, and is logged once at each call.
+    """
     try:
-        kept = json.loads(file.read_text())
+        file = file or profile_file()
+        kept = parse_json(read_bounded(file, MAX_BYTES))
         profile = _profile(kept["profile"])
-        if kept["machine"] != machine_identity(registry):
-            message = f"{file} is of other devices or another torch: run `multigpu profile` for this machine's speeds"
-            log.info("profile_outdated", message=message)
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{file} cannot be read ({error!r}): run `multigpu profile` to measure again"
+        is_of_this_machine = kept["machine"] == machine_identity(registry)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # A cache may be damaged in any way, and measuring again is always possible.
+        reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS]
+        message = f"{file or 'The kept profile'} cannot be read ({reason}): run `multigpu profile` to measure again"
         log.warning("profile_unreadable", message=message)
+        return None
+    if not is_of_this_machine:
+        message = f"{file} is of other devices or another torch: run `multigpu profile` for this machine's speeds"
+        log.info("profile_outdated", message=message)
         return None
     return profile
 
 
 def save_profile(profile: HardwareProfile, registry: DeviceRegistry, file: Path | None = None) -> Path:
-    """Keep a profile for this machine; returns the file."""
+    """Keep a profile for this machine; returns the file.
+
+    Raises:
+        OSError, ProfileError: it cannot be written; a file that was there is unchanged.
+    """
     file = file or profile_file()
     links = {
         f"{source} > {target}": [link.bytes_per_second, link.pageable_bytes_per_second, link.latency_seconds]
@@ -93,7 +118,7 @@ def save_profile(profile: HardwareProfile, registry: DeviceRegistry, file: Path 
     rates = {device: dict(by_dtype) for device, by_dtype in profile.flops_per_second.items()}
     kept = {"machine": machine_identity(registry), "profile": {"links": links, "flops_per_second": rates}}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(kept, indent=1) + "\n")
+    write_atomically(file, json.dumps(kept, indent=1) + "\n")
     return file
 
 
@@ -102,6 +127,14 @@ def machine_identity(registry: DeviceRegistry) -> dict[str, Any]:
     names = [name for name in registry.names() if name != "cpu"]
     devices = [[name, registry.marketing_name(name), registry.total_bytes(name)] for name in names]
     return {"devices": devices, "torch": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip}
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        message = f"There is no home folder ({error}): let {FILE_VARIABLE} name the file that keeps the profile."
+        raise ProfileError(message) from None
 
 
 def _profile(kept: dict[str, Any]) -> HardwareProfile:

@@ -30,16 +30,39 @@ class Sent(NamedTuple):
         return self.copy._version != self.copy_version
 
 
-class Constants:
-    """Copies of one step, held only while the model holds their originals."""
+class Arguments:
+    """Which arguments of a model's blocks are constant over a step: learned in the first one, for all forwards."""
 
-    def __init__(self, hops: Hops) -> None:
+    def __init__(self) -> None:
+        self.is_learning = True
+        self._same: set[Hashable] = set()
+        self._varying: set[Hashable] = set()
+
+    def note(self, argument: Hashable, *, is_same: bool) -> None:
+        (self._same if is_same else self._varying).add(argument)
+
+    def is_constant(self, argument: Hashable) -> bool:
+        return argument in self._same and argument not in self._varying
+
+    def end_step(self, *, is_complete: bool) -> None:
+        """Stop learning if something was learned; a step that was broken off has taught nothing."""
+        if not self.is_learning:
+            return
+        if is_complete:
+            self.is_learning = not (self._same or self._varying)
+        else:
+            self._same.clear()
+            self._varying.clear()
+
+
+class Constants:
+    """Copies of one forward, held only while the model holds their originals."""
+
+    def __init__(self, arguments: Arguments, hops: Hops) -> None:
         self._hops = hops
         self._sent: dict[torch.device, dict[int, Sent]] = {}
         """By the identity of the original, which is in use again when that is gone."""
-        self._is_learning = True
-        self._same: set[Hashable] = set()
-        self._varying: set[Hashable] = set()
+        self._arguments = arguments
 
     def send(self, tensor: Tensor, device: torch.device, argument: Hashable) -> Sent:
         """The copy of `tensor` on `device`; `argument` is the argument of the block under which it is passed."""
@@ -51,26 +74,20 @@ class Constants:
         return sent
 
     def end_step(self, *, is_complete: bool) -> None:
-        """Let the copies go; a step that was broken off has taught nothing."""
+        """Drop the copies."""
         self._sent.clear()
-        if not self._is_learning:
-            return
-        if is_complete:
-            self._is_learning = not (self._same or self._varying)
-        else:
-            self._same.clear()
-            self._varying.clear()
+        self._arguments.end_step(is_complete=is_complete)
 
     def _is_current(self, sent: Sent, tensor: Tensor, argument: Hashable) -> bool:
         if sent.is_changed:
             return False
         if sent.original_version is not None:
             return sent.original_version == tensor._version
-        if self._is_learning:
+        if self._arguments.is_learning:
             is_same = torch.equal(tensor, self._hops.to(sent.copy, tensor.device))
-            (self._same if is_same else self._varying).add(argument)
+            self._arguments.note(argument, is_same=is_same)
             return is_same
-        return argument in self._same and argument not in self._varying
+        return self._arguments.is_constant(argument)
 
     def _copied(self, tensor: Tensor, device: torch.device, when_it_is_gone: Callable[[ref[Tensor]], object]) -> Sent:
         with torch.inference_mode(False):  # so that torch counts the changes of the copy

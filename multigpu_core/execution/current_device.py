@@ -6,6 +6,7 @@ device instead, and crash the process where that is another card without peer ac
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,13 +19,20 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 from .called_modules import called_modules
 
 
+class _Entered(threading.local):
+    """The scopes that this thread is in: the current device is one of a thread."""
+
+    def __init__(self) -> None:
+        self.scopes: list[ExitStack] = []
+
+
 class CurrentDevice:
     """Hooks on the outermost called modules of one model."""
 
     def __init__(self, registry: DeviceRegistry, device: str) -> None:
         self._registry = registry
         self._device = device
-        self._entered: list[ExitStack] = []
+        self._entered = _Entered()
         self._handles: list[RemovableHandle] = []
 
     def attach(self, module: nn.Module) -> None:
@@ -44,14 +52,14 @@ class CurrentDevice:
 
     def settle(self) -> None:
         """Make the device current that was so before a forward that was broken off."""
-        while self._entered:
-            self._entered.pop().close()
+        while self._entered.scopes:
+            self._entered.scopes.pop().close()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         scope = ExitStack()
         scope.enter_context(self._registry.device_scope(self._device))
-        self._entered.append(scope)
+        self._entered.scopes.append(scope)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._entered:  # a hook before ours may have raised
-            self._entered.pop().close()
+        if self._entered.scopes:  # a hook before ours may have raised
+            self._entered.scopes.pop().close()

@@ -184,7 +184,8 @@ class Distribution:
             move_slots([slot], self._registry.torch_device(home))
         self._relay.attach(self.module, self._slots, relayed)
         if relayed and not streamed:
-            self._relay.ping_pong = ping_pong_on(self._registry, (compute, *dict.fromkeys(relayed.values())))
+            computing = (compute, *dict.fromkeys(relayed.values()))
+            self._relay.ping_pong = ping_pong_on(self._registry, computing, self.module, self.settle)
         self._current_device.attach(self.module)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
         self._served = dict(devices)

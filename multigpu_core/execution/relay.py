@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .called_modules import called_modules, slots_by_called_module
-from .constants import Constants
+from .constants import Arguments, Constants
 from .hops import Hops
 from .leg import Leg
 from .ping_pong import PingPong
@@ -59,19 +59,26 @@ class _Running:
     depth: int = 1
 
 
+@dataclass(eq=False)
+class _Forward:
+    """A forward on its way. Both halves of a step are so at the same time, and share nothing that is here."""
+
+    leg: Leg
+    constants: Constants
+    running: _Running | None = None
+    last: _Stop | None = None
+
+
 class Relay:
     """Hooks on one model; without `attach`, or after `detach`, the model has none of ours."""
 
     def __init__(self, registry: DeviceRegistry, compute_device: str) -> None:
         self._registry = registry
         self._hops = Hops(registry)
-        self._leg = Leg(registry.torch_device(compute_device), self._hops)
         self._compute_device = compute_device
-        self._constants = Constants(self._hops)
+        self._forwards = self._new_forwards()
         self.ping_pong: PingPong | None = None
         """Is told of every change from one card to another."""
-        self._running: _Running | None = None
-        self._last: _Stop | None = None
         self._is_compiled = False
         self._handles: list[RemovableHandle | SuspendableHook] = []
 
@@ -102,19 +109,32 @@ class Relay:
 
     def detach(self) -> None:
         self.settle()
-        self._constants = Constants(self._hops)
+        self._forwards = self._new_forwards()
         self.ping_pong = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def settle(self) -> None:
-        """Undo what a forward that was broken off left behind: torch calls no hook after what is no Exception."""
-        if self._running is not None:
-            self._leave(self._running, None)
-        self._leg.end()
-        self._constants.end_step(is_complete=False)
-        self._last = None
+        """Undo what a forward that was broken off left behind: torch calls no hook after what is no Exception.
+
+        Of two halves, that is the one that is being issued; each does so itself.
+        """
+        forward = self._forward
+        if forward.running is not None:
+            self._leave_device(forward).visit.leave(None, stays=False)
+        forward.leg.end()
+        forward.constants.end_step(is_complete=False)
+        forward.last = None
+
+    @property
+    def _forward(self) -> _Forward:
+        """The forward that is being issued."""
+        return self._forwards[self.ping_pong.index if self.ping_pong is not None else 0]
+
+    def _new_forwards(self) -> tuple[_Forward, ...]:
+        compute, arguments = self._registry.torch_device(self._compute_device), Arguments()
+        return tuple(_Forward(Leg(compute, self._hops), Constants(arguments, self._hops)) for _ in range(2))
 
     def _hook(self, module: nn.Module, stop: _Stop, slots: Iterable[TensorSlot]) -> None:
         self._hook_exit(module)
@@ -126,8 +146,9 @@ class Relay:
 
     def _hook_entry(self, module: nn.Module, stop: _Stop) -> SuspendableHook:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if self._running is not None:
-                self._running.depth += module is self._running.module
+            running = self._forward.running
+            if running is not None:
+                running.depth += module is running.module
                 return None
             if stop.hooks_exit:
                 stop.hooks_exit = False
@@ -138,70 +159,81 @@ class Relay:
 
     def _hook_exit(self, module: nn.Module) -> None:
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
-            running = self._running
+            forward = self._forward
+            running = forward.running
             if running is None or running.module is not module:
                 return None
             running.depth -= 1
-            return None if running.depth else self._leave(running, output)
+            return None if running.depth else self._leave(forward, output)
 
         leave = _uncompiled(leave)
         self._handles.append(module.register_forward_hook(leave, always_call=True, prepend=True))
 
     def _watch(self, module: nn.Module, stop: _Stop) -> None:
         def arrive(module: nn.Module, args: Any) -> None:
-            if self._running is None:
-                self._follow(stop)
-                here = self._end_chunk_before(None)
-                self._leg.end()
-                self._begin_chunk_after(here)
+            forward = self._forward
+            if forward.running is None:
+                self._follow(forward, stop)
+                here = self._end_chunk_before(forward, None)
+                forward.leg.end()
+                self._begin_chunk_after(forward, here)
 
         self._handles.append(module.register_forward_pre_hook(_uncompiled(arrive), prepend=True))
 
     def _enter(self, module: nn.Module, stop: _Stop, args: Any, kwargs: Any) -> Any:
-        self._follow(stop)
-        here = self._end_chunk_before(stop.device)
-        self._leg.device = stop.device
-        visit = Visit(self._leg, self._constants, stop.device)
+        forward = self._forward
+        self._follow(forward, stop)
+        here = self._end_chunk_before(forward, stop.device)
+        forward.leg.device = stop.device
+        visit = Visit(forward.leg, forward.constants, stop.device)
         scope = stop.scope()
         scope.__enter__()
-        self._running = _Running(module, stop, visit, scope)
-        SuspendableHook.suspend(stop.inner)
+        forward.running = _Running(module, stop, visit, scope)
         arguments = visit.arrive(args, kwargs)
-        self._begin_chunk_after(here)
+        self._begin_chunk_after(forward, here)
+        SuspendableHook.suspend(stop.inner)  # the other half, issued meanwhile, may have left this module
         return arguments
 
-    def _leave(self, running: _Running, output: Any) -> Any:
-        self._running = None
-        SuspendableHook.resume(running.stop.inner)
-        running.device_scope.__exit__(None, None, None)
+    def _leave(self, forward: _Forward, output: Any) -> Any:
+        running = self._leave_device(forward)
         following = running.stop.next
-        goes_on = following is not None and following.device != self._leg.compute
+        goes_on = following is not None and following.device != forward.leg.compute
         stays = goes_on and output is not None and not self._is_compiled
-        here = self._leg.device if stays else self._end_chunk_before(None)
+        here = forward.leg.device if stays else self._end_chunk_before(forward, None)
+        has_failed = output is None
         output = running.visit.leave(output, stays=stays)
         if not stays:
-            self._leg.device = None
-            self._begin_chunk_after(here)
+            forward.leg.device = None
+            self._begin_chunk_after(forward, here, hands_over=not has_failed)
         return output
 
-    def _end_chunk_before(self, device: torch.device | None) -> torch.device | None:
+    def _leave_device(self, forward: _Forward) -> _Running:
+        """The relayed module that is running has ended: its device is not the current one any more."""
+        running, forward.running = forward.running, None
+        assert running is not None, "one is running"
+        SuspendableHook.resume(running.stop.inner)
+        running.device_scope.__exit__(None, None, None)
+        return running
+
+    def _end_chunk_before(self, forward: _Forward, device: torch.device | None) -> torch.device | None:
         """Say that the chunk here ends if the forward goes on elsewhere; hops are issued between end and beginning.
 
         A device of None is the compute device. Returns the one where the forward is.
         """
-        here = self._leg.device
+        here = forward.leg.device
         if device != here and self.ping_pong is not None:
-            self.ping_pong.end_chunk(here or self._leg.compute)
+            self.ping_pong.end_chunk(here or forward.leg.compute)
         return here
 
-    def _begin_chunk_after(self, before: torch.device | None) -> None:
-        if before != self._leg.device and self.ping_pong is not None:
-            self.ping_pong.begin_chunk(self._leg.device or self._leg.compute)
+    def _begin_chunk_after(self, forward: _Forward, before: torch.device | None, *, hands_over: bool = True) -> None:
+        device = forward.leg.device
+        if before != device and self.ping_pong is not None:
+            self.ping_pong.begin_chunk(device or forward.leg.compute, hands_over=hands_over)
 
-    def _follow(self, stop: _Stop) -> None:
-        if self._last is not None:
-            self._last.next = stop
-        self._last = stop
+    def _follow(self, forward: _Forward, stop: _Stop) -> None:
+        if forward.last is not None:
+            forward.last.next = stop
+        forward.last = stop
 
     def _note_compilation(self, module: nn.Module, args: Any) -> None:
         """A model that is compiled as a whole knows no carried tensors: each block hands its result back."""
@@ -210,14 +242,15 @@ class Relay:
     def _begin_step(self, module: nn.Module, args: Any) -> None:
         self.settle()
         if self.ping_pong is not None:
-            self.ping_pong.begin_chunk(self._leg.compute)
+            self.ping_pong.begin_chunk(self._forward.leg.compute)
 
     def _end_step(self, module: nn.Module, args: Any, output: Any) -> None:
+        forward = self._forward
         if self.ping_pong is not None:
-            self.ping_pong.end_chunk(self._leg.device or self._leg.compute)
-        self._leg.end()
-        self._constants.end_step(is_complete=output is not None)
-        self._last = None
+            self.ping_pong.end_chunk(forward.leg.device or forward.leg.compute)
+        forward.leg.end()
+        forward.constants.end_step(is_complete=output is not None)
+        forward.last = None
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .core_settings import SECTIONS, LoggingSettings, MemorySettings, PlannerSettings
+from .core_settings import SECTIONS, LoggingSettings, MemorySettings, PlannerSettings, StartupSettings
 from .toml import read_toml_with_lines
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
@@ -71,6 +72,10 @@ class Configuration:
         return MemorySettings(**self._values("memory"))
 
     @property
+    def startup(self) -> StartupSettings:
+        return StartupSettings(**self._values("startup"))
+
+    @property
     def logging(self) -> LoggingSettings:
         return LoggingSettings(**self._values("logging"))
 
@@ -99,7 +104,8 @@ class Configuration:
 def user_files(user_directory: Path | None, environ: Mapping[str, str] = os.environ) -> list[Path]:
     """The files that override the shipped one, weakest first, as far as they exist; one that was named must."""
     own = [user_directory / "multigpu" / "plugins.toml"] if user_directory is not None else []
-    named = [Path(environ[ENVIRONMENT_VARIABLE]).expanduser()] if environ.get(ENVIRONMENT_VARIABLE) else []
+    # Unlike Path.expanduser, this leaves a ~ alone where there is no home folder.
+    named = [Path(os.path.expanduser(environ[ENVIRONMENT_VARIABLE]))] if environ.get(ENVIRONMENT_VARIABLE) else []
     return [file for file in own if os.path.isfile(file)] + named  # unlike Path.is_file it never raises
 
 
@@ -186,6 +192,8 @@ def _entries(
 
 def _fault(path: tuple[str, ...], value: Any) -> str:
     """What is wrong with an entry, or nothing. A plugin's own options are judged by the plugin's model."""
+    if _exceeds_64_bits(value):
+        return "It has a number of more than 64 bits."
     sections = ("integrations", *SECTIONS)
     if path[0] not in sections:
         return f"There is no such section{_nearest(path[0], sections)}."
@@ -193,7 +201,7 @@ def _fault(path: tuple[str, ...], value: Any) -> str:
         return f"This is a section: write [{path[0]}] and its keys below."
     if path[0] == "integrations":
         is_switch = len(path) == 2 or path[2] == ENABLED
-        return f"It takes true or false, not {value!r}." if is_switch and not isinstance(value, bool) else ""
+        return f"It takes true or false, not {_shown(value)}." if is_switch and not isinstance(value, bool) else ""
     return _fault_of_setting(SECTIONS[path[0]], path[1], value)
 
 
@@ -205,8 +213,23 @@ def _fault_of_setting(section: type[BaseModel], key: str, value: Any) -> str:
         section.model_validate({key: value})
     except ValidationError as error:
         choices = [str(choice) for choice in get_args(fields[key].annotation)]
-        return f"{error.errors()[0]['msg']}, not {value!r}{_nearest(str(value), choices)}."
+        meant = _nearest(value, choices) if isinstance(value, str) else ""
+        return f"{error.errors()[0]['msg']}, not {_shown(value)}{meant}."
     return ""
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: long ones are cut."""
+    return reprlib.repr(value)
+
+
+def _exceeds_64_bits(value: Any) -> bool:
+    """Whether there is a number in `value` that TOML does not have, and that Python may refuse to print."""
+    if isinstance(value, dict):
+        return any(map(_exceeds_64_bits, value.values()))
+    if isinstance(value, list):
+        return any(map(_exceeds_64_bits, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

@@ -37,6 +37,13 @@ class MemorySettings(CoreSettings):
     """After so many minutes in which its node was in no prompt, a kept model is released; 0 for never."""
 
 
+class StartupSettings(CoreSettings):
+    """[startup]"""
+
+    plugin_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 30
+    """A plugin is left out whose import, start-up hook or list of loaders takes longer; 0 to wait without end."""
+
+
 class LoggingSettings(CoreSettings):
     """[logging]"""
 
@@ -53,5 +60,6 @@ class LoggingSettings(CoreSettings):
 SECTIONS: dict[str, type[CoreSettings]] = {
     "planner": PlannerSettings,
     "memory": MemorySettings,
+    "startup": StartupSettings,
     "logging": LoggingSettings,
 }

@@ -15,6 +15,7 @@ import importlib_metadata
 
 from multigpu import __version__
 
+from .isolation import printable
 from .toml import read_toml
 
 GROUP = "multigpu.integrations"
@@ -36,13 +37,14 @@ BUILT_IN = (
     "xflux",
 )
 """Our own integrations, registered through the same door as everybody's; modules of `multigpu.integrations`."""
+MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A plugin that is there but not imported: `load` imports it and returns the plugin object.
 
-    `pack` is the node pack that carries it, if one does.
+    `pack` is the node pack that carries it, if one does. Names from outside are made printable and cut.
     """
 
     name: str
@@ -50,6 +52,12 @@ class Candidate:
     version: str
     load: Callable[[], object]
     pack: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("name", "source", "version"):
+            object.__setattr__(self, field, printable(str(getattr(self, field)), MAX_CHARACTERS))
+        if not self.name:
+            object.__setattr__(self, "name", f"unnamed, of {self.source}")
 
 
 def built_in() -> Iterator[Candidate]:

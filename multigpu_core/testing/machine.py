@@ -10,8 +10,11 @@ import torch
 
 from .backend import register, registered_backend
 from .clock import VirtualClock
+from .deferral import Order
 from .device_module import DeviceLike, SimulatedDeviceModule
 from .errors import SimulationUnavailableError
+from .host_accesses import HostAccesses
+from .launches import Launches
 from .ledger import CopyLog, SimulatedDevice
 from .operators import OperatorRunner
 from .timeline import Timeline
@@ -24,8 +27,8 @@ class SimulatedMachine:
     """The simulated accelerators of this process: its devices, what they hold, and the log of copies.
 
     Get it with `simulate` or `simulated`. Its backend name is fixed for the life of the process; the number, sizes and
-    names of its devices can change with `configure`. With `detect_races` on, work that nothing orders after what it
-    needs raises; `clock` tells virtual time once it is started.
+    names of its devices can change with `configure`. Within `detecting_races`, work that nothing orders after what it
+    needs raises; within `deferred`, it computes a wrong number. `clock` tells virtual time once it is started.
     """
 
     def __init__(self, backend: str) -> None:
@@ -36,7 +39,9 @@ class SimulatedMachine:
         """Pairs of devices, by name, of which each reads the other's memory directly."""
         self.page_locked_limit_bytes: float = math.inf
         self.module = SimulatedDeviceModule(backend, self)
-        self._libraries = register(backend, self.module, OperatorRunner(self.device, backend, self.timeline))
+        self._launches = Launches(lambda: self.device().torch_device)
+        runner = OperatorRunner(self.device, backend, self.timeline, self._launches)
+        self._libraries = register(backend, self.module, runner)
 
     @property
     def copies(self) -> CopyLog:
@@ -55,17 +60,59 @@ class SimulatedMachine:
     def detect_races(self, on: bool) -> None:
         self.timeline.detect_races = on
 
+    @property
+    def raw_pointer_operators(self) -> set[str]:
+        """Operators that launch on the current device, whatever their tensors': ``aten::linear``, ``mylib::*``.
+
+        They raise `WrongCurrentDeviceError` where the two differ. Empty until a test names some.
+        """
+        return self._launches.by_raw_pointer
+
+    @contextmanager
+    def detecting_races(self) -> Iterator[None]:
+        """Detect races within a `with` block, also those of this thread's own use of page-locked memory."""
+        before, self.detect_races = self.detect_races, True
+        try:
+            with HostAccesses(self.timeline):
+                yield
+            self.timeline.check_unpinned()
+        finally:
+            self.detect_races = before
+
+    @contextmanager
+    def deferred(self, order: Order = "late") -> Iterator[None]:
+        """Run work not when it is issued but when streams and events allow, within a `with` block.
+
+        That is when the host waits for it ("late"), at once ("early"), or at times that follow from a seed.
+        """
+        with self.timeline.deferred(order):
+            yield
+
+    def check_launch(self, operator: str, *tensors: torch.Tensor) -> None:
+        """Check a kernel of a test's own, which launches on the current device.
+
+        Raises `WrongCurrentDeviceError` where one of the tensors is on another.
+        """
+        for tensor in tensors:
+            self._launches.require_current(operator, tensor.device)
+
+    def inject_fault(self, device: str, operator: str = "*") -> None:
+        """Let the next operator of that name (``aten.add.Tensor``, ``aten.add*``, ``copy``) fail on a device.
+
+        It fails as on a real device: the host learns of it when it waits for work that comes after, and gets a
+        SimulatedFaultError then.
+        """
+        self.timeline.host.faults.want(self.device(device).name, operator)
+
     def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
         """Fresh host memory that counts as page-locked until it is freed; RuntimeError beyond the limit."""
         self._require_lockable(size_bytes)
-        memory = torch.empty(size_bytes, dtype=torch.uint8)
-        self.timeline.lock_pages(memory)
-        return memory
+        return self.timeline.blocks.page_locked(size_bytes)
 
     def lock_pages(self, memory: torch.Tensor) -> None:
-        """Page-lock host memory until it is freed; RuntimeError beyond the limit."""
+        """Page-lock again what `unlock_pages` has made ordinary; RuntimeError beyond the limit."""
         self._require_lockable(memory.untyped_storage().nbytes())
-        self.timeline.lock_pages(memory)
+        self.timeline.blocks.lock(memory)
 
     def _require_lockable(self, size_bytes: int) -> None:
         if self.timeline.locked_bytes + size_bytes > self.page_locked_limit_bytes:
@@ -83,6 +130,7 @@ class SimulatedMachine:
         self.module.reset_current_device()
         self.timeline.reset()
         self.peers.clear()
+        self.raw_pointer_operators.clear()
         self.page_locked_limit_bytes = math.inf
 
     def device(self, device: DeviceLike = None) -> SimulatedDevice:

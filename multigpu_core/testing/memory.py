@@ -52,12 +52,19 @@ def place(values: Tensor, device: SimulatedDevice) -> Tensor:
     storage = values.untyped_storage()
     size = storage.nbytes()
     device.charge(size)
-    weakref.finalize(storage, device.release, size).atexit = False
-    raw = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
+    raw = bytes_of(values)
     capsule = torch._C._to_dlpack(raw)
     head = _DLPackHead.from_address(_capsule_pointer(capsule, b"dltensor"))
     head.device_type, head.device_id = _DLPACK_EXTENSION_DEVICE, device.torch_device.index
-    return view_of(torch._C._from_dlpack(capsule), values)
+    placed = torch._C._from_dlpack(capsule)
+    weakref.finalize(placed.untyped_storage(), device.release, size).atexit = False
+    return view_of(placed, values)
+
+
+def bytes_of(values: Tensor) -> Tensor:
+    """The whole storage of a CPU tensor."""
+    storage = values.untyped_storage()
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
 
 
 def view_of(owner: Tensor, pattern: Tensor) -> Tensor:

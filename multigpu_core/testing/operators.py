@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from .deferral import POISON
+from .host_call import HostCall, Results
+from .later import copy_later, rehearse
+from .launches import Launches
 from .ledger import SimulatedDevice
-from .memory import host_view, natively, place, view_of
+from .memory import bytes_of, host_view, natively, place
 from .timeline import Timeline
 
 aten = torch.ops.aten
@@ -32,11 +36,16 @@ class OperatorRunner:
     """
 
     def __init__(
-        self, find_device: Callable[[torch.device], SimulatedDevice], backend: str, timeline: Timeline
+        self,
+        find_device: Callable[[torch.device], SimulatedDevice],
+        backend: str,
+        timeline: Timeline,
+        launches: Launches,
     ) -> None:
         self._find_device = find_device
         self._backend = backend
         self._timeline = timeline
+        self.launches = launches
 
     def __call__(self, operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         if operator.is_view or operator in _SET_STORAGE:
@@ -45,6 +54,8 @@ class OperatorRunner:
             return self._copy(*args)
         if operator is aten.resize_.default:
             return self._resize(*args)
+        if operator is aten.record_stream.default:
+            return self._timeline.used_by_stream(args[0], args[1].stream_id)
         if operator is aten._local_scalar_dense.default:
             self._timeline.read_by_host(args[0])
         if operator is aten.scaled_dot_product_attention.default and _wants_gradients(args):
@@ -56,13 +67,18 @@ class OperatorRunner:
         return tensor.layout == other.layout == torch.strided
 
     def _copy(self, destination: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-        self._timeline.copied(source, destination, non_blocking)
-        self._host(destination).copy_(self._host(source))
+        begin = None
+        if self._timeline.is_deferring:
+            run, begin = copy_later(destination, source, self._timeline.blocks)
+        else:
+            run = partial(_copy_now, self._host(destination), self._host(source))
+        self._timeline.copied(source, destination, non_blocking, run, begin)
         return destination
 
     def _resize(self, tensor: Tensor, size: Sequence[int], memory_format: torch.memory_format | None = None) -> Tensor:
         pattern = torch.empty(size, dtype=tensor.dtype, device="meta")
         if pattern.nbytes + tensor.storage_offset() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            self._timeline.current_stream(tensor.device).synchronize()
             grown = torch.empty(size, dtype=tensor.dtype)
             kept = min(tensor.numel(), grown.numel())
             grown.view(-1)[:kept].copy_(host_view(tensor).reshape(-1)[:kept])
@@ -72,53 +88,42 @@ class OperatorRunner:
 
     def _compute(self, operator: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target = self._target(operator, args, kwargs)
+        self.launches.check(str(operator._schema.name), target.torch_device)
         if operator in _ALLOCATORS:
-            described = operator(*args, **{**kwargs, "device": "meta", "pin_memory": False})
-            target.require(described.untyped_storage().nbytes())
-        on_host: dict[int, tuple[Tensor, Tensor]] = {}
-        host_args = [self._host_argument(argument, on_host) for argument in args]
-        host_kwargs = {name: self._host_argument(argument, on_host) for name, argument in kwargs.items()}
-        if "device" in kwargs:
-            host_kwargs.update(device="cpu", pin_memory=False)
+            return self._allocate(operator, args, kwargs, target)
+        generator = None
         if torch.Tag.nondeterministic_seeded in operator.tags and _takes_generator(operator):
-            host_kwargs["generator"] = kwargs.get("generator") or target.generator
-        # Some operators hand a number over where they declare a tensor; the other overloads take it.
-        call = operator.overloadpacket if _has_number_for_tensor(operator, args) else operator
-        results = call(*host_args, **host_kwargs)
-        for host, original in on_host.values():
-            if host.size() != original.size():
-                self._replace(original, host)
-        owners = {
-            original.untyped_storage().data_ptr(): original
-            for _, original in on_host.values()
-            if original.untyped_storage().nbytes()
-        }
-        placed = _map_results(results, lambda result: self._result(result, target, on_host, owners))
+            generator = kwargs.get("generator") or target.generator
+        if self._timeline.is_deferring:
+            rehearsal = rehearse(operator, args, kwargs, generator, self._timeline.blocks)
+            if rehearsal is not None:
+                placed, run = rehearsal.place(partial(self._place, device=target), self._timeline.blocks)
+                self._timeline.operator_ran(operator, target.torch_device, args, kwargs, placed, run)
+                return placed
+            self._timeline.current_stream(target.torch_device).synchronize()
+        call = HostCall(operator, args, kwargs, self._host)
+        results = call.run(generator)
+        for host, original in call.resized:
+            self._replace(original, host)
+        placed = Results(call, partial(self._place, device=target)).of(results)
         self._timeline.operator_ran(operator, target.torch_device, args, kwargs, placed)
         return placed
 
-    def _result(
-        self,
-        result: Tensor,
-        target: SimulatedDevice,
-        on_host: dict[int, tuple[Tensor, Tensor]],
-        owners: dict[int, Tensor],
+    def _allocate(
+        self, operator: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], target: SimulatedDevice
     ) -> Tensor:
-        if id(result) in on_host:
-            return on_host[id(result)][1]
-        pointer = result.untyped_storage().data_ptr() if result.untyped_storage().nbytes() else 0
-        if pointer in owners:
-            return view_of(owners[pointer], result)
-        placed = self._place(result, target)
-        if pointer:
-            owners[pointer] = placed
+        described = operator(*args, **{**kwargs, "device": "meta", "pin_memory": False})
+        target.require(described.untyped_storage().nbytes())
+        values = HostCall(operator, args, kwargs, self._host).run(None)
+        if self._timeline.is_deferring:
+            bytes_of(values).fill_(POISON)
+        placed = self._place(values, target)
+        self._timeline.operator_ran(operator, target.torch_device, args, kwargs, placed)
         return placed
 
     def _place(self, values: Tensor, device: SimulatedDevice) -> Tensor:
         placed = place(values, device)
-        storage = placed.untyped_storage()
-        if self._timeline.detect_races and storage.nbytes():
-            weakref.finalize(storage, self._timeline.freed, storage.data_ptr()).atexit = False
+        self._timeline.allocated(placed, values)
         return placed
 
     def _replace(self, tensor: Tensor, values: Tensor) -> Tensor:
@@ -160,15 +165,6 @@ class OperatorRunner:
     def _host(self, tensor: Tensor) -> Tensor:
         return host_view(tensor) if tensor.device.type == self._backend else tensor
 
-    def _host_argument(self, argument: Any, on_host: dict[int, tuple[Tensor, Tensor]]) -> Any:
-        if isinstance(argument, (list, tuple)):
-            return [self._host_argument(item, on_host) for item in argument]
-        if not isinstance(argument, Tensor) or argument.device.type != self._backend:
-            return argument
-        host = host_view(argument)
-        on_host[id(host)] = (host, argument)
-        return host
-
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     for argument in (*args, *kwargs.values()):
@@ -176,22 +172,6 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
             yield argument
         elif isinstance(argument, (list, tuple)):
             yield from (item for item in argument if isinstance(item, Tensor))
-
-
-def _map_results(results: Any, convert: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(results, Tensor):
-        return convert(results)
-    if isinstance(results, (list, tuple)):
-        return type(results)(_map_results(item, convert) for item in results)
-    return results
-
-
-def _has_number_for_tensor(operator: torch._ops.OpOverload, args: Sequence[Any]) -> bool:
-    declared = operator._schema.arguments
-    return any(
-        isinstance(value, (int, float)) and isinstance(argument.type, torch.TensorType)
-        for argument, value in zip(declared, args, strict=False)
-    )
 
 
 def _takes_generator(operator: torch._ops.OpOverload) -> bool:
@@ -221,3 +201,7 @@ def _differentiable_attention(
         outputs = aten._scaled_dot_product_attention_math.default(*inputs, **options)
     result: Tensor = outputs[0]
     return result
+
+
+def _copy_now(destination: Tensor, source: Tensor) -> None:
+    destination.copy_(source)

@@ -1,101 +1,87 @@
 """Streams and events of simulated devices: queues that order work and tell virtual time.
 
-Values are computed at once, when an operator is issued. What a stream knows is the order that a real device would keep,
-as a vector clock (one count of work for each stream), and the last piece of work that it was given.
+What a stream knows is the order that a real device would keep, as a vector clock (one count of work for each stream).
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .schedule import Schedule, Work
+from .deferral import Job
+from .host import Host, Knowledge, Mark, join
+from .schedule import Work
 
-Knowledge = dict[int, int]
-"""For each stream, by its number, how much of its work is known to be done before: a vector clock."""
+_DEVICE_TYPE = 20
+"""PrivateUse1 in torch's numbering of device types."""
 
 
-class Host:
-    """The threads that issue work: what they have waited for, and the time of each in seconds.
+class SimulatedStream(torch.Stream):
+    """One queue of a simulated device, shaped like `torch.cuda.Stream`.
 
-    One thread at a time issues, as with Python's interpreter lock: a launch begins when its thread is ready and no other
-    thread is launching. A thread that waits for a device leaves the interpreter to the others.
+    As torch's streams it does not order its work with that of the device's default stream, unless it is told to.
     """
 
-    def __init__(self) -> None:
-        self.knows: Knowledge = {}
-        self.schedule = Schedule()
-        self._threads = threading.local()
-        self._launched_seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """The time of this thread; one that is new begins when the interpreter is free."""
-        return float(getattr(self._threads, "seconds", self._launched_seconds))
-
-    def begin(self) -> None:
-        """Begin at zero: moments before are long past."""
-        self._threads = threading.local()
-        self._launched_seconds = 0.0
-        self.schedule.begin()
-
-    def launch(self, seconds: float) -> None:
-        """Issue one operator, which takes this thread so long, and the interpreter with it."""
-        self._launched_seconds = max(self.seconds, self._launched_seconds) + seconds
-        self._threads.seconds = self._launched_seconds
-
-    def wait_for(self, knowledge: Knowledge, last: Work | None) -> None:
-        join(self.knows, knowledge)
-        self._threads.seconds = max(self.seconds, self.schedule.end_seconds(last))
-
-    def work(self, *before: Work | None, engines: tuple[str, ...] = (), seconds: float = 0.0) -> Work:
-        """A piece of work that is issued now and comes after others."""
-        return self.schedule.add(before, self.seconds, engines, seconds)
-
-
-class SimulatedStream:
-    """One queue of a simulated device, shaped like `torch.cuda.Stream`."""
+    def __new__(cls, host: Host, number: int, device: torch.device, name: str) -> SimulatedStream:
+        return super().__new__(cls, stream_id=number, device_index=device.index, device_type=_DEVICE_TYPE)
 
     def __init__(self, host: Host, number: int, device: torch.device, name: str) -> None:
         self._host = host
-        self.stream_id = number
-        self.device = device
         self.name = name
         """What a trace calls it."""
         self.knows: Knowledge = {number: 0}
         self.last: Work | None = None
         """The last piece of work that it was given; none where no time is told."""
+        self._job: Job | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """What it was given so far."""
+        return Mark({**self.knows}, self.last, self._job)
 
     def queue(self) -> int:
         """Count one more piece of work, issued by the host now; its number in this stream."""
+        self._host.busy[self.stream_id] = self
         join(self.knows, self._host.knows)
         self.knows[self.stream_id] += 1
         return self.knows[self.stream_id]
 
-    def wait_event(self, event: SimulatedEvent) -> None:
-        join(self.knows, event.knows)
-        self._wait(event.last)
+    def run(self, work: Callable[[], None] | None, *after: Job | None, at_once: bool = False) -> None:
+        """Let the stream do something: now, or later where execution is deferred, also after some other jobs.
 
-    def wait_stream(self, stream: SimulatedStream) -> None:
-        join(self.knows, stream.knows)
-        self._wait(stream.last)
+        With `at_once` it is done as soon as all before it is done.
+        """
+        if self._host.deferral is not None:
+            self._job = self._host.deferral.add(self.stream_id, work, *after, at_once=at_once)
+        elif work is not None:
+            work()
 
-    def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
+    def wait_event(self, event: Any) -> None:
+        self._wait(event.mark)
+
+    def wait_stream(self, stream: Any) -> None:
+        self._wait(stream.mark)
+
+    def record_event(self, event: Any = None) -> Any:
         event = event or SimulatedEvent(self._host)
         event.record(self)
         return event
 
     def query(self) -> bool:
-        return self._host.schedule.end_seconds(self.last) <= self._host.seconds
+        return self._host.has_reached(self.mark)
 
     def synchronize(self) -> None:
-        self._host.wait_for(self.knows, self.last)
+        self._host.wait_for(self.mark)
 
-    def _wait(self, last: Work | None) -> None:
-        if last is not None and last is not self.last:
-            self.last = self._host.work(self.last, last)
+    def _wait(self, mark: Mark) -> None:
+        self._host.busy[self.stream_id] = self
+        join(self.knows, mark.knows)
+        if mark.work is not None and mark.work is not self.last:
+            self.last = self._host.work(self.last, mark.work)
+        if mark.job is not None and not mark.job.is_done:
+            self.run(None, mark.job)
 
 
 class SimulatedEvent:
@@ -103,34 +89,26 @@ class SimulatedEvent:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.knows: Knowledge = {}
-        self.last: Work | None = None
+        self.mark = Mark({})
 
     @property
     def seconds(self) -> float:
         """When the work before it is done."""
-        return self._host.schedule.end_seconds(self.last)
+        return self._host.schedule.end_seconds(self.mark.work)
 
-    def record(self, stream: Any) -> None:
-        self.knows = {**stream.knows}
-        self.last = self._host.work(stream.last) if self._host.schedule.is_on else None
+    def record(self, stream: SimulatedStream) -> None:
+        mark = stream.mark
+        self.mark = mark._replace(work=self._host.work(mark.work) if self._host.schedule.is_on else None)
 
-    def wait(self, stream: Any) -> None:
+    def wait(self, stream: SimulatedStream) -> None:
         stream.wait_event(self)
 
     def query(self) -> bool:
-        return self.seconds <= self._host.seconds
+        return self._host.has_reached(self.mark)
 
     def synchronize(self) -> None:
-        self._host.wait_for(self.knows, self.last)
+        self._host.wait_for(self.mark)
 
     def elapsed_time(self, end_event: SimulatedEvent) -> float:
         """Virtual milliseconds from this point to another."""
         return (end_event.seconds - self.seconds) * 1000
-
-
-def join(knowledge: Knowledge, other: Knowledge) -> None:
-    """Know what the other knows, too."""
-    for number, count in other.items():
-        if knowledge.get(number, 0) < count:
-            knowledge[number] = count

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
 
+from .demo_server import free_everything, prepare
 from .inprocess import ComfyUI
+from .packs_at_hand import stand_in
 from .tiny_files import shrink_encoders, write_tiny_files
 
 
@@ -37,3 +40,22 @@ def comfyui(started_comfyui: ComfyUI) -> Iterator[ComfyUI]:
     with torch.inference_mode():  # as ComfyUI's executor runs its nodes
         yield started_comfyui
     started_comfyui.reset()
+
+
+@pytest.fixture(scope="session")
+def demo_server(
+    comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyUIServer]:
+    """A ComfyUI server with our folder, the demo's models, a pack of nodes, and simulated cards of 4 and 2 GB."""
+    base = tmp_path_factory.mktemp("base")
+    prepare(base, repository)
+    install_custom_node(base, stand_in("gguf"), "zz-loaded-after-us")
+    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(demo_server: ComfyUIServer) -> ComfyUIServer:
+    """The server that modules share, without a loaded model; a module that needs another one has its own `server`."""
+    free_everything(demo_server)
+    return demo_server

@@ -10,20 +10,24 @@ from typing import Any
 
 from PIL import Image
 
-from multigpu.multigpu_core.cli.demo_models import SHAPE, DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
 from multigpu.multigpu_core.cli.demo_workflow import one_device_workflow, split_workflow
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
 from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
 from multigpu.multigpu_core.testing.tiny_models import FluxShape
 
-FREED_WITHIN_SECONDS = 10.0
+TINY = FluxShape()
+SIDE_PIXELS = 64
+"""The demo's own model and picture are larger: a test waits for every one of its pictures."""
+FREED_WITHIN_SECONDS = 120.0
+"""A bound for a server that never does; on a busy machine it may take a while."""
 
 # Nothing that the front end shows to newcomers lies over the page.
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
 
-def prepare(base: Path, repository: Path, folder: str = "ComfyUI-MultiGPU", shape: FluxShape = SHAPE) -> None:
+def prepare(base: Path, repository: Path, folder: str = "ComfyUI-MultiGPU", shape: FluxShape = TINY) -> None:
     """Fill a base directory: this repository as the custom node `folder`, the made-up prompt, the models."""
     install_custom_node(base, repository, folder)
     (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
@@ -46,6 +50,7 @@ def _with(workflow: Workflow, seed: int, **loader_inputs: Any) -> Workflow:
     return {
         **workflow,
         "load": _changed(workflow["load"], loader_inputs),
+        "latent": _changed(workflow["latent"], {"width": SIDE_PIXELS, "height": SIDE_PIXELS}),
         "sample": _changed(workflow["sample"], {"seed": seed}),
         "prompt": {"class_type": "MadeUpPrompt", "inputs": {}},
     }
@@ -55,15 +60,20 @@ def _changed(node: Mapping[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     return {**node, "inputs": {**node["inputs"], **inputs}}
 
 
-def free(server: ComfyUIServer, **what: bool) -> list[dict[str, Any]]:
-    """What is loaded after ComfyUI has been told to free memory, as its menu and the Manager's button tell it."""
-    before = server.client.get("/multigpu/models")
+def free(server: ComfyUIServer, *, leaves: int = 0, **what: bool) -> list[dict[str, Any]]:
+    """Tell ComfyUI to free memory, as its menu does; return what is loaded when `leaves` models are left, or fewer."""
     server.client.post("/free", what)
     end = time.monotonic() + FREED_WITHIN_SECONDS
-    while server.client.get("/multigpu/models") == before and time.monotonic() < end:
-        time.sleep(0.1)
-    loaded: list[dict[str, Any]] = server.client.get("/multigpu/models")
-    return loaded
+    while True:
+        loaded: list[dict[str, Any]] = server.client.get("/multigpu/models")
+        if len(loaded) <= leaves:
+            return loaded
+        assert time.monotonic() < end, f"still loaded: {loaded}"
+        time.sleep(0.05)
+
+
+def free_everything(server: ComfyUIServer) -> None:
+    assert free(server, unload_models=True, free_memory=True) == []
 
 
 def pixels(file: Path) -> bytes:

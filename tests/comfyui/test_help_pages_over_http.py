@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,18 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
-
-from .packs_at_hand import stand_in
-
-
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
-    base = tmp_path_factory.mktemp("base")
-    install_custom_node(base, repository, "ComfyUI-MultiGPU")
-    install_custom_node(base, stand_in("gguf"), "zz-loaded-after-us")
-    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "2x1gb"}) as running:
-        yield running
+from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,12 +39,14 @@ class Server:
     idle_minutes: float = 60
     minutes: float = 0
     queue: Any = field(init=False)
+    worker: Any = field(init=False)
     kept: Any = field(init=False)
     model: Any = field(init=False)
 
     def __post_init__(self) -> None:
         kept = importlib.import_module("multigpu.multigpu_core.comfy.kept")
         self.queue = importlib.import_module("execution").PromptQueue(_Server())
+        self.worker = importlib.import_module("multigpu.multigpu_core.comfy.prompt_worker").PromptWorker(self.queue)
         self.kept = kept.KeptModels(lambda: self.minutes * 60)
         object.__setattr__(self.comfyui.framework.context, "kept", self.kept)
         self.runs(WITH_NODE)
@@ -68,11 +72,12 @@ class Server:
 
     def passes(self, minutes: float) -> None:
         """Time passes, and every minute of it the watch looks."""
-        watch = importlib.import_module("multigpu.multigpu_core.comfy.kept_watch")
-        for _ in range(int(minutes)):
-            watch.KeptWatch(self.kept, self.queue, self.idle_minutes).look()
-            self.minutes += 1
-        watch.KeptWatch(self.kept, self.queue, self.idle_minutes).look()
+        watch = _watch(self)
+        for minute in range(int(minutes) + 1):
+            self.minutes += minute > 0
+            watch.look()
+            if not self.queue.currently_running:
+                self.worker.take_turn(self.queue)
 
     @property
     def has_model(self) -> bool:
@@ -161,3 +166,64 @@ def test_how_long_is_the_user_s_to_say(kept_server: Server, idle_minutes: float,
     kept_server.runs({})
     kept_server.passes(90)
     assert kept_server.has_model is stays
+
+
+def test_a_model_is_released_by_the_prompt_worker_and_not_by_who_looks(kept_server: Server) -> None:
+    kept_server.runs({})
+    kept_server.minutes += 90
+    watch = _watch(kept_server)
+    for _ in range(3):
+        watch.look()
+    assert kept_server.has_model
+    kept_server.worker.take_turn(kept_server.queue)
+    assert not kept_server.has_model and kept_server.worker.begun - kept_server.queue.task_counter == 1
+
+
+def test_a_prompt_that_comes_before_the_release_keeps_its_model(kept_server: Server) -> None:
+    kept_server.runs({})
+    kept_server.minutes += 90
+    _watch(kept_server).look()
+    kept_server.queue.put((99, "prompt 99", WITH_NODE, {}, []))
+    kept_server.worker.take_turn(kept_server.queue)
+    assert kept_server.has_model
+
+
+def test_a_release_that_fails_is_raised_where_somebody_looks(
+    kept_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_server.runs({})
+    kept_server.minutes += 90
+    watch = _watch(kept_server)
+    watch.look()
+    monkeypatch.setattr(kept_server.kept, "release_unwanted", lambda seconds: 1 / 0)
+    kept_server.worker.take_turn(kept_server.queue)
+    with pytest.raises(ZeroDivisionError):
+        watch.look()
+
+
+def test_the_server_goes_on_while_a_watch_waits_for_the_queue(
+    kept_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    startup = importlib.import_module("multigpu.multigpu_core.comfy.startup")
+    monkeypatch.setattr(startup, "SECONDS_BETWEEN_LOOKS", 0)
+    looks, is_free, waited = threading.Event(), threading.Event(), []
+
+    class Watch:
+        def look(self) -> None:
+            looks.set()
+            waited.append(is_free.wait(30))
+
+    async def serve() -> None:
+        watching = asyncio.create_task(startup._keep_looking(Watch()))
+        while not looks.is_set():
+            await asyncio.sleep(0)
+        is_free.set()
+        watching.cancel()
+
+    asyncio.run(serve())
+    assert waited[:1] == [True]
+
+
+def _watch(kept_server: Server) -> Any:
+    module = importlib.import_module("multigpu.multigpu_core.comfy.kept_watch")
+    return module.KeptWatch(kept_server.kept, kept_server.queue, kept_server.worker, kept_server.idle_minutes)

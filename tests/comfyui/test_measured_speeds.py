@@ -14,19 +14,21 @@ from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 from .demo_server import prepare
 from .page import ComfyPage, chromium, outside_the_browser
 
-SLEEPING_PACK = """
+WAITING_PACK = """
 import time
+from pathlib import Path
 
-class Sleep:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"seconds": ("FLOAT", {"default": 1.0})}})
+class WaitForFile:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"file": ("STRING",)}})
     RETURN_TYPES = ()
     OUTPUT_NODE = True
-    FUNCTION = "sleep"
-    def sleep(self, seconds):
-        time.sleep(seconds)
+    FUNCTION = "wait"
+    def wait(self, file):
+        while not Path(file).exists():
+            time.sleep(0.01)
         return {}
 
-NODE_CLASS_MAPPINGS = {"Sleep": Sleep}
+NODE_CLASS_MAPPINGS = {"WaitForFile": WaitForFile}
 """
 
 
@@ -41,28 +43,31 @@ def page(
 ) -> Iterator[ComfyPage]:
     base = tmp_path_factory.mktemp("base")
     prepare(base, repository)
-    (base / "custom_nodes" / "sleep.py").write_text(SLEEPING_PACK)
+    (base / "custom_nodes" / "wait.py").write_text(WAITING_PACK)
     environment = {"MULTIGPU_PROFILE": str(profile), "MULTIGPU_SIMULATE": ""}
     running = ComfyUIServer(comfyui_path, base, arguments=("--cpu",), environment=environment)
     with running as server, chromium() as browser:
         yield ComfyPage(browser, server)
 
 
-def test_nothing_is_measured_while_a_prompt_runs(page: ComfyPage, profile: Path) -> None:
+def test_nothing_is_measured_while_a_prompt_runs(page: ComfyPage, profile: Path, tmp_path: Path) -> None:
     speeds = page.open_panel().get_by_role("region", name="Speeds")
     expect(speeds).to_contain_text("As published")
     begun = threading.Event()
 
     def run() -> None:
-        prompt = {"sleep": {"class_type": "Sleep", "inputs": {"seconds": 3.0}}}
+        prompt = {"wait": {"class_type": "WaitForFile", "inputs": {"file": str(tmp_path / "over")}}}
         page.server.client.run(prompt, lambda progress: begun.set())
 
     running = threading.Thread(target=run)
     running.start()
     begun.wait()
-    speeds.get_by_role("button", name="Measure").click()
-    expect(speeds).to_contain_text("A prompt is running.")
-    outside_the_browser(running.join)
+    try:
+        speeds.get_by_role("button", name="Measure").click()
+        expect(speeds).to_contain_text("A prompt is running.")
+    finally:
+        (tmp_path / "over").touch()
+        outside_the_browser(running.join)
     assert not profile.exists()
 
 

@@ -200,3 +200,19 @@ def test_a_function_that_this_comfyui_lacks_is_left_alone_and_named(
         assert all(getattr(mm, name).__module__.startswith("multigpu") for name in others)
     finally:
         patches.restore()
+
+
+def test_the_queue_the_executor_and_python_s_thread_hook_are_as_before_without_us(
+    comfyui: ComfyUI, without_us: Callable[[], None]
+) -> None:
+    import execution
+
+    replaced = (execution.PromptQueue, "get"), (execution.PromptExecutor, "reset")
+    worker = comfyui.framework.worker
+    worker.watch()
+    ours = threading.excepthook
+    assert all(getattr(owner, name).__module__.startswith("multigpu") for owner, name in replaced)
+    without_us()
+    assert all(getattr(owner, name).__module__ == "execution" for owner, name in replaced)
+    assert threading.excepthook != ours
+    worker.watch()

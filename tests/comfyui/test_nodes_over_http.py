@@ -149,8 +149,10 @@ def test_unload_models_unloads_a_split_model_and_it_loads_again(server: ComfyUIS
 
 def test_unload_models_leaves_a_kept_model_and_free_memory_lets_everything_go(server: ComfyUIServer) -> None:
     _run_split(server, keep_loaded=True)
-    (kept,) = free(server, unload_models=True)
-    assert kept["bytes_by_device"] == kept["planned_bytes"]
+    server.client.run(split("npu:0,50%;cpu,50%", 0, 1))
+    assert len(server.client.get("/multigpu/models")) == 2
+    (kept,) = free(server, leaves=1, unload_models=True)
+    assert kept["bytes_by_device"] == kept["planned_bytes"] and "npu:1" in kept["bytes_by_device"]
     assert free(server, unload_models=True, free_memory=True) == []
 
 

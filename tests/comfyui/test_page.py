@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,20 +13,12 @@ from playwright.sync_api import expect
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import prepare, split
+from .demo_server import free, split
 from .page import ComfyPage, chromium, drag
 
 SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
 EXPERT = "expert_mode_allocations"
 SEEDS = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
-    base = tmp_path_factory.mktemp("base")
-    prepare(base, repository)
-    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +92,11 @@ def test_a_model_kept_in_the_panel_stays_until_everything_is_freed(page: ComfyPa
     keep = panel.get_by_role("button", name="Keep").first
     keep.click()
     panel.locator("button[aria-pressed=true]").wait_for()
-    page.server.client.post("/free", {"unload_models": True})
-    time.sleep(1.5)
-    assert _loaded(page)
+    kept = _loaded(page)
+    page.run(split("npu:0,50%;cpu,50%", next(SEEDS), 1))
+    assert len(page.server.client.get("/multigpu/models")) == 2
+    (left,) = free(page.server, leaves=1, unload_models=True)
+    assert left["bytes_by_device"] == kept["bytes_by_device"]
     panel.get_by_role("button", name="Free everything").click()
     expect(panel.locator(".multigpu-strip")).to_have_count(0)
     assert page.server.client.get("/multigpu/models") == []
@@ -167,6 +159,17 @@ def test_saved_workflows_hold_no_value_for_the_button(page: ComfyPage) -> None:
         "type => window.app.graph.serialize().nodes.find(node => node.type === type).widgets_values", SPLIT_NODE
     )
     assert values[-1] == page.widget(SPLIT_NODE, "strategy")
+
+
+def test_a_prompt_worker_that_has_died_is_shown_with_its_error(page: ComfyPage) -> None:
+    state = page.server.client.get("/multigpu/state") | {"worker_fault": "SystemExit: 3"}
+    page.page.route("**/multigpu/state", lambda route: route.fulfill(json=state))
+    try:
+        alert = page.open_panel().get_by_role("alert")
+        expect(alert).to_contain_text("prompt worker has died: SystemExit: 3")
+    finally:
+        page.page.unroute("**/multigpu/state")
+    expect(alert).to_have_count(0)
 
 
 def test_an_hour_of_looks_leaves_nothing_in_the_page(page: ComfyPage) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from .tiny_files import T5_WIDTH
 
 RELAY = MODES["relay"]
 STEPS = 2
+SECOND_HALF = "multigpu second half"
+"""The thread that issues it."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +43,37 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+class Halves:
+    """What the first and the second double block of Flux were called in: by which thread, and in which state."""
+
+    def __init__(self, model: Any) -> None:
+        self.calls: list[tuple[int, str]] = []
+        self.states: set[tuple[Any, ...]] = set()
+        self.error: BaseException | None = None
+        """Raised when the second double block is called by the second half."""
+        blocks = model.model.diffusion_model.double_blocks
+        self._handles = [block.register_forward_pre_hook(partial(self._note, i)) for i, block in enumerate(blocks)]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @property
+    def alternate(self) -> bool:
+        """Whether each block was called by one half and then by the other."""
+        pairs = list(zip(self.calls[::2], self.calls[1::2], strict=True))
+        return bool(pairs) and all(a[0] == b[0] and a[1] != b[1] for a, b in pairs)
+
+    def _note(self, index: int, *_: Any) -> None:
+        from multigpu.multigpu_core.comfy.scope import current_scope
+
+        thread = threading.current_thread()
+        self.calls.append((index, thread.name))
+        self.states.add((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), current_scope()))
+        if self.error is not None and index == 1 and thread.name == SECOND_HALF:
+            raise self.error
+
+
 class Runs:
     """Counts what was run in ping-pong."""
 
@@ -48,9 +83,9 @@ class Runs:
         self.count = 0
         run = PingPong.run
 
-        def counted(ping_pong: Any, halves: Any, kind: Any) -> Any:
+        def counted(ping_pong: Any, halves: Any, kind: Any, **options: Any) -> Any:
             self.count += 1
-            return run(ping_pong, halves, kind)
+            return run(ping_pong, halves, kind, **options)
 
         monkeypatch.setattr(PingPong, "run", counted)
 
@@ -157,6 +192,96 @@ def test_a_sampling_that_breaks_off_leaves_nothing_behind(comfyui: ComfyUI, inte
     del patched
     assert torch.equal(picture(sampler, split), expected)
     assert comfyui.held_bytes() == held
+
+
+@pytest.fixture
+def alternating(comfyui: ComfyUI) -> Iterator[tuple[Sampler, Any, Halves]]:
+    """Flux on two cards after a first sampling, in which one half follows the other for one step."""
+    write_split_models(comfyui)
+    sampler = Sampler(comfyui, "flux")
+    split = sampler.split(**RELAY)
+    picture(sampler, split)
+    halves = Halves(split)
+    yield sampler, split, halves
+    halves.remove()
+
+
+def test_halves_alternate_on_two_threads_in_the_state_of_the_prompts_worker(
+    alternating: tuple[Sampler, Any, Halves],
+) -> None:
+    from multigpu.multigpu_core.comfy.scope import DeviceScope, device_scope
+
+    sampler, split, halves = alternating
+    device = split.load_device
+    scope = DeviceScope(device, device, device)
+    with device_scope(scope), torch.inference_mode():
+        picture(sampler, split)
+    assert halves.alternate
+    assert {name for _, name in halves.calls} == {threading.current_thread().name, SECOND_HALF}
+    assert halves.states == {(True, False, scope)}
+    assert SECOND_HALF not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("interrupt", [True, False])
+def test_an_interrupt_or_error_in_the_second_halfs_thread_ends_the_sampling_and_the_next_is_right(
+    comfyui: ComfyUI, alternating: tuple[Sampler, Any, Halves], interrupt: bool
+) -> None:
+    sampler, split, halves = alternating
+    expected = picture(sampler, split)
+    held = comfyui.held_bytes()
+    halves.error = model_management().InterruptProcessingException() if interrupt else ValueError()
+    with pytest.raises(type(halves.error)) as raised:
+        picture(sampler, split)
+    assert raised.value is halves.error
+    del raised
+    halves.error = None
+    assert SECOND_HALF not in {thread.name for thread in threading.enumerate()}
+    assert torch.equal(picture(sampler, split), expected)
+    assert comfyui.held_bytes() == held
+
+
+def _patched(model: Any) -> None:
+    model.set_model_attn1_output_patch(lambda output, options: output)
+
+
+def _wrapped(model: Any) -> None:
+    model.add_wrapper("diffusion_model", lambda executor, *args, **kwargs: executor(*args, **kwargs))
+
+
+def _called_around(model: Any) -> None:
+    model.set_model_unet_function_wrapper(lambda apply, call: apply(call["input"], call["timestep"], **call["c"]))
+
+
+def _attention_overridden(model: Any) -> None:
+    def attention(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    model.model_options["transformer_options"]["optimized_attention_override"] = attention
+
+
+@pytest.mark.parametrize("extend", [_patched, _wrapped, _called_around, _attention_overridden])
+def test_with_functions_of_other_extensions_in_the_forward_one_half_follows_the_other(
+    alternating: tuple[Sampler, Any, Halves], extend: Callable[[Any], None]
+) -> None:
+    sampler, split, halves = alternating
+    expected = picture(sampler, split)
+    assert halves.alternate
+    halves.calls.clear()
+    extended = split.clone()
+    extend(extended)
+    assert torch.equal(picture(sampler, extended), expected)
+    assert not halves.alternate
+    assert {name for _, name in halves.calls} == {threading.current_thread().name}
+
+
+def test_models_may_empty_the_lists_of_their_half() -> None:
+    from multigpu.multigpu_core.comfy.halves import ModelCall
+
+    control = {"output": [torch.ones(1, 2), None]}  # one for the whole batch
+    call = ModelCall((torch.zeros(2, 1), None, None, None, control), {}, {"cond_or_uncond": [0, 1]})
+    first, second = call.half(0), call.half(1)
+    first.args[4]["output"].clear()
+    assert len(second.args[4]["output"]) == len(control["output"]) == 2
 
 
 def test_unloading_gives_all_memory_back(sampler: Sampler) -> None:

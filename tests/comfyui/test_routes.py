@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,18 @@ import pytest
 
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import free, pixels, prepare, split
+from .demo_server import free, pixels, split
 
 FILE = {"input": "unet_name", "name": "tiny-flux.safetensors"}
 WISH = {"files": [FILE], "compute_device": "npu:0"}
 HALVES = "npu:0,50%;npu:1,50%"
 
 
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
-    base = tmp_path_factory.mktemp("base")
-    prepare(base, repository)
-    (base / "secret.safetensors").write_bytes(b"{}")
-    _write_huge(base / "models" / "diffusion_models" / "huge.safetensors")
-    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as running:
-        yield running
+@pytest.fixture(scope="module", autouse=True)
+def files(server: ComfyUIServer) -> None:
+    """Beside the demo's models: one that is huge, and one that ComfyUI does not list."""
+    (server.base_directory / "secret.safetensors").write_bytes(b"{}")
+    _write_huge(server.base_directory / "models" / "diffusion_models" / "huge.safetensors")
 
 
 def _write_huge(file: Path) -> None:
@@ -48,8 +45,9 @@ def _write_huge(file: Path) -> None:
         opened.truncate(8 + len(text) + 8 * size)
 
 
-def _post(server: ComfyUIServer, route: str, body: bytes) -> tuple[int, str]:
-    request = urllib.request.Request(f"http://{server.client.address}{route}", data=body)
+def _post(server: ComfyUIServer, route: str, body: bytes, **headers: str) -> tuple[int, str]:
+    headers = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    request = urllib.request.Request(f"http://{server.client.address}{route}", data=body, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
@@ -115,6 +113,52 @@ def test_only_files_that_comfyui_lists_are_read(server: ComfyUIServer, name: str
 def test_a_body_that_is_none_is_refused_with_what_is_wrong(server: ComfyUIServer, body: bytes, complaint: str) -> None:
     status, text = _post(server, "/multigpu/plan", body)
     assert status == 400 and complaint in text
+
+
+@pytest.mark.parametrize("route", ["plan", "keep", "unload", "profile"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "text/json"])
+def test_a_body_that_a_foreign_page_could_send_unasked_is_refused(server: ComfyUIServer, route: str, kind: str) -> None:
+    status, text = _post(server, f"/multigpu/{route}", b'{"key": 1, "keep_loaded": true}', Content_Type=kind)
+    assert status == 415 and "application/json" in text
+
+
+@pytest.mark.parametrize("route", ["plan", "keep", "unload", "profile"])
+def test_another_site_s_page_is_refused_by_comfyui(server: ComfyUIServer, route: str) -> None:
+    status, _ = _post(server, f"/multigpu/{route}", b"{}", Origin="https://elsewhere.example")
+    assert status == 403
+
+
+def test_a_charset_beside_the_content_type_is_taken(server: ComfyUIServer) -> None:
+    body = json.dumps(WISH).encode()
+    assert _post(server, "/multigpu/plan", body, Content_Type="application/json; charset=utf-8")[0] == 200
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_traceback(server: ComfyUIServer) -> None:
+    before = server.log_text().count("Traceback")
+    head = b"POST /multigpu/plan HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(head)
+        server.client.get("/multigpu/state")  # the head has been read
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(head)
+        server.client.get("/multigpu/state")
+        client.shutdown(socket.SHUT_WR)
+        client.recv(1000)
+    server.client.get("/multigpu/state")
+    log = server.log_text()
+    assert log.count("Traceback") == before and "Error handling request" not in log
+
+
+def test_a_damaged_file_is_named_without_its_folder(server: ComfyUIServer) -> None:
+    damaged = server.base_directory / "models" / "diffusion_models" / "damaged.safetensors"
+    damaged.write_bytes(b"x" * 20)
+    try:
+        answer = _plan(server, files=[{"input": "unet_name", "name": damaged.name}])
+    finally:
+        damaged.unlink()
+    message = answer["error"]["message"]
+    assert message.startswith("damaged.safetensors: ") and str(server.base_directory) not in message
 
 
 def test_a_body_without_end_is_not_read_to_its_end(server: ComfyUIServer) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.cli.demo_models import SHAPE
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 from multigpu.multigpu_core.testing.tiny_models import FluxShape
 
@@ -21,38 +20,43 @@ from .page import ComfyPage, chromium, screenshot
 FOLDER = "MULTIGPU_SCREENSHOTS"
 LARGE = FluxShape(19, 38, 384)
 SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
+DRAWN_MILLISECONDS = 1500
+"""For nicer pictures: what fades or glides is over. Nothing is asserted of them."""
 ALLOCATION = "npu:0,35%;npu:1,40%;cpu,25%"
 
 
 @pytest.fixture(scope="module")
-def server(comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]:
+def pictured(
+    request: pytest.FixtureRequest, comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyUIServer]:
+    if FOLDER not in os.environ:
+        yield request.getfixturevalue("server")
+        return
     base = tmp_path_factory.mktemp("base")
-    is_kept = FOLDER in os.environ
-    prepare(base, repository, shape=LARGE if is_kept else SHAPE)
-    environment = {"MULTIGPU_SIMULATE": "1400mb,300mb" if is_kept else "4gb,2gb"}
-    with ComfyUIServer(comfyui_path, base, environment=environment) as running:
+    prepare(base, repository, shape=LARGE)
+    with ComfyUIServer(comfyui_path, base, environment={"MULTIGPU_SIMULATE": "1400mb,300mb"}) as running:
         yield running
 
 
-def test_the_pictures_of_every_state_can_be_made(server: ComfyUIServer, tmp_path: Path) -> None:
+def test_the_pictures_of_every_state_can_be_made(pictured: ComfyUIServer, tmp_path: Path) -> None:
     folder = Path(os.environ.get(FOLDER, tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     workflow = split(ALLOCATION, 2024, 3)
     with chromium() as browser:
-        comfy = ComfyPage(browser, server, size=(1280, 800))
+        comfy = ComfyPage(browser, pictured, size=(1280, 800))
         comfy.show(workflow)
         complaint = comfy.page.get_by_text("is missing")  # what ComfyUI's own first workflow lacks
         if complaint.count():
             complaint.first.locator("xpath=ancestor::*[.//button][1]").get_by_role("button").first.click()
         comfy.open_panel()
-        comfy.page.wait_for_timeout(1500)
+        comfy.page.wait_for_timeout(DRAWN_MILLISECONDS)
         screenshot(comfy.page, folder, "panel_empty")
         comfy.run(workflow)
         comfy.open_panel().locator(".multigpu-strip").wait_for()
         comfy.page.mouse.move(700, 700)
         for palette in ("light", "dark"):
             comfy.set_palette(palette)
-            comfy.page.wait_for_timeout(1500)
+            comfy.page.wait_for_timeout(DRAWN_MILLISECONDS)
             screenshot(comfy.page, folder, f"panel_{palette}")
             editor = comfy.open_editor(SPLIT_NODE)
             screenshot(comfy.page, folder, f"editor_{palette}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,97 @@ def test_nobody_else_s_structlog_is_touched(log: Any, caplog: pytest.LogCaptureF
     configure_logging()
     log.info("split_loaded", message="theirs")
     assert seen == [{"event": "split_loaded", "message": "theirs"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("over\rwritten", r"over\rwritten"),
+        ("\x9b2J", r"\x9b2J"),
+        ("gpj.\u202eexe", r"gpj.\u202eexe"),
+        ("a\u2028[MultiGPU] b", r"a\u2028[MultiGPU] b"),
+        ("undecodable \udcff", r"undecodable \udcff"),
+        ("Größe\t🦆", "Größe\t🦆"),
+    ],
+)
+def test_control_characters_in_names_are_written_out_on_the_console(
+    log: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str, shown: str
+) -> None:
+    configure_logging("info", LogFile(tmp_path / "log", 10_000, 1))
+    log.info("split_loaded", message=f"{name}: placed", model=name)
+    assert [record.getMessage() for record in caplog.records] == [f"[MultiGPU] {shown}: placed"]
+    (line,) = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["model"] == name
+    assert not {"\x1b", "\x9b", "\u202e"} & set(line)
+
+
+def test_a_line_feed_in_a_name_makes_no_line_of_its_own(log: Any, caplog: pytest.LogCaptureFixture) -> None:
+    configure_logging()
+    log.info("split_loaded", message="evil\n[MultiGPU] All is well")
+    log.error("plugin_failed", message="failed", exception="Traceback\n[MultiGPU] All is well")
+    lines = [line for record in caplog.records for line in record.getMessage().splitlines()]
+    assert [line for line in lines if not line.startswith(" ")] == ["[MultiGPU] evil", "[MultiGPU] failed"]
+
+
+class _FullDisk:
+    """Stands between a log file and its disk, which takes `room` more characters."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room: int | None = None
+        monkeypatch.setattr(logging.FileHandler, "_open", self._opened(logging.FileHandler._open))
+
+    def _opened(self, original: Callable[[logging.FileHandler], Any]) -> Callable[[logging.FileHandler], Any]:
+        def opened(handler: logging.FileHandler) -> Any:
+            stream = original(handler)
+            write = stream.write
+
+            def limited(text: str) -> int:
+                if self.room is None:
+                    return int(write(text))
+                write(text[: self.room])
+                stream.flush()
+                raise OSError(28, "No space left on device")
+
+            return _Stream(stream, limited)
+
+        return opened
+
+
+class _Stream:
+    """A stream with another `write`."""
+
+    def __init__(self, stream: Any, write: Callable[[str], int]) -> None:
+        self._stream = stream
+        self.write = write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def test_a_full_disk_is_reported_once_and_once_when_there_is_room_again(
+    log: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = _FullDisk(monkeypatch)
+    configure_logging("info", LogFile(tmp_path / "log", 10_000, 1))
+    for number, room in enumerate((None, 9, 0, 0, None, None)):
+        disk.room = room
+        log.info("split_loaded", message=f"event {number}")
+    console = [record.getMessage() for record in caplog.records]
+    (failed,) = [line for line in console if "cannot be written" in line]
+    assert "[Errno 28] No space left on device" in failed
+    assert len([line for line in console if "can be written again" in line]) == 1 and len(console) == 8
+    assert "Traceback" not in capfd.readouterr().err
+
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line)["event"] for line in lines if line.endswith("}")]
+    assert events == ["split_loaded", "split_loaded", "log_file_works_again", "split_loaded"], (
+        "the line that was cut off spoils no other"
+    )
 
 
 def _events() -> Iterator[tuple[str, str, Path]]:

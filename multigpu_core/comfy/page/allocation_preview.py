@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -79,7 +80,11 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
             return _refused(error.reason, suggestion=error.suggestion)
         start, end = error.position
         return _refused(error.reason, suggestion=error.suggestion, start=start, end=end)
-    except (PlanError, DeviceError, HeaderError, CheckpointPartError, UnknownFileError, OSError) as error:
+    except HeaderError as error:
+        return _refused(f"{error.path.name}: {error.field}: {error.reason}")
+    except OSError as error:
+        return _refused(f"{Path(str(error.filename or 'The file')).name}: {error.strerror or type(error).__name__}")
+    except (PlanError, DeviceError, CheckpointPartError, UnknownFileError) as error:
         return _refused(str(error))
 
 

@@ -10,15 +10,20 @@ from multigpu.multigpu_core.allocation import AllocationPlan
 from multigpu.multigpu_core.comfy.loading import LoadContext
 from multigpu.multigpu_core.comfy.ours import OurModel
 from multigpu.multigpu_core.comfy.placement import ModelPlacement
+from multigpu.multigpu_core.comfy.prompt_worker import PromptWorker
 from multigpu.multigpu_core.devices import DeviceInfo
 
 
-def panel_state(context: LoadContext, is_busy: bool) -> dict[str, Any]:
-    """One moment, as JSON; sizes in bytes, times in seconds. Reads no tensor: it may be asked for while one samples."""
+def panel_state(context: LoadContext, worker: PromptWorker) -> dict[str, Any]:
+    """One moment, as JSON; sizes in bytes, times in seconds. Reads no tensor: it may be asked for while one samples.
+
+    `worker_fault` is why no prompt can run until ComfyUI is restarted, None where its prompt worker is alive.
+    """
     # Held while they are looked at: ComfyUI refers to models weakly, and the worker may let go of one at any moment.
     held = [(loaded, loaded.model) for loaded in list(mm.current_loaded_models)]
     return {
-        "busy": is_busy,
+        "busy": worker.is_prompt_running,
+        "worker_fault": worker.fault,
         "speeds_measured": context.host.profile.is_measured,
         "devices": [_device(info) for info in context.host.registry.survey(wake=False).devices],
         "models": [_model(context, loaded, patcher) for loaded, patcher in held if patcher is not None],

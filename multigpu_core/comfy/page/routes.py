@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import server
+import structlog
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from multigpu.multigpu_core.comfy.loading import LoadContext
-from multigpu.multigpu_core.comfy.ours import OurModels
+from multigpu.multigpu_core.comfy.ours import OurModels, UnknownModelError
+from multigpu.multigpu_core.comfy.prompt_worker import PromptRunningError, PromptWorker, WorkerUnavailableError
 from multigpu.multigpu_core.devices import ProfileError
 from multigpu.multigpu_core.plugins import PluginManager, report_json
 
 from .allocation_preview import PreviewRequest, preview
+from .answers import answer, refusal
 from .panel_state import panel_state
+from .requests import body_of, require_sender
 from .speeds import NotIdleError, SpeedMeasurement
 
-MOST_BODY_BYTES = 64 * 1024
-Body = TypeVar("Body", bound=BaseModel)
+log = structlog.get_logger("multigpu")
+
+GONE = "This model is gone."
 
 
 class ModelKey(BaseModel):
@@ -35,52 +39,75 @@ class KeepRequest(ModelKey):
     keep_loaded: bool
 
 
-def add_routes(context: LoadContext, plugins: PluginManager) -> None:
+def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker) -> None:
     """Add our routes under `/multigpu` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing.
 
-    What is sent is validated and refused with what is wrong: 400, 413 where it is too long, 404 for a model that is
-    gone, 409 while a prompt runs or where it cannot be done.
+    What is sent is validated and refused with what is wrong: 400, 403 or 415 where a page of another site may have sent
+    it, 413 where it is too long, 404 for a model that is gone, 409 while a prompt runs or where it cannot be done, 503
+    where ComfyUI's prompt worker has died.
     """
     prompt_server = getattr(server.PromptServer, "instance", None)
     if prompt_server is None:
         return
     routes = prompt_server.routes
-    measurement = SpeedMeasurement(context.host.registry, prompt_server)
+    measurement = SpeedMeasurement(context.host.registry, prompt_server, worker)
 
     @routes.get("/multigpu/models")  # type: ignore[untyped-decorator]
     async def list_models(request: web.Request) -> web.Response:
-        return web.json_response(split_models(context.models))
+        return answer(split_models(context.models))
 
     @routes.get("/multigpu/plugins")  # type: ignore[untyped-decorator]
     async def list_plugins(request: web.Request) -> web.Response:
-        return web.json_response(report_json(plugins.records.values()))
+        records = report_json(list(plugins.records.values()))
+        return answer([{name: value for name, value in each.items() if name != "traceback"} for each in records])
 
     @routes.get("/multigpu/state")  # type: ignore[untyped-decorator]
     async def state(request: web.Request) -> web.Response:
-        return web.json_response(panel_state(context, bool(prompt_server.prompt_queue.currently_running)))
+        return answer(panel_state(context, worker))
 
     @routes.post("/multigpu/plan")  # type: ignore[untyped-decorator]
     async def plan(request: web.Request) -> web.Response:
-        wanted = await _body(request, PreviewRequest)
-        return web.json_response(await asyncio.to_thread(preview, wanted, context.host, context.plan))
+        wanted = await body_of(request, PreviewRequest)
+        return answer(await asyncio.to_thread(preview, wanted, context.host, context.plan))
 
     @routes.post("/multigpu/keep")  # type: ignore[untyped-decorator]
     async def keep(request: web.Request) -> web.Response:
-        wanted = await _body(request, KeepRequest)
-        return _done(lambda: context.models.set_keep(wanted.key, wanted.keep_loaded))
+        wanted = await body_of(request, KeepRequest)
+        try:
+            context.models.set_keep(wanted.key, wanted.keep_loaded)
+        except UnknownModelError:
+            return refusal(404, GONE)
+        return answer({})
 
     @routes.post("/multigpu/unload")  # type: ignore[untyped-decorator]
     async def unload(request: web.Request) -> web.Response:
-        wanted = await _body(request, ModelKey)
-        return await asyncio.to_thread(_unload_while_idle, prompt_server.prompt_queue, context.models, wanted.key)
+        wanted = await body_of(request, ModelKey)
+        return await _unload(context.models, worker, wanted.key)
 
     @routes.post("/multigpu/profile")  # type: ignore[untyped-decorator]
     async def profile(request: web.Request) -> web.Response:
+        await require_sender(request)
         try:
             await asyncio.to_thread(measurement.run)
-        except (NotIdleError, ProfileError) as refusal:
-            return _answer(409, str(refusal))
-        return web.json_response({})
+        except (NotIdleError, ProfileError) as error:
+            return refusal(409, str(error))
+        return answer({})
+
+
+async def _unload(models: OurModels, worker: PromptWorker, key: int) -> web.Response:
+    """Have the prompt worker unload one model, and answer when it has."""
+    try:
+        await worker.run(lambda: models.unload(key))
+    except UnknownModelError:
+        return refusal(404, GONE)
+    except PromptRunningError:
+        return refusal(409, "A prompt is running. Unload the model when it has ended.")
+    except WorkerUnavailableError as error:
+        return refusal(503, str(error))
+    except Exception:
+        log.exception("unload_failed", message="A model could not be unloaded from the panel")
+        return refusal(500, "The model could not be unloaded: ComfyUI's log has the reason.")
+    return answer({})
 
 
 def split_models(models: OurModels) -> list[dict[str, Any]]:
@@ -104,40 +131,3 @@ def split_models(models: OurModels) -> list[dict[str, Any]]:
         }
         for ours, residency in models.residencies()
     ]
-
-
-def _unload_while_idle(queue: Any, models: OurModels, key: int) -> web.Response:
-    with queue.mutex:  # no prompt begins meanwhile
-        if queue.currently_running:
-            return _answer(409, "A prompt is running. Unload the model when it has ended.")
-        return _done(lambda: models.unload(key))
-
-
-def _done(deed: Callable[[], None]) -> web.Response:
-    try:
-        deed()
-    except KeyError:
-        return _answer(404, "This model is gone.")
-    return web.json_response({})
-
-
-async def _body(request: web.Request, kind: type[Body]) -> Body:
-    """The validated body of a request.
-
-    Raises:
-        web.HTTPException: the answer that says what is wrong with it.
-    """
-    content = bytearray()
-    async for chunk in request.content.iter_any():
-        content += chunk
-        if len(content) > MOST_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MOST_BODY_BYTES, len(content))
-    try:
-        return kind.model_validate_json(bytes(content))
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise web.HTTPBadRequest(text="; ".join(problems)) from None
-
-
-def _answer(status: int, message: str) -> web.Response:
-    return web.json_response({"message": message}, status=status)

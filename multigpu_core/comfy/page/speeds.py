@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import structlog
 
+from multigpu.multigpu_core.comfy.prompt_worker import PromptWorker
 from multigpu.multigpu_core.devices import DeviceRegistry, Measured, profile_anew, profile_file
 
 log = structlog.get_logger("multigpu")
@@ -22,9 +24,10 @@ class NotIdleError(RuntimeError):
 class SpeedMeasurement:
     """One at a time, and only while ComfyUI is idle."""
 
-    def __init__(self, registry: DeviceRegistry, prompt_server: Any) -> None:
+    def __init__(self, registry: DeviceRegistry, prompt_server: Any, worker: PromptWorker) -> None:
         self._registry = registry
         self._server = prompt_server
+        self._worker = worker
         self._turn = threading.Lock()
 
     def run(self) -> None:
@@ -37,16 +40,18 @@ class SpeedMeasurement:
         if not self._turn.acquire(blocking=False):
             raise NotIdleError("The speeds are being measured already.")
         try:
-            self._refuse_when_busy()
-            profile_anew(self._registry, self._tell)
+            begun = self._worker.begun
+            self._refuse_when_disturbed(begun)
+            profile_anew(self._registry, partial(self._tell, begun))
         finally:
             self._turn.release()
         log.info("profile_measured", message=f"the speeds of this machine are measured and kept in {profile_file()}")
 
-    def _tell(self, measured: Measured) -> None:
-        self._refuse_when_busy()
+    def _tell(self, begun: int, measured: Measured) -> None:
+        self._refuse_when_disturbed(begun)
         self._server.send_sync(EVENT, asdict(measured))
 
-    def _refuse_when_busy(self) -> None:
-        if self._server.prompt_queue.get_tasks_remaining():
+    def _refuse_when_disturbed(self, begun: int) -> None:
+        """Raise if a prompt runs or waits, or one has begun since `begun`, even if it has ended already."""
+        if not self._worker.is_idle or self._worker.begun != begun:
             raise NotIdleError("A prompt is running. Measure the speeds when it has ended.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import struct
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -20,7 +21,7 @@ from multigpu.multigpu_core.allocation.header_error import HeaderError
 from multigpu.multigpu_core.allocation.inventory_of_file import inventory_of_file
 from multigpu.multigpu_core.allocation.inventory_of_module import inventory_of_module
 
-GIB = 1 << 30
+MB, GIB = 1 << 20, 1 << 30
 
 
 def safetensors_file(path: Path, header: object, data_bytes: int = 0) -> Path:
@@ -100,8 +101,14 @@ def test_the_table_of_ggml_types_is_that_of_the_gguf_package() -> None:
     assert len(known) > 25
 
 
+def bytes_read() -> int:
+    """What this process has read from files so far; 0 where the system does not tell."""
+    counters = Path("/proc/self/io")
+    return int(re.findall(r"rchar: (\d+)", counters.read_text())[0]) if counters.exists() else 0
+
+
 @pytest.mark.parametrize("extension", ["safetensors", "gguf"])
-def test_a_40_gigabyte_file_is_read_in_under_a_second_without_its_weights(tmp_path: Path, extension: str) -> None:
+def test_a_40_gigabyte_file_is_read_without_its_weights(tmp_path: Path, extension: str) -> None:
     blocks, size = 2000, 40 * GIB // 2000
     names = [f"blocks.{n}.attn.weight" for n in range(blocks)]
     path = tmp_path / f"model.{extension}"
@@ -114,9 +121,9 @@ def test_a_40_gigabyte_file_is_read_in_under_a_second_without_its_weights(tmp_pa
         entries = {name: one_tensor("I8", [size], [n * size, (n + 1) * size]) for n, name in enumerate(names)}
         safetensors_file(path, entries, blocks * size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.process_time()
+    read = bytes_read()
     inventory = inventory_of_file(path)
-    assert time.process_time() - began < 3
+    assert bytes_read() - read < 2 * (path.stat().st_size - blocks * size) + MB, "the header, and no weights"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
     assert (len(inventory.blocks), inventory.total_bytes) == (blocks, blocks * size)
 
@@ -226,10 +233,10 @@ def test_a_header_that_claims_gigabytes_of_a_large_file_is_refused_unread(tmp_pa
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 4 * GIB))
         file.truncate(5 * GIB)
-    began = time.process_time()
+    read = bytes_read()
     with pytest.raises(HeaderError, match="more than any model needs"):
         inventory_of_file(path)
-    assert time.process_time() - began < 3
+    assert bytes_read() - read < MB
 
 
 GGUF_TENSOR = gguf_tensor("a", (32,), 0, 0)
@@ -283,13 +290,17 @@ def test_a_damaged_gguf_header_is_refused_by_file_and_field(tmp_path: Path, cont
     ],
     ids=["strings", "arrays"],
 )
-def test_millions_of_empty_items_are_refused_before_they_are_gone_through(tmp_path: Path, array: bytes) -> None:
+def test_millions_of_empty_items_are_refused_before_they_are_gone_through(
+    tmp_path: Path, array: bytes, steps_of: Callable[[Callable[[], object]], int]
+) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k") + array)
-    began = time.process_time()
-    with pytest.raises(HeaderError, match="more than any model has"):
-        inventory_of_file(path)
-    assert time.process_time() - began < 2
+
+    def refused() -> None:
+        with pytest.raises(HeaderError, match="more than any model has"):
+            inventory_of_file(path)
+
+    assert steps_of(refused) < 10_000
 
 
 def test_a_gguf_file_cut_short_anywhere_in_its_header_or_data_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,11 @@ def fault(text: str) -> AllocationError:
         (" ; ;; ", "; ;;", "separators"),
         (",", ",", "device before the comma"),
         ("cuda:0,9999999999tb", "9999999999tb", "more memory than"),
-        ("cuda:0," + "9" * 6000 + "%", "9" * 6000, "6000 characters"),
+        ("cuda:0," + "9" * 65 + "%", "9" * 65, "65 characters"),
+        ("cuda:0," + "9" * 3000 + "%", "9" * 3000 + "%", "3001 characters"),
+        ("cuda:0,1" + " " * 100 + "gb", "1" + " " * 100 + "gb", "103 characters"),
+        ("cuda:" + "9" * 96 + ",1gb", "cuda:" + "9" * 96, "101 characters"),
+        ("cuda:" + "9" * 90 + ",1gb", "cuda:" + "9" * 90, "no device"),
         ("auto;cpu,*", "auto", "comma is missing"),
     ],
 )

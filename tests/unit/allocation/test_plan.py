@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -220,13 +221,13 @@ def test_a_model_without_movable_blocks_can_be_planned_again_from_its_string() -
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_five_thousand_blocks_over_nine_devices_are_planned_in_a_moment(strategy: Strategy) -> None:
+def test_four_times_the_blocks_over_nine_devices_take_about_four_times_the_work(
+    strategy: Strategy, steps_of: Callable[[Callable[[], object]], int]
+) -> None:
     devices = machine({"cpu": GIB, **{f"cuda:{i}": GIB for i in range(8)}})
     request = expert(";".join(f"{info.name},1%" for info in devices), devices, strategy=strategy)
-    inventory = model(*(1000 + 7919 * i % 4001 for i in range(5000)))
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        plan_allocation(inventory, request, devices)
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 0.5
+    few, many = (
+        steps_of(partial(plan_allocation, model(*(1000 + 7919 * i % 4001 for i in range(count))), request, devices))
+        for count in (500, 2000)
+    )
+    assert many < 6 * few

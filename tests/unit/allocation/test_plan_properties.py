@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from itertools import accumulate, pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from multigpu.multigpu_core.allocation import (
@@ -76,7 +76,6 @@ def planned(inventory: Inventory, request: AllocationRequest, devices: list[Devi
 
 
 @given(INVENTORIES, any_requests(), MACHINES)
-@settings(max_examples=400)
 def test_no_byte_is_lost_no_device_overfilled_and_heads_stay(
     inventory: Inventory, request: AllocationRequest, devices: list[DeviceInfo]
 ) -> None:
@@ -94,7 +93,6 @@ def test_no_byte_is_lost_no_device_overfilled_and_heads_stay(
 
 
 @given(INVENTORIES, any_requests(), MACHINES)
-@settings(max_examples=400)
 def test_the_expert_string_of_a_plan_makes_the_same_plan(
     inventory: Inventory, request: AllocationRequest, devices: list[DeviceInfo]
 ) -> None:
@@ -108,7 +106,6 @@ def test_the_expert_string_of_a_plan_makes_the_same_plan(
 
 
 @given(INVENTORIES, ratio_strings(), st.sampled_from(NAMES), st.sampled_from(Strategy))
-@settings(max_examples=400)
 def test_every_share_is_met_within_one_block(inventory: Inventory, text: str, compute: str, strategy: Strategy) -> None:
     plan = plan_allocation(inventory, expert(text, AMPLE, compute, strategy), AMPLE)
     movable = [block.size_bytes for block in inventory.blocks if block.kind is not BlockKind.HEAD]

@@ -105,6 +105,7 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
             "ComfyUI-LTXVideo fffffff has not been tested",
         ),
         ({"failed_plugins": (("theirs", "No module."),)}, "problem", "The plugin theirs cannot be used: No module."),
+        (_server(worker_fault="SystemExit: 1"), "problem", "has died: SystemExit: 1"),
         (_server(plugins=None), "warning", "is without this extension"),
         (_server(plugins=(), silence="refused"), "warning", "No ComfyUI answers at http://127.0.0.1:8188"),
         (_server(plugins=[{"name": "gguf", "enabled": True, "why_not": "Broken."}]), "problem", "gguf failed at http"),
@@ -201,7 +202,8 @@ def test_a_server_that_does_not_answer_is_told_where_it_was_asked_for(address: s
 class _ComfyUIThatRuns(BaseHTTPRequestHandler):
     ANSWERS: ClassVar[dict[str, Any]] = {
         "/system_stats": {"system": {"argv": ["main.py", "--cuda-device", "1"]}},
-        "/multigpu/plugins": [{"name": "gguf", "enabled": True, "why_not": "It is broken.", "targets": []}],
+        "/multigpu/plugins": [{"name": "gguf", "enabled": True, "why_not": "It is \x1b[31mbroken.", "targets": []}],
+        "/multigpu/state": {"worker_fault": "ZeroDivisionError: by nothing"},
     }
 
     def do_GET(self) -> None:
@@ -221,6 +223,16 @@ def test_a_running_comfyui_is_asked_for_its_plugins_and_flags(tmp_path: Path) ->
         server.shutdown()
     told = " ".join(finding["what"] for finding in json.loads(result.stdout))
     assert result.exit_code == 1 and "gguf failed" in told and "--cuda-device 1" in told
+    assert "has died: ZeroDivisionError: by nothing" in told
+
+
+def test_what_a_server_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ComfyUIThatRuns) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        result = CliRunner().invoke(app, ["doctor", "--comfyui", str(tmp_path), "--server", address])
+        server.shutdown()
+    assert "\x1b" not in result.stdout and r"\x1b[31mbroken" in result.stdout
 
 
 def test_what_lies_in_a_comfyui_is_looked_at(tmp_path: Path) -> None:

@@ -101,16 +101,16 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         assert result.exit_code == 2 and name in result.output
 
 
-def test_forty_gigabytes_are_planned_in_a_second_beside_the_import_of_torch(file: Path) -> None:
+def test_forty_gigabytes_are_planned_in_a_small_part_of_that_memory(file: Path) -> None:
     code = (
-        "import resource, sys, time, torch\n"
+        "import resource, sys, torch\n"
         "from typer.testing import CliRunner\n"
         "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "begin, before = time.process_time(), used()\n"
+        "before = used()\n"
         "from multigpu.multigpu_core.cli.app import app\n"
         "result = CliRunner().invoke(app, ['plan', sys.argv[1], '--machine', 'cuda:0=24gb'])\n"
-        "print(result.exit_code, time.process_time() - begin, (used() - before) * 1024)\n"
+        "print(result.exit_code, (used() - before) * 1024)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    exit_code, seconds, size = run.stdout.split()
-    assert exit_code == "0" and float(seconds) < 3.0 and float(size) < 300 * 2**20
+    exit_code, size = run.stdout.split()
+    assert exit_code == "0" and float(size) < 300 * 2**20

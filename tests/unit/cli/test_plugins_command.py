@@ -59,3 +59,12 @@ def test_the_packs_that_are_there_are_shown_with_their_versions(custom_nodes: Pa
     targets = {record["name"]: record["targets"] for record in json.loads(result.output)}
     assert targets["gguf"] == [{"name": "comfyui-gguf", "version": "2.0.0", "state": "present"}]
     assert targets["florence2"][0]["state"] == "absent"
+
+
+def test_control_characters_in_the_name_of_a_plugin_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    pack = tmp_path / "custom_nodes" / "red\x1b[31m\rpack"
+    pack.mkdir(parents=True)
+    (pack / "multigpu_plugin.py").write_text("raise RuntimeError('\\x1b[2J')")
+    result = CliRunner().invoke(app, ["plugins", "--custom-nodes", str(pack.parent)])
+    assert result.exit_code == 1 and not {"\x1b", "\r"} & set(result.output)
+    assert r"\x1b[2J" in result.output

@@ -47,11 +47,10 @@ def test_what_is_wrong_with_a_demo_is_told_on_standard_error(tmp_path: Path) -> 
     assert "error: " in result.stderr and not result.stdout
 
 
-def test_simulated_cards_that_cannot_be_read_are_refused_with_an_example() -> None:
-    environment = {**os.environ, "MULTIGPU_SIMULATE": "2xx"}
-    command = [sys.executable, "-m", "multigpu", "devices"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert run.returncode == 2 and "2x8gb" in run.stderr and "Traceback" not in run.stderr
+def test_simulated_cards_that_cannot_be_read_are_refused_with_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIGPU_SIMULATE", "2xx")
+    run = CliRunner().invoke(app, ["devices"])
+    assert run.exit_code == 2 and "2x8gb" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_simulated_cards_are_there_for_every_command() -> None:

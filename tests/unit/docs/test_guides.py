@@ -69,7 +69,7 @@ def test_a_command_exists_with_its_options(command: str) -> None:
     if program == "multigpu":
         assert_ours(arguments)
     elif program == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert {each for each in arguments if "=" not in each} <= {*targets}
     elif arguments[:1] == ["-m"]:
         assert find_spec(arguments[1]) is not None

@@ -94,7 +94,7 @@ PLACES = st.lists(st.sampled_from(DEVICES), min_size=BLOCKS, max_size=BLOCKS)
 
 
 @given(program=PROGRAMS, devices=PLACES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_calls_gives_the_resident_model_s_numbers(
     simulated_machine: SimulatedMachine, program: list[tuple[int, bool]], devices: list[str]
 ) -> None:

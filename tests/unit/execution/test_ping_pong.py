@@ -90,8 +90,15 @@ def test_what_halves_do_around_the_model_is_done_with_the_compute_device_as_the_
     assert current == [0, 0] and machine.module.current_device() == 0
 
 
-def seconds_of(machine: SimulatedMachine, work: Callable[[], object], settings: ClockSettings, steps: int = 3) -> float:
-    """Virtual seconds of a step in steady state."""
+def seconds_of(
+    machine: SimulatedMachine,
+    work: Callable[[], object],
+    settings: ClockSettings,
+    steps: int = 3,
+    *,
+    waits: bool = False,
+) -> float:
+    """Virtual seconds of a step in steady state; with `waits` the host waits for both cards after each step."""
 
     def now() -> float:
         for card in CARDS:
@@ -103,6 +110,8 @@ def seconds_of(machine: SimulatedMachine, work: Callable[[], object], settings: 
     begin = now()
     for _ in range(steps):
         work()
+        if waits:
+            now()
     return (now() - begin) / steps
 
 
@@ -137,6 +146,21 @@ def test_two_equal_cards_are_faster_than_one_that_holds_the_whole_model(
 ) -> None:
     alone, together = alone_and_together(machine, chunked(chunks), profile())
     assert alone / together == pytest.approx(law)
+
+
+def test_it_is_as_fast_when_issuing_takes_a_quarter_of_the_time_and_the_host_waits_once_a_step(
+    machine: SimulatedMachine,
+) -> None:
+    model = Model(in_turn, [Block() for _ in range(BLOCKS)])
+    model.embed = model.out = nn.Identity()
+    whole, x = resident(model), halves()[0]
+    launches = seconds_of(machine, lambda: whole(x), ClockSettings(HardwareProfile({}, {}), launch_seconds=1.0))
+    settings = ClockSettings(profile(), launch_seconds=HALF_SECONDS / 4 / launches)
+    alone = seconds_of(machine, lambda: one_after_the_other(whole), settings, waits=True)
+    distribution = relayed(model, chunked(4))
+    step(distribution, model)
+    together = seconds_of(machine, lambda: step(distribution, model), settings, waits=True)
+    assert alone / together > 1.7
 
 
 def test_chunks_that_do_not_match_cost_no_more_than_what_they_differ_by(machine: SimulatedMachine) -> None:

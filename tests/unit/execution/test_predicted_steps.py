@@ -54,7 +54,7 @@ class Block(nn.Module):
     places=st.integers(1, 3),
     seconds_a_byte=st.floats(0.0001, 0.01),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_step_takes_as_long_as_was_predicted(
     simulated_machine: SimulatedMachine, sizes: list[int], away: list[str], places: int, seconds_a_byte: float
 ) -> None:

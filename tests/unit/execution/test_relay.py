@@ -145,7 +145,7 @@ def test_what_the_model_does_between_its_blocks_has_the_same_effect(
     program=st.lists(st.tuples(st.integers(0, 3), st.sampled_from("wif")), min_size=1, max_size=8),
     places=st.lists(st.sampled_from(DEVICES), min_size=4, max_size=4),
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_calls_gives_the_resident_model_s_numbers(
     program: list[tuple[int, str]], places: list[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def test_a_device_without_streams_gets_each_block_when_it_is_called(
     monkeypatch.setattr(AcceleratorBackend, "streams", None)
     copied, beside_the_host = machine.timeline.copied, []
 
-    def noted(source: Tensor, destination: Tensor, non_blocking: bool) -> None:
+    def noted(source: Tensor, destination: Tensor, non_blocking: bool, *work: Any) -> None:
         beside_the_host.append(non_blocking)
-        copied(source, destination, non_blocking)
+        copied(source, destination, non_blocking, *work)
 
     monkeypatch.setattr(machine.timeline, "copied", noted)
     model = Model()

@@ -154,7 +154,7 @@ LINES = st.one_of(
 
 
 @given(lines=st.lists(LINES, max_size=8))
-@settings(max_examples=7000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_keeps_the_framework_from_starting(tmp_path: Path, lines: list[str]) -> None:
     configuration = read_configuration([SHIPPED, written(tmp_path, "\n".join(lines))])
     for name, section in SECTIONS.items():

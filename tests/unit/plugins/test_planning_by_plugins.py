@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 
 from multigpu import hookimpl, hookspecs
-from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Block, BlockKind, Inventory, PlanError
+from multigpu.multigpu_core.allocation import (
+    AllocationPlan,
+    AllocationRequest,
+    Block,
+    BlockKind,
+    Inventory,
+    Placement,
+    PlanError,
+    Strategy,
+)
 from multigpu.multigpu_core.devices import DeviceInfo
 from multigpu.multigpu_core.plugins import Candidate, PluginManager
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner
@@ -67,17 +78,89 @@ def test_our_own_planner_answers_where_no_plugin_does() -> None:
     [
         raising(AttributeError("blockz")),
         raising(SystemExit(1)),
-        lambda: "cpu,*",
-        lambda: replace(default_plan(), placements=default_plan().placements[1:]),
-        lambda: replace(default_plan(), placements=default_plan().placements * 2),
+        raising(asyncio.CancelledError()),
+        raising(GeneratorExit()),
     ],
-    ids=["raises", "exits", "no plan", "forgets a block", "places blocks twice"],
+    ids=["raises", "exits", "cancels", "closes"],
 )
 def test_a_planner_that_fails_is_reported_and_the_model_still_loads(broken: Plan) -> None:
     manager = manager_of(broken=broken)
     assert manager.plan_allocation(**ARGUMENTS) == default_plan()
     assert not manager.records["broken"].works and manager.records["broken"].traceback
     assert manager.plan_allocation(**ARGUMENTS) == default_plan(), "and it is not asked again"
+
+
+SPLIT = Inventory((Block("head", BlockKind.HEAD, "bfloat16", 5, ("head.weight",)), *MODEL.blocks))
+CARDS = [replace(CPU, name=name) for name in ("cuda:0", "cuda:1")]
+SPLIT_REQUEST = AllocationRequest("cuda:0", strategy=Strategy.RELAY)
+SPLIT_ARGUMENTS = {**ARGUMENTS, "inventory": SPLIT, "request": SPLIT_REQUEST, "devices": [CPU, *CARDS]}
+DEVICES = ("cuda:0", "cuda:0", "cuda:1", "cpu", "cuda:1")
+GOOD = AllocationPlan(
+    "cuda:0",
+    Strategy.RELAY,
+    tuple(Placement(b, d, relayed=d == "cuda:1") for b, d in zip(SPLIT.blocks, DEVICES, strict=True)),
+    staging_bytes=20,
+)
+
+
+def with_placement(index: int, **changes: Any) -> AllocationPlan:
+    placements = list(GOOD.placements)
+    placements[index] = replace(placements[index], **changes)
+    return replace(GOOD, placements=tuple(placements))
+
+
+def with_block(index: int, **changes: Any) -> AllocationPlan:
+    return with_placement(index, block=replace(SPLIT.blocks[index], **changes))
+
+
+class Subclassed(AllocationPlan):
+    """May answer otherwise each time that it is asked."""
+
+
+FIRST = GOOD.placements[1]
+BROKEN_PLANS: dict[str, tuple[Any, str]] = {
+    "no plan": ("cpu,*", "answered with a str, which is no AllocationPlan"),
+    "a subclass": (Subclassed("cuda:0", Strategy.RELAY, GOOD.placements), "is no AllocationPlan"),
+    "no placements": (replace(GOOD, placements=None), "no tuple of Placement"),
+    "other placements": (replace(GOOD, placements=("head",) * 5), "no tuple of Placement"),
+    "forgets a block": (replace(GOOD, placements=GOOD.placements[1:]), "places the block head 0 times"),
+    "places blocks twice": (replace(GOOD, placements=GOOD.placements * 2), "places the block head 2 times"),
+    "a block of its own": (replace(GOOD, placements=(*GOOD.placements, Placement(
+        replace(FIRST.block, name="mine"), "cpu"))), "places a block 'mine'"),
+    "another order": (replace(GOOD, placements=GOOD.placements[::-1]), "another order"),
+    "another size": (with_block(1, size_bytes=9), "with its bytes and parameters"),
+    "other parameters": (with_block(1, parameters=("blocks.1.weight",)), "with its bytes and parameters"),
+    "another kind": (with_block(0, kind=BlockKind.OTHER), "with its bytes and parameters"),
+    "an unknown device": (with_placement(1, device="cuda:7"), "on 'cuda:7'; the devices are cpu, cuda:0, cuda:1"),
+    "a device of another spelling": (with_placement(1, device="CUDA:0"), "on 'CUDA:0'"),
+    "another compute device": (replace(GOOD, compute_device="cuda:1"), "computes on 'cuda:1', and the request says"),
+    "a head on a donor": (with_placement(0, device="cuda:1", relayed=True), "places the head head on cuda:1"),
+    "a relayed block on the cpu": (with_placement(3, relayed=True), "relays blocks.2 on cpu"),
+    "a relayed block at home": (with_placement(1, relayed=True), "relays blocks.0 on cuda:0"),
+    "relayed without relay": (replace(GOOD, strategy=Strategy.INTERLEAVE), "with the strategy interleave"),
+    "relayed perhaps": (with_placement(2, relayed="yes"), "which is no bool"),
+    "no strategy": (replace(GOOD, strategy="relay"), "which is no Strategy"),
+    "negative staging": (replace(GOOD, staging_bytes=-1), "keeps -1 bytes for staging"),
+    "staging that is no number": (replace(GOOD, staging_bytes=1.5), "keeps 1.5 bytes for staging"),
+    "more staging than is free": (replace(GOOD, staging_bytes=986), "986 bytes for staging beside 15 bytes of blocks"),
+    "warnings that are one text": (replace(GOOD, warnings="careful"), "no tuple of texts"),
+    "a wish that is none": (replace(GOOD, wish=None), "a wish that is no text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN_PLANS)
+def test_a_plan_that_cannot_be_carried_out_is_refused_by_name_and_the_next_planner_answers(kind: str) -> None:
+    plan, reason = BROKEN_PLANS[kind]
+    manager = manager_of(good=lambda: GOOD, broken=lambda: plan)
+    with structlog.testing.capture_logs() as logs:
+        assert manager.plan_allocation(**SPLIT_ARGUMENTS) is GOOD
+    assert reason in manager.records["broken"].why_not and manager.records["good"].works
+    assert [(entry["plugin"], entry["reason"]) for entry in logs] == [("broken", manager.records["broken"].why_not)]
+
+
+def test_a_plan_may_use_all_that_is_free_for_staging() -> None:
+    most = replace(GOOD, staging_bytes=985)
+    assert manager_of(exact=lambda: most).plan_allocation(**SPLIT_ARGUMENTS) is most
 
 
 def test_a_refusal_is_for_the_user_to_read() -> None:

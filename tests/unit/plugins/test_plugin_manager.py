@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, model_validator
 
@@ -152,6 +155,93 @@ class FailsUnspeakably:
         raise UnspeakableError
 
 
+class MyOwnException(BaseException):
+    pass
+
+
+class Hostile(BaseException):
+    """Raises in whatever is asked of it."""
+
+    def __str__(self) -> str:
+        raise MyOwnException
+
+    __repr__ = __str__
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise MyOwnException
+
+    @property
+    def reason(self) -> str:
+        raise MyOwnException
+
+
+class FailsWithoutEnd(Good):
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        while True:
+            yield WrappedLoader("Mine", ())
+
+
+class TalksWithoutEnd:
+    @hookimpl
+    def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+        raise RuntimeError("\x1b[31m" + "talk " * 100_000)
+
+
+class EqualsEverything(Good):
+    """pluggy compares plugins while it registers the next."""
+
+    def __eq__(self, other: object) -> bool:
+        raise MyOwnException
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @hookimpl
+    def multigpu_startup(self) -> None:
+        raise RuntimeError("and fails")
+
+
+class OptionsThatExit(Good):
+    class Options(BaseModel):
+        @model_validator(mode="before")
+        @classmethod
+        def leave(cls, values: Any) -> Any:
+            raise GeneratorExit("no options")
+
+
+class AttributesThatExit(Good):
+    @property
+    def multigpu_pack(self) -> str:
+        raise SystemExit("no pack")
+
+
+class OddKey(int):
+    def __int__(self) -> int:
+        raise MyOwnException
+
+    __index__ = __hash__ = __int__
+
+
+def leaving(error: BaseException) -> Callable[[], object]:
+    """A plugin whose import raises."""
+
+    def load() -> object:
+        raise error
+
+    return load
+
+
+def leaving_when(hook: str, error: BaseException) -> Callable[[], object]:
+    """A plugin one of whose hooks raises."""
+
+    def leave(self: object) -> Any:
+        raise error
+
+    leave.__name__ = hook
+    return type("Leaving", (), {hook: hookimpl(leave)})
+
+
 class WrongOptions(Good):
     Options = "a model"
 
@@ -208,6 +298,18 @@ MISBEHAVIOURS: dict[str, tuple[Callable[[], object], str]] = {
     "gives one type for several": (OneTypeForSeveral, "model_types is a tuple of str"),
     "names its pack for its devices": (NamesItsPack, "pack is a PackDevices, not a str"),
     "keeps what cannot be a key": (keeping([[1]]), "answered with a list"),
+    "imports and cancels": (leaving(asyncio.CancelledError("stop")), "CancelledError"),
+    "imports and closes": (leaving(GeneratorExit("closed")), "GeneratorExit"),
+    "imports and raises its own": (leaving(MyOwnException("mine")), "MyOwnException"),
+    "imports and raises what cannot be printed": (leaving(Hostile()), "cannot be printed"),
+    "starts and cancels": (leaving_when("multigpu_startup", asyncio.CancelledError("stop")), "CancelledError"),
+    "answers and raises its own": (leaving_when("multigpu_wrap_loader", MyOwnException("mine")), "MyOwnException"),
+    "keeps and closes": (leaving_when("multigpu_unload_policy", GeneratorExit("closed")), "GeneratorExit"),
+    "answers without end": (FailsWithoutEnd, "more than 10000 things"),
+    "talks without end": (TalksWithoutEnd, "talk talk"),
+    "equals everything": (EqualsEverything, "and fails"),
+    "options that exit": (OptionsThatExit, "no options"),
+    "attributes that exit": (AttributesThatExit, "no pack"),
 }
 INFO = LoadedModelInfo(7, "Flux", "cuda:0", 100, is_ours=True, keep_loaded=False)
 
@@ -227,11 +329,12 @@ def test_a_broken_plugin_is_reported_with_its_reason_and_the_others_work(kind: s
     record = manager.records["broken"]
     assert not record.works and record.enabled
     assert reason in record.why_not and record.traceback
+    assert len(record.why_not) < 1000 and record.why_not.isprintable()
+    assert len(record.traceback) < 50_000 and "\x1b" not in record.traceback
     assert manager.records["before"].works and manager.records["after"].works
 
 
 @given(kinds=st.lists(st.sampled_from([*MISBEHAVIOURS, "good"]), min_size=6, max_size=12))
-@settings(max_examples=3000, deadline=None)
 def test_whatever_plugins_there_are_every_good_one_works_and_every_failure_is_in_the_report(kinds: list[str]) -> None:
     makers = {f"{i} {kind}": Good if kind == "good" else MISBEHAVIOURS[kind][0] for i, kind in enumerate(kinds)}
     manager = manager_of(makers)
@@ -356,3 +459,105 @@ def test_hooks_are_read_without_torch() -> None:
 
     code = "import sys, multigpu.hookspecs, multigpu.integrations.comfy_core; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_key_that_is_odd_is_the_number_that_it_is() -> None:
+    manager = manager_of({"odd": keeping([OddKey(7)])})
+    assert manager.kept_models([INFO], UnloadReason.USER_FREED, 0) == {7}
+
+
+def test_the_user_s_interrupt_goes_through() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        manager_of({"slow": leaving(KeyboardInterrupt())})
+    manager = manager_of({"slow": leaving_when("multigpu_wrap_loader", KeyboardInterrupt())})
+    with pytest.raises(KeyboardInterrupt):
+        list(manager.loaders())
+
+
+def test_names_from_outside_are_made_printable_and_cut() -> None:
+    manager = PluginManager(hookspecs)
+    manager.register_all(
+        [
+            Candidate("a\x1b[2J\n", "b\r", "1\x07", Good),
+            Candidate("n" * 10**6, "", "", Good),
+            Candidate("", "s", "", Good),
+        ]
+    )
+    assert all(record.works for record in manager.records.values())
+    first, second, third = manager.records.values()
+    assert (first.name, first.source, first.version) == ("a\\x1b[2J\\n", "b\\r", "1\\x07")
+    assert len(second.name) < 400 and third.name == "unnamed, of s"
+
+
+class Gate:
+    """Lets a plugin's step wait, and the test see that it goes on: no clock is involved."""
+
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        self.open = threading.Event()
+        self.passed = threading.Event()
+
+    def hold(self) -> None:
+        self.held.set()
+        self.open.wait()
+        self.passed.set()
+
+
+def hanging(where: str, gate: Gate) -> Callable[[], object]:
+    class Hanging(Good):
+        @hookimpl
+        def multigpu_startup(self) -> None:
+            if where == "multigpu_startup":
+                gate.hold()
+
+        @hookimpl
+        def multigpu_wrap_loader(self) -> Iterable[WrappedLoader | OwnNode]:
+            if where == "multigpu_wrap_loader":
+                gate.hold()
+            return [WrappedLoader("Late", split_and_device("Late"))]
+
+    def load() -> object:
+        if where == "Its import":
+            gate.hold()
+        return Hanging()
+
+    return load
+
+
+@pytest.mark.parametrize(("where", "number"), [("Its import", 2), ("multigpu_startup", 3), ("multigpu_wrap_loader", 7)])
+def test_a_plugin_that_hangs_is_named_and_left_out_also_when_it_wakes_up_later(where: str, number: int) -> None:
+    gate = Gate()
+    steps = itertools.count()
+
+    def wait(ended: threading.Event) -> bool:
+        """The deadline of the step that hangs is over; every other step is waited for to its end."""
+        return ended.wait() if next(steps) != number else gate.held.wait() and False
+
+    manager = PluginManager(hookspecs, wait=wait)
+    plugins = {"before": Good, "hangs": hanging(where, gate), "after": Good}
+    manager.register_all(Candidate(name, "a test", "1.0", load) for name, load in plugins.items())
+    assert [name for name, _ in manager.loaders()] == ["before", "after"]
+    record = manager.records["hangs"]
+    assert record.why_not.startswith(f"{where} did not end in time: it is in test_plugin_manager.py, line ")
+    gate.open.set()
+    gate.passed.wait()
+    for thread in threading.enumerate():
+        if thread.name == "MultiGPU plugin hangs":
+            thread.join()
+    assert [name for name, _ in manager.loaders()] == ["before", "after"]
+    assert manager.records["hangs"] == record
+    assert manager.kept_models([INFO], UnloadReason.USER_FREED, 0) == {7}
+
+
+def test_without_a_deadline_everything_runs_where_it_is_asked(tmp_path: Any) -> None:
+    threads: list[threading.Thread] = []
+
+    def load() -> object:
+        threads.append(threading.current_thread())
+        return Good()
+
+    patient = Configuration(core={("startup", "plugin_seconds"): Entry(0, tmp_path, 1)})
+    assert manager_of({"patient": load}, patient).records["patient"].works
+    assert threads == [threading.main_thread()]
+    assert manager_of({"patient": load}).records["patient"].works
+    assert threads[1].daemon and threads[1] is not threading.main_thread()

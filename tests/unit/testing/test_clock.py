@@ -103,6 +103,61 @@ def test_two_directions_of_a_link_run_beside_each_other_and_two_copies_one_way_d
     assert ends == pytest.approx([COPY_SECONDS, COPY_SECONDS, 2 * COPY_SECONDS])
 
 
+def engines_of_a_copy_from_each_side(npu: Any, *, shared: bool) -> tuple[set[str], float]:
+    """A copy from the host and one from another card to the same card, each on a stream of its own."""
+    host, there = locked(npu), matrix("npu:1")
+    first, second = (torch.empty(SIDE, SIDE, device="npu:0") for _ in range(2))
+    npu.simulated_machine.timeline.reset()
+    links = {**PROFILE.links, ("npu:1", "npu:0"): LINK}
+    npu.simulated_machine.clock.start(ClockSettings(HardwareProfile(links, {}), shared_copy_engines=shared))
+    with npu.stream(npu.Stream(device="npu:0")):
+        first.copy_(host, non_blocking=True)
+    second.copy_(there, non_blocking=True)
+    npu.synchronize("npu:0")
+    return {span.engine for span in npu.simulated_machine.clock.trace}, npu.simulated_machine.clock.now_seconds
+
+
+def test_a_card_can_have_one_copy_engine_for_each_direction(npu: Any) -> None:
+    engines, took = engines_of_a_copy_from_each_side(npu, shared=True)
+    assert engines == {"npu:0 in", "npu:1 out"} and took == pytest.approx(2 * COPY_SECONDS)
+    engines, took = engines_of_a_copy_from_each_side(npu, shared=False)
+    assert engines == {"cpu > npu:0", "npu:1 > npu:0"} and took == pytest.approx(COPY_SECONDS)
+
+
+def test_the_host_takes_its_time_to_copy_memory_itself(npu: Any) -> None:
+    memory, values = locked(npu), torch.ones(SIDE, SIDE)
+    settings = ClockSettings(PROFILE, host_bytes_per_second=MATRIX_BYTES / 0.25)
+    npu.simulated_machine.clock.start(settings)
+    with npu.simulated_machine.detecting_races():
+        memory.copy_(values)
+        matrix("npu:0")
+    assert npu.simulated_machine.clock.now_seconds == pytest.approx(0.25 + 2 * COPY_SECONDS)
+
+
+def test_work_that_the_host_issues_late_starts_late(npu: Any) -> None:
+    a, memory, values = matrix("npu:0"), locked(npu), torch.ones(SIDE, SIDE)
+    npu.simulated_machine.timeline.reset()
+    npu.simulated_machine.clock.start(ClockSettings(PROFILE, host_bytes_per_second=MATRIX_BYTES / 0.25))
+    with npu.simulated_machine.detecting_races():
+        memory.copy_(values)
+        a @ a
+    (span,) = npu.simulated_machine.clock.trace
+    assert span.start_seconds == pytest.approx(0.25)
+
+
+def test_a_device_is_synchronized_when_all_of_its_streams_are_done(npu: Any) -> None:
+    a = matrix("npu:0")
+    restart(npu)
+    with npu.stream(npu.Stream(device="npu:0")):
+        a @ a
+    npu.current_stream("npu:0").synchronize()
+    assert npu.simulated_machine.clock.now_seconds == 0, "the default stream does not wait for others"
+    npu.synchronize("npu:1")
+    assert npu.simulated_machine.clock.now_seconds == 0
+    npu.synchronize("npu:0")
+    assert npu.simulated_machine.clock.now_seconds == pytest.approx(MATMUL_SECONDS)
+
+
 def test_cards_without_peer_access_cross_both_links(npu: Any) -> None:
     there = matrix("npu:1")
     restart(npu)

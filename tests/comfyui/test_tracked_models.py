@@ -1,0 +1,110 @@
+"""The models of our nodes may be read and kept by any thread while the prompt worker adds more."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch import nn
+
+from .inprocess import ComfyUI
+
+MODELS = 600
+
+
+@pytest.fixture
+def ours(comfyui: ComfyUI) -> Any:
+    return importlib.import_module("multigpu.multigpu_core.comfy.ours")
+
+
+@pytest.fixture
+def tracked(ours: Any, comfyui: ComfyUI) -> Any:
+    return ours.OurModels(lambda models, reason, size: set(), comfyui.framework.context.host.registry)
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Python changes from thread to thread as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class _Loaded:
+    """One of ComfyUI's loaded models, as far as it is looked at."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = type("Patcher", (), {"model": model})()
+
+
+def test_models_are_read_and_kept_while_others_are_added(ours: Any, tracked: Any, restless: None) -> None:
+    models = [nn.Identity() for _ in range(MODELS)]
+    tracked.add(models[0], ours.OurModel("first", False))
+    key = tracked.of(_Loaded(models[0])).key
+    failures: list[BaseException] = []
+
+    def add() -> None:
+        try:
+            for model in models[1:]:
+                tracked.add(model, ours.OurModel("another", False))
+        except BaseException as error:
+            failures.append(error)
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    keep = False
+    while adding.is_alive():
+        keep = not keep
+        tracked.set_keep(key, keep)
+        assert list(tracked.residencies()) == []
+    adding.join()
+    assert failures == []
+    assert tracked.of(_Loaded(models[0])).keep_loaded is keep
+    assert all(tracked.of(_Loaded(model)) is not None for model in models), "none was lost"
+
+
+def test_a_model_that_is_added_while_another_is_kept_is_not_lost(ours: Any, tracked: Any) -> None:
+    first, second = nn.Identity(), nn.Identity()
+    adding = threading.Thread(target=lambda: tracked.add(second, ours.OurModel("second", False)))
+
+    class Interrupted(ours.OurModel):  # type: ignore[misc]
+        """Another thread comes in the middle of a change."""
+
+        def __post_init__(self) -> None:
+            if self.keep_loaded:
+                adding.start()
+                adding.join(0.3)  # it has to wait for the change, or has ended by now
+
+    tracked.add(first, Interrupted("first", False))
+    tracked.set_keep(tracked.of(_Loaded(first)).key, True)
+    adding.join()
+    assert tracked.of(_Loaded(first)).keep_loaded
+    assert tracked.of(_Loaded(second)) is not None
+
+
+def test_a_model_that_is_gone_is_forgotten(ours: Any, tracked: Any) -> None:
+    model = nn.Identity()
+    tracked.add(model, ours.OurModel("one", False))
+    key = tracked.of(_Loaded(model)).key
+    del model
+    gc.collect()
+    for deed in (lambda: tracked.set_keep(key, True), lambda: tracked.unload(key)):
+        with pytest.raises(ours.UnknownModelError):
+            deed()
+
+
+def test_a_model_that_is_loaded_again_is_another_one_to_its_users(ours: Any, tracked: Any) -> None:
+    model = nn.Identity()
+    tracked.add(model, ours.OurModel("one", False))
+    before = tracked.of(_Loaded(model)).key
+    tracked.add(model, ours.OurModel("one", True))
+    now = tracked.of(_Loaded(model))
+    assert now.key != before and now.keep_loaded
+    with pytest.raises(ours.UnknownModelError):
+        tracked.set_keep(before, False)
