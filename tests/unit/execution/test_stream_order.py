@@ -7,7 +7,6 @@ an event should have ordered. Work that nothing orders raises `SimulatedRaceErro
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,41 +118,9 @@ def test_a_block_that_is_written_and_called_out_of_turn_arrives_as_it_was_writte
     steps.check()
 
 
-class Watch:
-    """Notes pinned memory that is unpinned or freed while a copy may still read it."""
-
-    def __init__(self, machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.broken: list[str] = []
-        timeline = machine.timeline
-        lock, unlock = timeline.lock_pages, timeline.unlock_pages
-
-        def check(address: int) -> None:
-            for access in timeline._accesses._accesses.get(address, ()):
-                if timeline.host.knows.get(access.stream.stream_id, 0) < access.number:
-                    self.broken.append(f"{access.operator} on {access.stream.name}")
-
-        def locking(memory: Tensor) -> None:
-            lock(memory)
-            weakref.finalize(memory.untyped_storage(), check, memory.untyped_storage().data_ptr())
-
-        def unlocking(memory: Tensor) -> None:
-            check(memory.untyped_storage().data_ptr())
-            unlock(memory)
-
-        monkeypatch.setattr(timeline, "lock_pages", locking)
-        monkeypatch.setattr(timeline, "unlock_pages", unlocking)
-
-
-@pytest.fixture
-def watch(machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    return Watch(machine, monkeypatch)
-
-
 @pytest.mark.parametrize("end", ["unloaded", "let go"])
 @pytest.mark.parametrize("call", ["in turn", "past its region", "inside of another"])
-def test_pinned_memory_outlives_every_copy_from_it(
-    machine: SimulatedMachine, watch: Watch, call: str, end: str
-) -> None:
+def test_pinned_memory_outlives_every_copy_from_it(machine: SimulatedMachine, call: str, end: str) -> None:
     steps = Steps(machine, "pinned", 0.5)
     steps.run()
     if call == "past its region":
@@ -169,8 +136,8 @@ def test_pinned_memory_outlives_every_copy_from_it(
     else:
         del steps.model, steps.distribution
     gc.collect()
-    assert not watch.broken
-    assert default_registry().names() and machine.timeline.locked_bytes == 0
+    machine.timeline.check_unpinned()
+    assert machine.timeline.locked_bytes == 0
 
 
 class Pending:
@@ -306,7 +273,7 @@ def test_a_move_that_fails_in_the_middle_is_put_back(
 
 
 def test_a_model_that_is_let_go_while_a_graph_is_captured_is_freed_afterwards(
-    machine: SimulatedMachine, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_capturing = False
     monkeypatch.setattr(AcceleratorBackend, "is_capturing", lambda *_: is_capturing)
@@ -327,7 +294,8 @@ def test_a_model_that_is_let_go_while_a_graph_is_captured_is_freed_afterwards(
     is_capturing = False
     registry.after_capture(COMPUTE).catch_up()
     gc.collect()
-    assert waits and machine.timeline.locked_bytes == 0 and not watch.broken
+    machine.timeline.check_unpinned()
+    assert waits and machine.timeline.locked_bytes == 0
 
 
 def test_loads_share_a_few_streams(machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,13 +359,13 @@ def test_no_copy_between_cards_runs_on_a_default_stream(
     steps.run()
     copied, on_default, between = machine.timeline.copied, [], 0
 
-    def noted(source: Tensor, destination: Tensor, non_blocking: bool) -> None:
+    def noted(source: Tensor, destination: Tensor, *args: Any) -> Any:
         nonlocal between
         if source.device != destination.device and "cpu" not in (source.device.type, destination.device.type):
             between += 1
             stream = machine.timeline.current_stream(source.device)
             on_default.append(stream is machine.timeline.default_stream(source.device))
-        copied(source, destination, non_blocking)
+        return copied(source, destination, *args)
 
     monkeypatch.setattr(machine.timeline, "copied", noted)
     x = torch.randn(3, 8).to(COMPUTE)
