@@ -45,9 +45,7 @@ class Alternation(Generic[T]):
             results.append(first())
             self._has_ended[0] = True
             self._turns[1].release()
-            while not self._has_ended[
-                1
-            ]:  # `Thread.join` that is interrupted takes it for ended
+            while not self._has_ended[1]:  # `Thread.join` that is interrupted takes it for ended
                 self._turns[0].acquire()
         except BaseException as error:  # also an interrupt, which Python raises in the main thread, wherever that is
             self._stop_second()
