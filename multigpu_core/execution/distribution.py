@@ -182,11 +182,13 @@ class Distribution:
         for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
             home = next((device for name, device in relayed.items() if slot.name.startswith(f"{name}.")), compute)
             move_slots([slot], self._registry.torch_device(home))
+        # Before the relay, which then comes first in a forward: after one that was interrupted it leaves the donor, and
+        # only what is current then is to be current again afterwards.
+        self._current_device.attach(self.module)
         self._relay.attach(self.module, self._slots, relayed)
         if relayed and not streamed:
             computing = (compute, *dict.fromkeys(relayed.values()))
             self._relay.ping_pong = ping_pong_on(self._registry, computing, self.module, self.settle)
-        self._current_device.attach(self.module)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
         self._served = dict(devices)
 

@@ -21,6 +21,17 @@ def unfavourable(machine: SimulatedMachine, order: Order) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unfavourable_on_two_threads(machine: SimulatedMachine, order: Order) -> Iterator[None]:
+    """The same without a look at the host's own accesses: a mode of this thread keeps halves from being alternated."""
+    machine.detect_races = True
+    try:
+        with torch.inference_mode(), machine.deferred(order):
+            yield
+    finally:
+        machine.detect_races = False
+
+
 class PinnedInputs:
     """Inputs that are copied to the compute device while the host goes on."""
 

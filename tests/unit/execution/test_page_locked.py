@@ -48,9 +48,8 @@ class Host:
 @pytest.fixture
 def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
     gc.collect()
-    simulated_machine.detect_races = True
-    yield simulated_machine
-    simulated_machine.detect_races = False
+    with simulated_machine.detecting_races():
+        yield simulated_machine
 
 
 def pinned(locked: PageLockedMemory, size_bytes: int) -> Tensor | None:

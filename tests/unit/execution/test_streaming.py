@@ -21,9 +21,8 @@ from .streamed import BLOCKS, BUFFER_BYTES, COMPUTE, GB, PACKED_BYTES, WIDTH, Mo
 
 @pytest.fixture
 def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
-    simulated_machine.detect_races = True
-    yield simulated_machine
-    simulated_machine.detect_races = False
+    with simulated_machine.detecting_races():
+        yield simulated_machine
 
 
 WAYS = {
@@ -103,9 +102,11 @@ def test_weights_that_change_in_place_between_steps_are_seen(machine: SimulatedM
     model, resident = Model(), Model().to(COMPUTE)
     distribution = split(model, "cpu")
     model(inputs())
+    machine.module.synchronize(COMPUTE)  # nobody writes what a copy may be reading
     for each in (model, resident):
         each.blocks[0].up.weight.add_(1)
     assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+    machine.module.synchronize(COMPUTE)
     for each in (model, resident):  # torch does not count changes that go through .data
         each.blocks[0].up.weight.data.add_(1)
     distribution.weights_changed()
