@@ -26,7 +26,8 @@ MAX_TENSORS = 100_000
 MAX_NAME_CHARACTERS = 1000
 MAX_NAME_PARTS = 32
 """Of a tensor's name, between its dots; real names have up to 12."""
-MAX_TENSOR_BYTES = (1 << 63) - 1
+MAX_ELEMENTS = 1 << 59
+"""Of one tensor: so many elements of sixteen bytes are what 63 bits count."""
 
 
 def fault_of_name(name: str) -> str:
@@ -40,10 +41,14 @@ def fault_of_name(name: str) -> str:
 
 
 def element_count(shape: Iterable[int]) -> int | None:
-    """The number of elements of a tensor; None where a size or a product of sizes passes 63 bits."""
-    count = 1
+    """The number of elements of a tensor; None where it is too large, or would be without its sizes of zero.
+
+    The libraries multiply these sizes in 64 bits.
+    """
+    count, without_zeros = 1, 1
     for size in shape:
         count *= size
-        if max(size, count) > MAX_TENSOR_BYTES:
+        without_zeros *= max(1, size)
+        if without_zeros > MAX_ELEMENTS:
             return None
     return count
