@@ -12,6 +12,10 @@ A plugin is a module or an object whose functions are marked with `hookimpl` and
 An implementation may take fewer arguments than its hook offers; it must not give them defaults, pluggy would never
 fill those in. Plugins are asked in the order of their registration, and for a plan in the reverse order, each alone:
 there is nothing for a wrapper to wrap.
+
+Whatever a plugin raises, SystemExit and CancelledError included, takes out that plugin alone. Its import, its
+multigpu_startup and its multigpu_wrap_loader run on a thread of their own, and each has to end within
+`startup.plugin_seconds` of plugins.toml (30); with 0 they run on the thread that starts ComfyUI, without a deadline.
 """
 
 from __future__ import annotations
@@ -106,9 +110,15 @@ def multigpu_plan_allocation(
 
     `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
     free of that for inference, by device name; `profile` says how fast the links and the devices are, as measured or,
-    before that, as published for their kind. The plan has to hold every block exactly once and keep heads on the
-    compute device. Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises
-    anything else, or whose plan lacks a block, is left out and the next is asked; MultiGPU's own planner is the last.
+    before that, as published for their kind.
+
+    The plan is an `AllocationPlan`, no subclass. It holds every block of the inventory exactly once, unchanged and in
+    the inventory's order, on one of `devices`. It computes on the request's compute device and keeps heads there. Only
+    with the strategy `relay` are blocks relayed, on accelerators other than the compute device. `staging_bytes` are
+    not negative, and free on the compute device beside the blocks that it stores.
+
+    Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises anything else,
+    or whose plan is not as said here, is left out and the next is asked; MultiGPU's own planner is the last.
     """
 
 

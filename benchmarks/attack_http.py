@@ -38,6 +38,7 @@ from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
 from multigpu.multigpu_core.testing.tiny_models import FluxShape
 
 CLIENTS = 6
+LOG_LINES = 80
 SLOW_UNLOAD_SECONDS = 6.0
 STATE_SECONDS = 0.1
 ANSWER_SECONDS = 60.0
@@ -226,12 +227,16 @@ def measure(requests: int, seed: int) -> Iterator[Record]:
             prompts.one()
             attack = Attack(server, (folder, str(comfyui_folder()), str(Path.home()) + "/", "Traceback"))
             begin = time.perf_counter()
-            with prompts.running():
-                asyncio.run(attack.run(requests, seed))
-            seconds = time.perf_counter() - begin
-            if prompts.failure is not None:
-                raise prompts.failure
-            prompts.one()
+            try:
+                with prompts.running():
+                    asyncio.run(attack.run(requests, seed))
+                seconds = time.perf_counter() - begin
+                if prompts.failure is not None:
+                    raise prompts.failure
+                prompts.one()
+            except (AssertionError, WorkflowError, OSError) as error:
+                tail = "\n".join(server.log_text().splitlines()[-LOG_LINES:])
+                raise SystemExit(f"{error!r}\nThe end of ComfyUI's log:\n{tail}") from error
             assert server.client.get("/multigpu/state")["worker_fault"] is None
             log = server.log_text()
             assert "Error handling request" not in log, log[log.index("Error handling request") :][:4000]

@@ -16,7 +16,7 @@ pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]
 
 # Without a deadline: on a busy machine anything may take a while, and that says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
-hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("default")
 
 

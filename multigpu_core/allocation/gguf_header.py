@@ -25,6 +25,8 @@ _KEYS_OF_THE_LIBRARY = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
 """The gguf library keeps the counts among the metadata, under these keys."""
 _MAX_NAME_BYTES = 65535
 _MAX_DIMENSIONS = 8
+_TYPES_OF_NUMPY = frozenset({"F16", "F32", "F64", "I8", "I16", "I32", "I64"})
+"""Those that the gguf library hands out as they are; it counts the bytes in a row of all others."""
 _MAX_ARRAY_DEPTH = 4
 _MAX_FIELDS = 65536
 _MAX_ITEMS = 3_000_000
@@ -215,6 +217,8 @@ def _read_tensor(reader: _Reader) -> _Span:
     kind = GGML_TYPES.get(number)
     if kind is None:
         reader.refuse(f"has the unknown type {number}; the file is damaged or of a newer format")
+    if not shape and kind.name not in _TYPES_OF_NUMPY:
+        reader.refuse(f"is {kind.name} without dimensions, which the gguf library cannot load")
     row = shape[0] if shape else 1
     if row % kind.block_elements:
         reader.refuse(f"its rows of {row} are no whole {kind.name} blocks of {kind.block_elements}")

@@ -2,8 +2,11 @@
 
 The devices are served one after the other, the compute device first. Each picks, out of the blocks that are left, about
 as many bytes as bring all devices served so far to the sum of their quotas; so no error adds up, each device ends
-within one block of its quota, and the last one takes what is left. Because the pickers are projections (see spread.py)
-and the order of serving can be told from the plan, planning the plan's own byte string gives the same plan.
+within one block of its quota, and the last one takes what is left. A device that has no room for the block nearest to
+its quota passes less than a block on to the next, so with n such devices a share can be n + 1 blocks from its quota.
+
+Because the pickers are projections (see spread.py) and the order of serving can be told from the plan, planning the
+plan's own byte string gives the same plan.
 """
 
 from __future__ import annotations

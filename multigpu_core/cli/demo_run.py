@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -39,9 +38,8 @@ def run_demo(directory: Path, steps: int, console: Console) -> DemoResult:
     models = write_demo_models(directory / "models")
     install_custom_node(directory, Path(multigpu.__file__).parent, FOLDER_NAME)
     server = ComfyUIServer(comfyui, directory, arguments=ARGUMENTS, environment=machine.environment)
-    with ExitStack() as running:
-        with console.status(f"Starting ComfyUI, log in {readable_path(server.log_file)}"):
-            running.enter_context(server)
+    console.print(f"Starting ComfyUI, log in {readable_path(server.log_file)}")
+    with server:
         return _draw_twice(server.client, machine, models, steps, console)
 
 

@@ -22,7 +22,7 @@ from .surroundings import InsideComfyUI, PackHere, Surroundings
 from .tested import PACKS
 
 RIVAL = "comfyui-multigpu"
-IMPORT_SECONDS = 180.0
+IMPORT_SECONDS = 600.0
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
 MODEL_FILES = (".safetensors", ".gguf", ".sft", ".ckpt", ".pt", ".pth")
 _VERSION = re.compile(r"__version__\s*=\s*[\"']([^\"']+)")

@@ -106,6 +106,7 @@ class OurModels:
                 for each in self._tracked
             )
 
+    @torch.inference_mode()  # as the nodes that load: see unload_all
     def unload(self, key: int) -> None:
         """Unload one model from all its devices, whatever its node says.
 
@@ -141,8 +142,12 @@ class OurModels:
             if self._stores_on(loaded, device):
                 _unload_alone(loaded)
 
+    @torch.inference_mode()
     def unload_all(self, core_unload_all: Callable[[], None]) -> None:
         """ComfyUI's `unload_all_models`, sparing what the policy keeps; ComfyUI's own where nothing is kept.
+
+        Between prompts torch is not in inference mode, in which nodes load models. A weight that is made in it and gets
+        other data outside has no version counter: torch then refuses to detach it, and the next load fails.
 
         ComfyUI calls it as well while it handles an error of running out of memory: then nothing is spared.
         """

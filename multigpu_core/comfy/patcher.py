@@ -6,7 +6,8 @@ everything else (cloning, LoRA stacks, hooks, injections, callbacks) is the wrap
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -31,6 +32,9 @@ else:
 
 log = structlog.get_logger("multigpu")
 
+TRIES = 2
+"""How often a step of an unload is taken."""
+
 
 class AnotherDeviceError(RuntimeError):
     """Another node has told a split model to compute elsewhere than its plan says; the message says what to set."""
@@ -48,6 +52,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
     BASE: type
     """The class that the loader gave the patcher."""
     placement: ModelPlacement
+    skip_injection: bool
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         cloned = super().clone(*args, **kwargs)
@@ -81,52 +86,88 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
     def partially_load(
         self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False, **kwargs: Any
     ) -> int:
-        before = self.loaded_size()
-        with self.use_ejected(skip_and_inject_on_exit_only=True):
-            self.unpatch_model(self.offload_device, unpatch_weights=False)
-            self.patch_model(load_weights=False)
-            try:
+        before, skip_injection = self.loaded_size(), self.skip_injection
+        try:
+            with self.use_ejected(skip_and_inject_on_exit_only=True):
+                self.unpatch_model(self.offload_device, unpatch_weights=False)
+                self.patch_model(load_weights=False)
                 self._load_or_offload_more(extra_memory, force_patch_weights)
-            except BaseException:  # an interrupt, too, leaves the model as it was
-                self.detach()
-                raise
+        except BaseException:  # ComfyUI lists no model whose load has failed, or was interrupted
+            self.skip_injection = skip_injection
+            self.detach()
+            raise
         return int(self.loaded_size() - before)
 
     def partially_unload(
         self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False, **kwargs: Any
     ) -> int:
-        with self.use_ejected():
-            self.unpatch_hooks()
-            freed = self.placement.demote(memory_to_free)
-        self.model.model_loaded_weight_memory -= freed
-        return freed
+        return self._freed_by(partial(self.placement.demote, memory_to_free))
 
     def offload_more(self, share: float) -> int:
         """Move a share of what may move off the computing devices, until the model is unloaded. Returns bytes."""
-        with self.use_ejected():
-            self.unpatch_hooks()
-            freed = self.placement.offload_more(share)
-        self.model.model_loaded_weight_memory = self.placement.compute_bytes_loaded
-        return freed
+        return self._freed_by(partial(self.placement.offload_more, share))
 
-    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
-        if not unpatch_weights:
-            super().unpatch_model(device_to, unpatch_weights)
-            return
-        self.placement.release()
+    def detach(self, unpatch_all: bool = True) -> Any:
+        """ComfyUI's. Where it fails, the model is unloaded all the same, unless ComfyUI still lists it as loaded."""
         try:
-            super().unpatch_model(device_to, unpatch_weights)
-        except BaseException:  # an unload that was broken off is brought to its end: half a model is of no use
-            super().unpatch_model(device_to, unpatch_weights)
+            return super().detach(unpatch_all)
+        except BaseException:
+            if unpatch_all or not any(map(self.is_clone, comfy.model_management.loaded_models())):
+                self.unpatch_model(self.offload_device)
             raise
 
+    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
+        """ComfyUI's. Unloading is finished whatever fails: half a model is of no use.
+
+        A step that fails is taken once more. Only what fails twice is raised, and what is no Exception: ComfyUI's list
+        of models is wrong after an unload that raises.
+        """
+        unpatch = partial(super().unpatch_model, device_to, unpatch_weights)
+        if not unpatch_weights:
+            unpatch()
+            return
+        ejecting = _tried_twice(self.eject_model)
+        if len(ejecting) == TRIES:  # a pack's own code: it must not keep the weights on their devices
+            self.is_injected = False
+        failures = [ejecting, _tried_twice(self.placement.release), _tried_twice(unpatch)]
+        errors = [error for of_step in failures for error in of_step]
+        for error in errors:
+            if not isinstance(error, Exception):
+                raise error
+        for of_step in failures:
+            if len(of_step) == TRIES:
+                raise of_step[-1]
+        if errors:
+            name = type(self.model).__name__
+            message = f"Unloading {name} failed ({errors[0]!r}). A second try succeeded: the model is unloaded."
+            log.warning("unload_tried_again", message=message, model=name, error=repr(errors[0]))
+
     def patch_hooks(self, hooks: Any) -> None:
-        super().patch_hooks(hooks)
-        self.placement.weights_changed()
+        try:
+            super().patch_hooks(hooks)
+        finally:
+            self.placement.weights_changed()
 
     def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
-        super().unpatch_hooks(*args, **kwargs)
-        self.placement.weights_changed()
+        try:
+            super().unpatch_hooks(*args, **kwargs)
+        finally:
+            self.placement.weights_changed()
+
+    def _freed_by(self, free: Callable[[], int]) -> int:
+        """Move weights off devices by `free`; where that fails and cannot be undone, the model is unloaded."""
+        distribution = self.placement.distribution
+        try:
+            with self.use_ejected():
+                self.unpatch_hooks()
+                return free()
+        except BaseException:
+            if not distribution.is_served:
+                self.unpatch_model(self.offload_device)
+            raise
+        finally:
+            if distribution.is_served:
+                self.model.model_loaded_weight_memory = self.placement.compute_bytes_loaded
 
     def _load_or_offload_more(self, extra_memory: float, force_patch_weights: bool) -> None:
         """Load as planned; where memory runs out and the plan may be bent, once more with less on that device."""
@@ -206,6 +247,18 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     if placement.options.request.strategy is Strategy.RELAY:
         run_halves_at_once(patcher, placement)
     return patcher
+
+
+def _tried_twice(step: Callable[[], object]) -> list[BaseException]:
+    """Take a step, and once more if it fails. Returns what it raised."""
+    errors: list[BaseException] = []
+    while len(errors) < TRIES:
+        try:
+            step()
+            break
+        except BaseException as error:
+            errors.append(error)
+    return errors
 
 
 def placement_of(value: Any) -> ModelPlacement | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -200,12 +201,16 @@ class ModelPlacement:
 
     def release(self) -> None:
         """The weights are the file's again and leave all devices: the caller moves them home."""
-        residency = self.distribution.residency()
-        if residency is not None:
-            if self.prediction is not None:
-                log_steps(self._name, residency, self.prediction)
-            log_unloaded(self._name, residency.bytes_by_device)
-        self.distribution.release()
+        with ExitStack() as whatever_fails:
+            whatever_fails.callback(self._forget)
+            whatever_fails.callback(self.distribution.release)
+            residency = self.distribution.residency()
+            if residency is not None:
+                if self.prediction is not None:
+                    log_steps(self._name, residency, self.prediction)
+                log_unloaded(self._name, residency.bytes_by_device)
+
+    def _forget(self) -> None:
         self._applied.forget()
         self._demoted_bytes = self._held_back_bytes = 0
         self._planning.limits.clear()

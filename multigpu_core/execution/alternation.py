@@ -45,7 +45,8 @@ class Alternation(Generic[T]):
             results.append(first())
             self._has_ended[0] = True
             self._turns[1].release()
-            self._wait_for_second()
+            while not self._has_ended[1]:  # `Thread.join` that is interrupted takes it for ended
+                self._turns[0].acquire()
         except BaseException as error:  # also an interrupt, which Python raises in the main thread, wherever that is
             self._stop_second()
             if not isinstance(error, Abandoned) or self._second_error is None:
@@ -95,10 +96,5 @@ class Alternation(Generic[T]):
         """Let the second end at its next `hand_over`, and wait for that."""
         self._is_broken = True
         self._turns[1].release()
-        self._wait_for_second()
         if self._thread is not None:
             self._thread.join()
-
-    def _wait_for_second(self) -> None:
-        while not self._has_ended[1]:  # `Thread.join` takes a thread for ended when an interrupt ends the waiting
-            self._turns[0].acquire()

@@ -87,7 +87,9 @@ class DirectLane:
                 stack.enter_context(self._streams.stream(self._source_stream))
             stack.enter_context(self._streams.stream(self.stream))
             for position, source in sources:
-                staging[position : position + source.numel()].copy_(source, non_blocking=True)
+                is_all = source.numel() == staging.numel()
+                place = staging if is_all else staging[position : position + source.numel()]
+                place.copy_(source, non_blocking=True)
 
 
 class TwoHopLane:

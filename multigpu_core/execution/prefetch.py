@@ -48,9 +48,8 @@ class Turn:
     ordered_after: tuple[int, ...] = ()
     """The versions whose writers the lane has waited for."""
 
-    def copy(self, piece: Piece) -> None:
-        """Queue the copy of one piece; whoever has written what is stored comes before it."""
-        versions = self.region.versions(self.arena)
+    def copy(self, piece: Piece, versions: tuple[int, ...]) -> None:
+        """Queue the copy of one piece, stored in these versions now; whoever has written them comes before it."""
         if versions != self.ordered_after:
             self.lane.wait_for_writers()
             self.ordered_after = versions
@@ -111,7 +110,7 @@ class Prefetcher:
         if turn.versions != turn.region.versions(turn.arena):
             turn.versions = turn.region.versions(turn.arena)  # somebody has changed the weights since
             for piece in turn.pieces:
-                turn.copy(piece)
+                turn.copy(piece, turn.versions)
             turn.copied.record(turn.lane.stream)
         self._streams.current_stream(self._compute).wait_event(turn.copied)
         return turn.staged
@@ -204,15 +203,16 @@ class Prefetcher:
         Unless the turn is due, a lane that would let the host wait is left for later.
         """
         turn = self._turn(self._issued)
+        versions = turn.region.versions(turn.arena)
         for piece in turn.pieces[self._issued_pieces : until]:
             if not (is_due or turn.lane.is_ready()):
                 return
             if self._issued_pieces == 0:
-                turn.versions = turn.region.versions(turn.arena)
+                turn.versions = versions
             last_reader = self._issued - piece.distance
             if last_reader >= self._begin:
                 turn.lane.stream.wait_event(self._turn(last_reader).computed)
-            turn.copy(piece)
+            turn.copy(piece, versions)
             self._issued_pieces += 1
         if self._issued_pieces == len(turn.pieces):
             turn.copied.record(turn.lane.stream)

@@ -67,6 +67,7 @@ class Streamer:
     def attach(self, module: nn.Module, offloaded: Mapping[str, tuple[TensorSlot, ...]]) -> None:
         """Serve these blocks (slots by block name, in execution order), and no others, from now on."""
         self.detach()
+        self._after_capture.catch_up()
         paths = dict(module.named_modules())
         called = [pair for name, slots in offloaded.items() for pair in slots_by_called_module(paths.get(name), slots)]
         roots = {id(each) for each, _ in called}

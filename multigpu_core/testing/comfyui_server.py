@@ -24,7 +24,7 @@ from typing import Final
 from . import comfyui_process
 from .comfyui_client import ComfyUIClient
 
-READY_SECONDS: Final = 180.0
+READY_SECONDS: Final = 600.0
 STOP_SECONDS: Final = 10.0
 QUIET_ARGUMENTS: Final = ("--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 LOG_TAIL_LINES: Final = 40

@@ -46,6 +46,13 @@ def split(allocation: str, seed: int, steps: int, **loader_inputs: Any) -> Workf
     return _with(split_workflow(DemoModels(), "npu:0", allocation, steps), seed, **loader_inputs)
 
 
+def loaded_by_another_node(workflow: Workflow) -> Workflow:
+    """The same, so that what the workflow's own loader node keeps is not replaced."""
+    lora = _changed(workflow["lora"], {"model": ["another load", 0]})
+    others = {name: node for name, node in workflow.items() if name != "load"}
+    return {**others, "another load": workflow["load"], "lora": lora}
+
+
 def _with(workflow: Workflow, seed: int, **loader_inputs: Any) -> Workflow:
     return {
         **workflow,

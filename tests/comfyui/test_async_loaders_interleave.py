@@ -48,7 +48,7 @@ class World:
 @pytest.fixture
 def pack(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module of a pack that keeps its device in a global, in a ComfyUI with DynamicVRAM."""
-    switch_on(monkeypatch)
+    switch_on(monkeypatch, comfyui.machine)
     module = ModuleType("interleaved_pack")
     module.device = torch.device("npu:0")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -38,7 +38,7 @@ def test_a_demo_that_is_stopped_stops_its_server(tmp_path: Path) -> None:
     assert "--disable-dynamic-vram" in started_with, "without it the picture of one card is rounded otherwise"
 
 
-def _address_in(log: Path, seconds: float = 120.0) -> str:
+def _address_in(log: Path, seconds: float = 600.0) -> str:
     """The address that a starting server writes to its log once it listens."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

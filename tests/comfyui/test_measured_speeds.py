@@ -46,7 +46,7 @@ def page(
     (base / "custom_nodes" / "wait.py").write_text(WAITING_PACK)
     environment = {"MULTIGPU_PROFILE": str(profile), "MULTIGPU_SIMULATE": ""}
     running = ComfyUIServer(comfyui_path, base, arguments=("--cpu",), environment=environment)
-    with running as server, chromium() as browser:
+    with chromium() as browser, running as server:
         yield ComfyPage(browser, server)
 
 

@@ -124,7 +124,7 @@ def test_select_model_device_moves_a_split_model_under_dynamic_vram_too(
     _needs(comfyui, "SelectModelDevice")
     expected = sampler.picture(sampler.whole())
     comfyui.reset()
-    switch_on(monkeypatch)
+    switch_on(monkeypatch, comfyui.machine)
     (moved,) = comfyui.run("SelectModelDevice", model=sampler.split(**THIRDS), device="gpu:2")
     assert torch.equal(sampler.picture(moved), expected)
 

@@ -12,7 +12,7 @@ import pytest
 from multigpu.multigpu_core.testing.comfyui_client import WorkflowError
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import free, pixels, prepare, split, whole
+from .demo_server import free, loaded_by_another_node, pixels, prepare, split, whole
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "nodes.json").read_text())["nodes"]
 CORE_LOADERS = (
@@ -149,7 +149,7 @@ def test_unload_models_unloads_a_split_model_and_it_loads_again(server: ComfyUIS
 
 def test_unload_models_leaves_a_kept_model_and_free_memory_lets_everything_go(server: ComfyUIServer) -> None:
     _run_split(server, keep_loaded=True)
-    server.client.run(split("npu:0,50%;cpu,50%", 0, 1))
+    server.client.run(loaded_by_another_node(split("npu:0,50%;cpu,50%", 0, 1)))
     assert len(server.client.get("/multigpu/models")) == 2
     (kept,) = free(server, leaves=1, unload_models=True)
     assert kept["bytes_by_device"] == kept["planned_bytes"] and "npu:1" in kept["bytes_by_device"]

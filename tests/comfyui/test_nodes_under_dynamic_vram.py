@@ -22,7 +22,7 @@ SPLIT = {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,50%;cpu,50
 @pytest.fixture
 def dynamic(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> type:
     """The class that ComfyUI makes its patchers of."""
-    return switch_on(monkeypatch)
+    return switch_on(monkeypatch, comfyui.machine)
 
 
 def _devices(output: Any) -> set[str]:
@@ -127,7 +127,7 @@ def test_a_model_on_the_cpu_computes_as_it_does_without_dynamic_vram(
 
     expected = picture()
     comfyui.reset()
-    switch_on(monkeypatch)
+    switch_on(monkeypatch, comfyui.machine)
     assert torch.equal(picture(), expected)
 
 

@@ -11,9 +11,8 @@ import pytest
 from playwright.sync_api import expect
 
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import free, split
+from .demo_server import free, loaded_by_another_node, split
 from .page import ComfyPage, chromium, drag
 
 SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
@@ -22,9 +21,9 @@ SEEDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def opened(server: ComfyUIServer) -> Iterator[ComfyPage]:
-    with chromium() as browser:
-        yield ComfyPage(browser, server)
+def opened(request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
+    with chromium() as browser:  # where there is none, no server is started either
+        yield ComfyPage(browser, request.getfixturevalue("server"))
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_a_model_kept_in_the_panel_stays_until_everything_is_freed(page: ComfyPa
     keep.click()
     panel.locator("button[aria-pressed=true]").wait_for()
     kept = _loaded(page)
-    page.run(split("npu:0,50%;cpu,50%", next(SEEDS), 1))
+    page.run(loaded_by_another_node(split("npu:0,50%;cpu,50%", next(SEEDS), 1)))
     assert len(page.server.client.get("/multigpu/models")) == 2
     (left,) = free(page.server, leaves=1, unload_models=True)
     assert left["bytes_by_device"] == kept["bytes_by_device"]

@@ -60,8 +60,9 @@ class Halves:
 
     @property
     def alternate(self) -> bool:
-        """Whether each block was called by one half and then by the other."""
-        pairs = list(zip(self.calls[::2], self.calls[1::2], strict=True))
+        """Whether in the last step each block was called by one half and then by the other."""
+        last_step = self.calls[-2 * len(self._handles) :]
+        pairs = list(zip(last_step[::2], last_step[1::2], strict=True))
         return bool(pairs) and all(a[0] == b[0] and a[1] != b[1] for a, b in pairs)
 
     def _note(self, index: int, *_: Any) -> None:

@@ -49,7 +49,7 @@ def _post(server: ComfyUIServer, route: str, body: bytes, **headers: str) -> tup
     headers = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
     request = urllib.request.Request(f"http://{server.client.address}{route}", data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refusal:
         return refusal.code, refusal.read().decode()

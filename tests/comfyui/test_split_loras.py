@@ -108,3 +108,26 @@ def test_weights_patched_by_hooks_are_the_same_as_on_one_device(sampler: Sampler
         pictures.append(sampled(comfyui, model, prompt))
         assert not torch.equal(sampler.picture(model), pictures[-1])
     assert torch.equal(*pictures)
+
+
+def test_a_lora_is_in_the_weights_again_after_the_model_was_unloaded(sampler: Sampler, comfyui: ComfyUI) -> None:
+    split = sampler.with_lora(sampler.split(**THIRDS), 0.5)
+    expected = sampler.picture(split)
+    comfyui.reset()
+    assert torch.equal(sampler.picture(split), expected)
+
+
+def test_high_precision_loras_are_patched_on_the_compute_device(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sampler.with_lora(sampler.split(**THIRDS), 0.5)
+    patch, devices = type(model).patch_weight_to_device, set()
+
+    def noted(self: Any, key: str, device_to: Any = None, **kwargs: Any) -> Any:
+        devices.add(str(device_to))
+        return patch(self, key, device_to=device_to, **kwargs)
+
+    monkeypatch.setattr(type(model), "patch_weight_to_device", noted)
+    sampler.picture(model)
+    assert devices == {"npu:0"}
+    assert model.model.current_weight_patches_uuid == model.patches_uuid

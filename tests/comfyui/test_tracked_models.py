@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from .inprocess import ComfyUI
@@ -76,12 +77,13 @@ def test_a_model_that_is_added_while_another_is_kept_is_not_lost(ours: Any, trac
     class Interrupted(ours.OurModel):  # type: ignore[misc]
         """Another thread comes in the middle of a change."""
 
-        def __post_init__(self) -> None:
+        def __init__(self, **fields: Any) -> None:
+            super().__init__(**fields)
             if self.keep_loaded:
                 adding.start()
                 adding.join(0.3)  # it has to wait for the change, or has ended by now
 
-    tracked.add(first, Interrupted("first", False))
+    tracked.add(first, Interrupted(name="first", keep_loaded=False))
     tracked.set_keep(tracked.of(_Loaded(first)).key, True)
     adding.join()
     assert tracked.of(_Loaded(first)).keep_loaded
@@ -108,3 +110,22 @@ def test_a_model_that_is_loaded_again_is_another_one_to_its_users(ours: Any, tra
     assert now.key != before and now.keep_loaded
     with pytest.raises(ours.UnknownModelError):
         tracked.set_keep(before, False)
+
+
+@pytest.mark.parametrize("how", ["unload", "unload_all"])
+def test_weights_can_be_loaded_again_after_they_were_unloaded_between_prompts(comfyui: ComfyUI, how: str) -> None:
+    mm = importlib.import_module("comfy.model_management")
+    split = {"compute_device": "npu:1", "expert_mode_allocations": "npu:1,60%;npu:2,40%"}
+    (patcher,) = comfyui.run(
+        "UNETLoaderDisTorch2MultiGPU", unet_name="flux.safetensors", weight_dtype="default", **split
+    )
+    models = comfyui.framework.context.models
+    for _ in range(2):
+        mm.load_models_gpu([patcher])
+        with torch.inference_mode(False):
+            if how == "unload":
+                models.unload(models.of(_Loaded(patcher.model)).key)
+            else:
+                mm.unload_all_models()
+            assert all(weight.detach() is not None for weight in patcher.model.parameters())
+    assert comfyui.held_bytes() == [0, 0, 0]

@@ -84,16 +84,19 @@ def sources(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh_environment(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a virtual environment and installs into it; dependencies are those of the running environment."""
+    """Makes a virtual environment and installs into it; dependencies and build tools are those of the running one."""
 
     def install(*arguments: str) -> Path:
-        venv.create(tmp_path / "venv", with_pip=True)
+        venv.create(tmp_path / "venv")
         python = tmp_path / "venv" / "bin" / "python"
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-        subprocess.run([*pip, *arguments], check=True, capture_output=True, text=True)
         # The path alone: an editable install there, whose hooks a .pth file would start, stays out of sight.
         (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
         (site_packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        # Ours is installed beside that path: without the option pip would take it for installed there.
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        pip += ["--no-build-isolation", "--ignore-installed"]
+        done = subprocess.run([*pip, *arguments], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         return python
 
     return install

@@ -26,7 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in EXAMPLE.iterdir():
         if file.is_file():
             (source / file.name).write_bytes(file.read_bytes())
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*command, str(folder), str(source)], check=True, capture_output=True)
     return folder
 

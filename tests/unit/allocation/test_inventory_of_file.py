@@ -269,6 +269,7 @@ GGUF_TENSOR = gguf_tensor("a", (32,), 0, 0)
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_string("a\x07") + bytes(64), "tensor at byte 24"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_tensor("a", (32,), 99, 0), "tensor 'a'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_tensor("a", (33,), 12, 0), "tensor 'a'"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_tensor("a", (), 30, 0) + bytes(64), "tensor 'a'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_string("a") + struct.pack("<I", 1 << 31), "tensor 'a'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + gguf_tensor("a", (32,) * 4, 0, 0), "tensor 'a'"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + GGUF_TENSOR * 2 + bytes(4096), "tensor 'a'"),

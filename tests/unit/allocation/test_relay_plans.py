@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multigpu.multigpu_core.allocation import (
@@ -83,6 +83,51 @@ def test_a_card_never_has_more_chunks_than_rounds_and_every_share_is_met_within_
     total, weights = sum(sizes), sum(shares.values())
     for device, weight in shares.items():
         assert abs(plan.bytes_by_device.get(device, 0) - total * weight / weights) <= max(sizes) + 1
+
+
+def check_shares(sizes: list[int], work: list[int], shares: dict[str, int], slack: int | None, blocks: int) -> None:
+    """Every share is met within so many blocks. With a `slack` each card has that much more memory than its share."""
+    total, weights = sum(sizes), sum(shares.values())
+    quotas = {device: total * weight / weights for device, weight in shares.items()}
+    devices = AMPLE
+    if slack is not None:
+        # The model has heads of its own beside these blocks, which the compute device stores.
+        free = {name: int(quotas.get(name, 0)) + slack + 1 for name in ("cuda:1", "cuda:2")}
+        devices = machine({"cpu": 10**9, "cuda:0": 10**9, **free})
+    text = ";".join(f"{device},{weight}%" for device, weight in shares.items())
+    request = expert(text, devices, strategy=Strategy.RELAY)
+    plan = plan_allocation(model(*sizes, work=work), request, devices)
+    for device, quota in quotas.items():
+        assert abs(plan.bytes_by_device.get(device, 0) - quota) <= blocks * max(sizes) + 1
+
+
+BLOCKS = st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 50_000)), min_size=1, max_size=40)
+
+
+@given(BLOCKS, SHARES)
+def test_every_share_is_met_within_a_block_whatever_the_blocks_compute(
+    blocks: list[tuple[int, int]], shares: dict[str, int]
+) -> None:
+    sizes, work = zip(*blocks, strict=True)
+    check_shares(list(sizes), list(work), shares, slack=None, blocks=1)
+
+
+@given(BLOCKS, SHARES, st.integers(0, 1000))
+def test_each_card_that_is_full_passes_less_than_a_block_on(
+    blocks: list[tuple[int, int]], shares: dict[str, int], slack: int
+) -> None:
+    sizes, work = zip(*blocks, strict=True)
+    check_shares(
+        list(sizes), list(work), shares, slack, blocks=1 + sum(card in shares for card in ("cuda:1", "cuda:2"))
+    )
+
+
+@pytest.mark.long
+@given(BLOCKS, SHARES)
+@settings(max_examples=70_000)
+def test_the_same_of_many_more_plans(blocks: list[tuple[int, int]], shares: dict[str, int]) -> None:
+    sizes, work = zip(*blocks, strict=True)
+    check_shares(list(sizes), list(work), shares, slack=None, blocks=1)
 
 
 @given(SIZES, SHARES)

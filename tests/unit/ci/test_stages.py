@@ -61,10 +61,13 @@ def test_a_stage_that_prints_nothing_for_a_while_is_named_in_a_line_of_its_own(f
     environment = {**os.environ, "STAGES_QUIET_SECONDS": "0.05"}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as stages:
         assert stages.stdout is not None
-        # The stage itself ends this line only when it is answered.
-        while stages.stdout.readline() != "a line without an end\n":
-            pass
-        assert stages.stdout.readline().startswith("... silent is still running, ")
+        shown = ""
+        for line in stages.stdout:
+            shown += line
+            if "without an end" in shown and "is still running" in line:
+                break
         (folder / "answers").write_text("at last\n")
         assert "answered at last" in stages.stdout.read()
+    # The stage ended its line only when it was answered.
+    assert "a line without an end\n... silent is still running, " in shown
     assert stages.returncode == 0

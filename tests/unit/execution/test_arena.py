@@ -81,3 +81,17 @@ def test_a_wrapper_travels_as_its_codes_and_scales() -> None:
     scaled = torch.nested.nested_tensor([torch.randn(2), torch.randn(3)], layout=torch.jagged)
     (packed,) = pack([scaled], torch.empty(Layout([scaled]).size_bytes, dtype=torch.uint8))
     assert torch.equal(packed.values(), scaled.values())
+
+
+def test_only_what_lies_as_packed_counts_as_packed() -> None:
+    tensors = [torch.randn(4, 4), torch.randn(8, 8)]
+    size_bytes = Layout(tensors).size_bytes
+    one, other = (pack(tensors, torch.empty(size_bytes, dtype=torch.uint8)) for _ in range(2))
+    assert packed_memory(one) is not None
+    assert packed_memory([one[0], other[1]]) is None, "as far from the beginning, of another piece of memory"
+    assert packed_memory([one[0], one[1].t()]) is not None, "another tensor, with all its bytes"
+    assert packed_memory([one[0], one[1][:, :4]]) is not None
+    wider = torch.empty(size_bytes, dtype=torch.uint8)[1024:].view(torch.float32)
+    assert packed_memory([one[1], wider[:4]]) is None
+    alone = torch.randn(3)
+    assert packed_memory([alone]) is None, "memory that ends before the place of the last tensor does"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from multigpu.multigpu_core.devices import default_registry
+from multigpu.multigpu_core.execution.alternation import Alternation
 from multigpu.multigpu_core.execution.current_device import CurrentDevice
 from multigpu.multigpu_core.testing import SimulatedMachine
 
@@ -37,3 +38,19 @@ def test_the_compute_device_is_the_current_one_while_the_model_runs(
         run(torch.zeros(1, 4, device="npu:1"))
     assert model.current == [1, 1, 1] and simulated_machine.module.current_device() == 0
     assert counters["frames"]["total"] < 10, "nothing but the model is compiled"
+
+
+def test_each_thread_has_its_own_device_back(simulated_machine: SimulatedMachine) -> None:
+    """Two halves of a step run the model at the same time."""
+    devices, alternation = simulated_machine.module, Alternation[int]()
+    model = nn.Linear(1, 1)
+    model.forward = lambda: alternation.hand_over()  # type: ignore[method-assign]
+    hooks = CurrentDevice(default_registry(), "npu:1")
+    hooks.attach(nn.Sequential(model))
+
+    def call(device: int) -> int:
+        with devices.device(device):
+            model()
+            return devices.current_device()
+
+    assert alternation.run(lambda: call(0), lambda: call(1)) == [0, 1]

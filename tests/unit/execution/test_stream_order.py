@@ -7,21 +7,26 @@ an event should have ordered. Work that nothing orders raises `SimulatedRaceErro
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
+from multigpu.multigpu_core.devices import AcceleratorBackend, HardwareProfile, LinkSpeed, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 from multigpu.multigpu_core.execution.lanes import BounceLane, ChunkRing
 from multigpu.multigpu_core.testing import SimulatedMachine
 from multigpu.multigpu_core.testing.clock import ClockSettings
-from multigpu.multigpu_core.testing.streams import SimulatedEvent
+from multigpu.multigpu_core.testing.memory import host_view
+from multigpu.multigpu_core.testing.operators import OperatorRunner
+from multigpu.multigpu_core.testing.streams import SimulatedEvent, SimulatedStream
 
+from .relayed import Block as RelayedBlock
+from .relayed import Model as RelayedModel
+from .relayed import in_turn, relayed, resident
 from .streamed import BLOCKS, COMPUTE, GB, UNEQUAL, WIDTH, BuffersOnly, Model, spread
 
 IN_ORDER = list(range(BLOCKS))
@@ -113,41 +118,9 @@ def test_a_block_that_is_written_and_called_out_of_turn_arrives_as_it_was_writte
     steps.check()
 
 
-class Watch:
-    """Notes pinned memory that is unpinned or freed while a copy may still read it."""
-
-    def __init__(self, machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.broken: list[str] = []
-        timeline = machine.timeline
-        lock, unlock = timeline.lock_pages, timeline.unlock_pages
-
-        def check(address: int) -> None:
-            for access in timeline._accesses._accesses.get(address, ()):
-                if timeline.host.knows.get(access.stream.stream_id, 0) < access.number:
-                    self.broken.append(f"{access.operator} on {access.stream.name}")
-
-        def locking(memory: Tensor) -> None:
-            lock(memory)
-            weakref.finalize(memory.untyped_storage(), check, memory.untyped_storage().data_ptr())
-
-        def unlocking(memory: Tensor) -> None:
-            check(memory.untyped_storage().data_ptr())
-            unlock(memory)
-
-        monkeypatch.setattr(timeline, "lock_pages", locking)
-        monkeypatch.setattr(timeline, "unlock_pages", unlocking)
-
-
-@pytest.fixture
-def watch(machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    return Watch(machine, monkeypatch)
-
-
 @pytest.mark.parametrize("end", ["unloaded", "let go"])
 @pytest.mark.parametrize("call", ["in turn", "past its region", "inside of another"])
-def test_pinned_memory_outlives_every_copy_from_it(
-    machine: SimulatedMachine, watch: Watch, call: str, end: str
-) -> None:
+def test_pinned_memory_outlives_every_copy_from_it(machine: SimulatedMachine, call: str, end: str) -> None:
     steps = Steps(machine, "pinned", 0.5)
     steps.run()
     if call == "past its region":
@@ -163,8 +136,8 @@ def test_pinned_memory_outlives_every_copy_from_it(
     else:
         del steps.model, steps.distribution
     gc.collect()
-    assert not watch.broken
-    assert default_registry().names() and machine.timeline.locked_bytes == 0
+    machine.timeline.check_unpinned()
+    assert machine.timeline.locked_bytes == 0
 
 
 class Pending:
@@ -243,9 +216,9 @@ def test_what_is_served_in_inference_mode_computes_outside_of_it_too(machine: Si
         steps = Steps(machine, "pinned", 0.5)
         steps.run()
     x = steps.base.clone().requires_grad_()
-    for block, resident in zip(steps.model.blocks, steps.resident.blocks, strict=True):
+    for block, whole in zip(steps.model.blocks, steps.resident.blocks, strict=True):
         y = block(x)
-        assert torch.equal(y.detach().cpu(), resident(x.detach()).cpu())
+        assert torch.equal(y.detach().cpu(), whole(x.detach()).cpu())
 
 
 @pytest.mark.parametrize("called", ["block", "layer"])
@@ -296,4 +269,110 @@ def test_a_move_that_fails_in_the_middle_is_put_back(
     assert distribution.is_served
     steps.run()
     steps.run()
+    steps.check()
+
+
+def test_a_model_that_is_let_go_while_a_graph_is_captured_is_freed_afterwards(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_capturing = False
+    monkeypatch.setattr(AcceleratorBackend, "is_capturing", lambda *_: is_capturing)
+    steps = Steps(machine, "pinned", 0.5)
+    steps.run()
+    registry, waits = steps.distribution._registry, []
+    synchronize = SimulatedStream.synchronize
+
+    def noted(stream: SimulatedStream) -> None:
+        waits.append(stream.name)
+        synchronize(stream)
+
+    monkeypatch.setattr(SimulatedStream, "synchronize", noted)
+    is_capturing = True
+    del steps.model, steps.distribution
+    gc.collect()
+    assert not waits and machine.timeline.locked_bytes > 0
+    is_capturing = False
+    registry.after_capture(COMPUTE).catch_up()
+    gc.collect()
+    machine.timeline.check_unpinned()
+    assert waits and machine.timeline.locked_bytes == 0
+
+
+def test_loads_share_a_few_streams(machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.device] = []
+    new_stream = machine.timeline.new_stream
+
+    def noted(device: torch.device, name: str = "") -> SimulatedStream:
+        made.append(device)
+        return new_stream(device, name)
+
+    steps = Steps(machine, "two cards", 0.5)
+    steps.run()  # now the default streams are there, too
+    monkeypatch.setattr(machine.timeline, "new_stream", noted)
+    distribution = steps.distribution
+    assert distribution.plan is not None
+    for _ in range(3):
+        distribution.serve({block.name: distribution.device_of(block) for block in distribution.inventory.blocks})
+        steps.run()
+    assert not made
+    registry = default_registry()
+    streams = [registry.shared_stream(COMPUTE, f"use {number}") for number in range(9)]
+    assert len(set(map(id, streams))) == len(made) == 4
+    restricted = registry.restricted(["cpu", COMPUTE], "in a test")
+    assert [restricted.shared_stream(COMPUTE, f"use {number}") for number in range(9)] == streams
+    steps.check()
+
+
+def test_peer_access_that_brings_garbage_is_not_used(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = OperatorRunner._copy
+
+    def garbling(self: OperatorRunner, destination: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+        copy(self, destination, source, non_blocking)
+        if {str(source.device), str(destination.device)} == {"npu:0", "npu:1"}:
+            host_view(destination).view(-1)[-1:].zero_()
+        return destination
+
+    with monkeypatch.context() as garbled, capture_logs() as lines:
+        garbled.setattr(OperatorRunner, "_copy", garbling)
+        steps = Steps(machine, "peer", 0.5)
+        registry = steps.distribution._registry
+        assert registry.has_peer_access(COMPUTE, "npu:1") and not registry.reads_directly(COMPUTE, "npu:1")
+        machine.copies.clear()
+        steps.run()
+        steps.run()
+        assert machine.copies.bytes_moved("npu:1", COMPUTE) == 0 < machine.copies.bytes_moved("npu:1", "cpu")
+    assert [line["event"] for line in lines].count("peer_access_broken") == 1
+    steps.check()
+
+
+def test_no_copy_between_cards_runs_on_a_default_stream(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA lets such a copy wait for all work of both cards, and all later work wait for it."""
+    blocks = [RelayedBlock() for _ in range(6)]
+    model = RelayedModel(in_turn, blocks)
+    whole = resident(model)
+    relayed(model, ["npu:0", "npu:1", "npu:1", "cpu", "npu:2", "npu:1"])
+    steps = Steps(machine, "two hops", 0.5)
+    steps.run()
+    copied, on_default, between = machine.timeline.copied, [], 0
+
+    def noted(source: Tensor, destination: Tensor, *args: Any) -> Any:
+        nonlocal between
+        if source.device != destination.device and "cpu" not in (source.device.type, destination.device.type):
+            between += 1
+            stream = machine.timeline.current_stream(source.device)
+            on_default.append(stream is machine.timeline.default_stream(source.device))
+        return copied(source, destination, *args)
+
+    monkeypatch.setattr(machine.timeline, "copied", noted)
+    x = torch.randn(3, 8).to(COMPUTE)
+    y = model(x)
+    steps.run([3, 2])
+    steps.model.blocks[1].up(steps.base)
+    assert between > 5 and not any(on_default)
+    monkeypatch.undo()
+    assert torch.equal(y.cpu(), whole(x).cpu())
     steps.check()
