@@ -66,7 +66,7 @@ def _run(inside: Inside, prompts: int, *, keep_loaded: bool) -> tuple[int, float
         mm.load_models_gpu([diffusion])
         mm.load_models_gpu([vae])
     for card in ("npu:0", "npu:1"):
-        inside.machine.module.synchronize(card)
+        inside.machine.module.current_stream(card).synchronize()
     moved = sum(copy.bytes for copy in copies.records if copy.source != copy.destination)
     seconds = clock.now_seconds
     clock.stop()
