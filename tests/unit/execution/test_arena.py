@@ -93,5 +93,8 @@ def test_only_what_lies_as_packed_counts_as_packed() -> None:
     assert packed_memory([one[0], one[1][:, :4]]) is not None
     wider = torch.empty(size_bytes, dtype=torch.uint8)[1024:].view(torch.float32)
     assert packed_memory([one[1], wider[:4]]) is None
+    three = [torch.randn(4), torch.randn(4), torch.randn(4)]
+    apart = pack(three, torch.empty(Layout(three).size_bytes + 1024, dtype=torch.uint8))
+    assert packed_memory(apart) is not None and packed_memory([apart[0], apart[2]]) is None, "one between them"
     alone = torch.randn(3)
     assert packed_memory([alone]) is None, "memory that ends before the place of the last tensor does"

@@ -188,3 +188,19 @@ def test_a_garbage_collection_in_the_middle_of_the_books_harms_nothing(
     memory = pinned(locked, KB)
     assert memory is not None and locked.holds(memory) and not held
     assert locked.locked_bytes == KB
+
+
+def test_memory_at_the_address_of_a_piece_that_was_just_freed_counts(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, place, held = PageLockedMemory(default_registry(), GB), bytearray(KB), []
+
+    def at_one_place(*_: object) -> Tensor:
+        held.clear()  # as a collection in the middle of the allocation may free it
+        return torch.frombuffer(place, dtype=torch.uint8)
+
+    monkeypatch.setattr(DeviceRegistry, "empty_page_locked", at_one_place)
+    held.append(pinned(locked, KB))
+    memory = pinned(locked, KB)
+    assert not held and memory is not None and locked.holds(memory)
+    assert locked.locked_bytes == KB
