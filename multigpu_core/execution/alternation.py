@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,10 +25,13 @@ class Abandoned(BaseException):
 
 
 class Alternation(Generic[T]):
-    """Runs one pair of calls."""
+    """Runs one pair of calls.
+
+    A turn is a token in a queue: of Python's ways to wait, the one that an interrupt at any moment leaves whole.
+    """
 
     def __init__(self) -> None:
-        self._turns = (threading.Semaphore(0), threading.Semaphore(0))
+        self._turns: tuple[SimpleQueue[None], SimpleQueue[None]] = (SimpleQueue(), SimpleQueue())
         self._has_ended = [False, False]
         self._is_broken = False
         self._second_result: list[T] = []
@@ -44,9 +48,8 @@ class Alternation(Generic[T]):
         try:
             results.append(first())
             self._has_ended[0] = True
-            self._turns[1].release()
-            while not self._has_ended[1]:  # `Thread.join` that is interrupted takes it for ended
-                self._turns[0].acquire()
+            self._turns[1].put(None)
+            self._wait_for_second()
         except BaseException as error:  # also an interrupt, which Python raises in the main thread, wherever that is
             self._stop_second()
             if not isinstance(error, Abandoned) or self._second_error is None:
@@ -70,8 +73,8 @@ class Alternation(Generic[T]):
         other = 1 - own
         if not self._has_ended[other]:
             try:
-                self._turns[other].release()
-                self._turns[own].acquire()
+                self._turns[other].put(None)
+                self._turns[own].get()
             except BaseException:  # an interrupt, as above: the first is not to unwind while the second runs
                 self._stop_second()
                 raise
@@ -79,7 +82,7 @@ class Alternation(Generic[T]):
             raise Abandoned
 
     def _run_second(self, call: Callable[[], T]) -> None:
-        self._turns[1].acquire()
+        self._turns[1].get()
         try:
             if not self._is_broken:
                 self._second_result.append(call())
@@ -90,11 +93,14 @@ class Alternation(Generic[T]):
             self._is_broken = True
         finally:
             self._has_ended[1] = True
-            self._turns[0].release()
+            self._turns[0].put(None)
 
     def _stop_second(self) -> None:
         """Let the second end at its next `hand_over`, and wait for that."""
         self._is_broken = True
-        self._turns[1].release()
-        if self._thread is not None:
-            self._thread.join()
+        self._turns[1].put(None)
+        self._wait_for_second()
+
+    def _wait_for_second(self) -> None:
+        while not self._has_ended[1]:  # `Thread.join` that is interrupted takes it for ended
+            self._turns[0].get()

@@ -130,7 +130,8 @@ class Blocks:
 
     def _free(self, address: int, block: Block) -> None:
         self._alive.pop(address, None)
-        block.waits_for = tuple(stream.mark for stream in block.users.values())
+        # No generator: the tracer of torch.compile follows finalizers as well, and a generator makes it fail there.
+        block.waits_for = tuple([stream.mark for stream in block.users.values()])
         if not self.keeps_freed:
             block.memory = None
         self._freed.append(block)

@@ -225,6 +225,7 @@ class Timeline:
     def reset(self) -> None:
         """Forget streams, accesses and copies: the machine has fresh devices."""
         self._defaults.clear()
+        self.host.begin()
         self.host.busy.clear()
         self._current = threading.local()
         self.blocks.forget_accesses()
