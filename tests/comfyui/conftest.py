@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def started_comfyui(simulated_comfyui: ComfyUI) -> ComfyUI:
     gc.collect()
     gc.freeze()  # the collections after each test need not go through all of ComfyUI again
     return simulated_comfyui
+
+
+@pytest.fixture(autouse=True)
+def log_level_as_it_was() -> Iterator[None]:
+    """Commands that run in this process set the level of our log."""
+    logger = logging.getLogger("multigpu")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture
