@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .comfyui_server import SIMULATED_ARGUMENTS
 from .comfyui_view import appear_to_comfyui
 from .machine import GB, SimulatedMachine, simulate
 
@@ -102,7 +103,7 @@ def start_comfyui(folder: Path, base: Path, sizes: Sequence[int] = SIZES) -> Com
     """
     machine = simulate(sizes)
     appear_to_comfyui(machine)
-    nodes = import_comfyui(folder)
+    nodes = import_comfyui(folder, SIMULATED_ARGUMENTS)
     for extra in CORE_EXTRAS:
         asyncio.run(nodes.load_custom_node(str(folder / "comfy_extras" / f"{extra}.py"), module_parent="comfy_extras"))
     _use_folders(base)

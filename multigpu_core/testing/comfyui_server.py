@@ -27,6 +27,8 @@ from .comfyui_client import ComfyUIClient
 READY_SECONDS: Final = 600.0
 STOP_SECONDS: Final = 10.0
 QUIET_ARGUMENTS: Final = ("--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
+SIMULATED_ARGUMENTS: Final = ("--fp32-vae",)
+"""Simulated devices compute on the CPU, and many CPUs take a hundred times as long for a convolution in 16 bits."""
 LOG_TAIL_LINES: Final = 40
 
 
@@ -102,6 +104,8 @@ class ComfyUIServer:
 
     def _start(self) -> None:
         command = [sys.executable, comfyui_process.__file__, str(self._comfyui / "main.py")]
+        if self._environment.get("MULTIGPU_SIMULATE"):
+            command += SIMULATED_ARGUMENTS
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base_directory)]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
