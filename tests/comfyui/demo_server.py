@@ -30,6 +30,9 @@ NOTHING: Workflow = {
 """A prompt without a model. Between two requests to free it makes sure of the second: ComfyUI may leave one that comes
 while it handles another until its queue moves."""
 
+QUICK_PICTURES = ("--fp32-vae",)
+"""For ComfyUI's command line: on simulated accelerators it would decode in bfloat16, which takes a CPU seconds."""
+
 # Nothing that the front end shows to newcomers lies over the page.
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
@@ -58,6 +61,15 @@ def loaded_by_another_node(workflow: Workflow) -> Workflow:
     lora = _changed(workflow["lora"], {"model": ["another load", 0]})
     others = {name: node for name, node in workflow.items() if name != "load"}
     return {**others, "another load": workflow["load"], "lora": lora}
+
+
+def beside(first: Workflow, second: Workflow) -> Workflow:
+    """Both as one prompt; each node of the second has " again" after its name."""
+
+    def wires(node: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: [f"{of[0]} again", of[1]] for name, of in node["inputs"].items() if isinstance(of, list)}
+
+    return {**first, **{f"{name} again": _changed(node, wires(node)) for name, node in second.items()}}
 
 
 def _with(workflow: Workflow, seed: int, **loader_inputs: Any) -> Workflow:

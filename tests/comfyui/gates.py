@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +14,10 @@ from typing import Any
 from multigpu.multigpu_core.testing.comfyui_client import Workflow
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
 
-from .demo_server import split
+from .demo_server import beside, split
 
 GATES = ("detach", "unload_all_models", "reset", "unload")
 """A model is unloaded; /free is carried out; the executor drops its outputs; our own unload runs."""
-
-OF_EACH_MODEL = ("load", "lora", "sample", "digest")
 
 GATES_PACK = '''
 import asyncio, hashlib, inspect, sys, threading
@@ -139,27 +137,12 @@ NODE_CLASS_MAPPINGS = {"Die": Die, "Digest": Digest}
 
 def two_models(seed: int) -> Workflow:
     """Two split models, each with a checksum of what it sampled as `digest` and `digest again`."""
-    first, second = (
-        {
-            **{name: workflow[name] for name in ("load", "lora", "sample")},
-            "digest": {"class_type": "Digest", "inputs": {"samples": ["sample", 0]}},
-        }
-        for workflow in (split("npu:0,50%;npu:1,50%", seed, 1), split("npu:0,30%;cpu,70%", seed, 1))
-    )
-    return {
-        **first,
-        **{f"{name} again": _renamed(node) for name, node in second.items()},
-        "prompt": {"class_type": "MadeUpPrompt", "inputs": {}},
-        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-    }
+    return beside(*(_with_checksum(split(each, seed, 1)) for each in ("npu:0,50%;npu:1,50%", "npu:0,30%;cpu,70%")))
 
 
-def _renamed(node: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {
-        key: [f"{value[0]} again", value[1]] if isinstance(value, list) and value[0] in OF_EACH_MODEL else value
-        for key, value in node["inputs"].items()
-    }
-    return {**node, "inputs": inputs}
+def _with_checksum(workflow: Workflow) -> Workflow:
+    sampled = {name: workflow[name] for name in ("load", "lora", "prompt", "latent", "sample")}
+    return {**sampled, "digest": {"class_type": "Digest", "inputs": {"samples": ["sample", 0]}}}
 
 
 @dataclass(frozen=True)
