@@ -28,7 +28,9 @@ TYPING   := .cache/typing
 SETUP    := environment torch packages comfyui-release
 STAGES   = @MAKE="$(MAKE)" $(PYTHON) .ci/stages.py
 # As many tests at a time, and each computes on one core.
-PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
+TESTS    := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+# The same order each time, so that a failure can be looked for; make test-long shuffles.
+PYTEST   := $(TESTS) -p no:randomly
 
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
@@ -111,10 +113,10 @@ comfyui: $(COMFYUI)
 
 # The tests marked long, and all that make cases up (those of Hypothesis), with many more of them.
 long-unit: $(COMFYUI)
-	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/unit
+	$(TESTS) -m "long or hypothesis" --hypothesis-profile=long tests/unit
 
 long-comfyui: $(COMFYUI)
-	$(PYTEST) -m "long or hypothesis" --hypothesis-profile=long tests/comfyui
+	$(TESTS) -m "long or hypothesis" --hypothesis-profile=long tests/comfyui
 
 audit: $(PACKAGES)
 	$(PY) -m pip_audit --skip-editable

@@ -13,7 +13,7 @@ import torch
 from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
 from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
 
-from .demo_server import QUICK_PICTURES, free_everything, prepare
+from .demo_server import free_everything, prepare
 from .inprocess import ComfyUI
 from .packs_at_hand import stand_in
 from .tiny_files import shrink_encoders, write_tiny_files
@@ -61,7 +61,7 @@ def demo_server(
     prepare(base, repository)
     install_custom_node(base, stand_in("gguf"), "zz-loaded-after-us")
     environment = {"MULTIGPU_SIMULATE": "4gb,2gb"}
-    with ComfyUIServer(comfyui_path, base, arguments=QUICK_PICTURES, environment=environment) as running:
+    with ComfyUIServer(comfyui_path, base, environment=environment) as running:
         yield running
 
 

@@ -30,9 +30,6 @@ NOTHING: Workflow = {
 """A prompt without a model. Between two requests to free it makes sure of the second: ComfyUI may leave one that comes
 while it handles another until its queue moves."""
 
-QUICK_PICTURES = ("--fp32-vae",)
-"""For ComfyUI's command line: on simulated accelerators it would decode in bfloat16, which takes a CPU seconds."""
-
 # Nothing that the front end shows to newcomers lies over the page.
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
