@@ -283,6 +283,23 @@ def test_after_a_step_donors_hold_their_weights_and_nothing_else(machine: Simula
         gc.enable()
 
 
+def test_a_result_that_somebody_keeps_holds_on_to_nothing_of_the_relay() -> None:
+    kept: list[Tensor] = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+            kept.append(x)
+        return x
+
+    model = Model(glue, [Block() for _ in range(3)])
+    relayed(model, ("npu:1", "npu:1", "npu:0"))
+    model(inputs())  # which block follows which is known from now on
+    kept.clear()
+    model(inputs())
+    assert [(type(each), each.device, vars(each)) for each in kept] == [(Tensor, torch.device(COMPUTE), {})] * 3
+
+
 class Interrupted(BaseException):
     """As ComfyUI's: no Exception, so that torch calls no hook."""
 
