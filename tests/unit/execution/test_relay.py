@@ -304,6 +304,29 @@ class Interrupted(BaseException):
     """As ComfyUI's: no Exception, so that torch calls no hook."""
 
 
+def test_a_first_step_that_is_interrupted_teaches_nothing_about_constants() -> None:
+    interrupted: list[BaseException] = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        pe = torch.ones(WIDTH, device=x.device)
+        for index, block in enumerate(blocks):
+            x = block(x, pe=pe)
+            if index == 2:
+                if interrupted:
+                    raise interrupted.pop()
+                pe *= 1.5
+        return x
+
+    model = Model(glue, [Positioned() for _ in range(5)])
+    expected = resident(model)(inputs()).cpu()
+    relayed(model, ("npu:1", "npu:0", "npu:1", "npu:0", "npu:1"))
+    interrupted.append(Interrupted())
+    with pytest.raises(Interrupted):
+        model(inputs())
+    for _ in range(2):
+        assert torch.equal(model(inputs()).cpu(), expected)
+
+
 class Breaking(Block):
     raised: BaseException | None = None
 
