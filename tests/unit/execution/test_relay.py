@@ -327,6 +327,28 @@ def test_a_first_step_that_is_interrupted_teaches_nothing_about_constants() -> N
         assert torch.equal(model(inputs()).cpu(), expected)
 
 
+def test_after_an_error_results_are_home_without_another_step() -> None:
+    errors: list[Exception] = []
+    kept: list[Tensor] = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+            kept.append(x)
+            if errors and len(kept) == 2:
+                raise errors.pop()
+        return x
+
+    model = Model(glue, [Block() for _ in range(3)])
+    relayed(model, ("npu:1", "npu:1", "npu:1"))
+    model(inputs())  # which block follows which is known from now on
+    kept.clear()
+    errors.append(ValueError())
+    with pytest.raises(ValueError):
+        model(inputs())
+    assert [(type(each), each.device) for each in kept] == [(Tensor, torch.device(COMPUTE))] * 2
+
+
 class Breaking(Block):
     raised: BaseException | None = None
 
