@@ -1,6 +1,8 @@
-"""A pytest plugin that gives one module another source.
+"""A pytest plugin that gives one module another source, and runs few cases of each test, always the same.
 
-The environment variable `MULTIGPU_MUTANT` holds the module's name, "=" and the file to read instead.
+The environment variable `MULTIGPU_MUTANT` holds the module's name, "=" and the file to read instead; without it, no
+module gets another source. Of a test with many parameters, cases from all over its list are run. `PROFILE` is a
+hypothesis profile of few examples.
 """
 
 from __future__ import annotations
@@ -10,9 +12,26 @@ import os
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import zip_longest
 from types import ModuleType
 
+import hypothesis
+import pytest
+
 VARIABLE = "MULTIGPU_MUTANT"
+PROFILE = "mutant"
+MOST_CASES = 6
+"""Of one test function."""
+
+# A failing example need not be made small, nor kept: the code under test is not the real one.
+hypothesis.settings.register_profile(
+    PROFILE,
+    deadline=None,
+    max_examples=4,
+    derandomize=True,
+    database=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 
 
 class MutantFinder(MetaPathFinder):
@@ -27,7 +46,26 @@ class MutantFinder(MetaPathFinder):
 
 
 def pytest_configure() -> None:
-    module, _, file = os.environ[VARIABLE].partition("=")
+    module, _, file = os.environ.get(VARIABLE, "").partition("=")
+    if not module:
+        return
     if module in sys.modules:
         raise RuntimeError(f"{module} was imported before its mutant could take its place: nothing would be tested.")
     sys.meta_path.insert(0, MutantFinder(module, file))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep few cases of each test, and run one case of every test before the second of any: errors show early."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    rounds = [_spread(of_one) for of_one in cases.values()]
+    kept = [item for turn in zip_longest(*rounds) for item in turn if item is not None]
+    dropped = set(items) - set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+    items[:] = kept
+
+
+def _spread(cases: list[pytest.Item]) -> list[pytest.Item]:
+    count = min(len(cases), MOST_CASES)
+    return [cases[index * (len(cases) - 1) // max(count - 1, 1)] for index in range(count)]

@@ -2,29 +2,27 @@
 
 python benchmarks/mutate.py [--json] [--sample N] [--seed N] [--module NAME] [--jobs N] [--keep FILE]
 
-A mutation is one small edit (mutations.py says which kinds). A sample of them is drawn. For each, the tests that run
-the mutated line are run against the mutated module: first those of tests/unit/execution, then, if none fails, those
-inside a real ComfyUI. A mutation that no test notices is printed, unless equivalent_mutations.toml explains why it
-changes no behaviour. A test that hangs counts as a test that fails. Which test runs which line is recorded by one run
-under coverage and kept in .cache/mutate until the code or a test changes. About 20 minutes of two cores for 100.
+A mutation is one small edit (mutations.py says which kinds). A sample of them is drawn, and for each the tests are run
+against the mutated module until one fails: those of tests/unit/execution or, for modules that only ComfyUI can import,
+those inside a real ComfyUI. Of tests with many cases few are run (mutant.py), always the same. A mutation that no test
+notices is printed, unless equivalent_mutations.toml explains why it changes no behaviour. Tests that do not end in time
+count as a failure, and are printed, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import coverage
-from mutant import VARIABLE
+from mutant import PROFILE, VARIABLE
 from mutations import Mutation, mutations_of
 from records import Record, report
 from rich.console import Console
@@ -35,7 +33,6 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = ROOT / ".cache" / "mutate"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutations.toml")
 CORE = ROOT / "multigpu_core"
 MUTATED = (
@@ -44,6 +41,24 @@ MUTATED = (
 )
 SECONDS = 300
 """For the tests of one mutation: many times what they need, so that only a test that hangs takes it."""
+PYTEST = (
+    *(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n0",
+        "-m",
+        "not long",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+    ),
+    *("-p", "mutant", f"--hypothesis-profile={PROFILE}"),
+)
+"""The same cases in the same order in every run, and nothing kept for the next."""
 MOST_UNNOTICED = 0.1
 
 
@@ -55,23 +70,19 @@ class Suite:
     paths: tuple[str, ...]
 
 
-SUITES = (
-    Suite("unit", ("tests/unit/execution",)),
-    Suite(
-        "comfyui",
-        tuple(
-            f"tests/comfyui/test_{name}.py"
-            for name in (
-                "split_loras",
-                "split_memory",
-                "split_load_bounds",
-                "out_of_memory",
-                "relayed_pictures",
-                "patches_elsewhere",
-            )
-        ),
+UNIT = Suite("unit", ("tests/unit/execution",))
+COMFYUI = Suite(
+    "comfyui",
+    tuple(
+        f"tests/comfyui/test_{name}.py"
+        for name in ("split_loras", "split_memory", "split_load_bounds", "patches_elsewhere", "one_owner")
     ),
 )
+SUITES = (UNIT, COMFYUI)
+
+
+def _suite_of(mutation: Mutation) -> Suite:
+    return COMFYUI if mutation.path.parent.name == "comfy" else UNIT
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,8 @@ class Outcome:
     """What became of one mutation. `noticed_by` is a suite's name, empty if no test failed."""
 
     mutation: Mutation
-    noticed_by: str
+    noticed_by: str = ""
+    took_too_long: bool = False
     equivalent_because: str = ""
 
     @property
@@ -87,96 +99,52 @@ class Outcome:
         return not self.noticed_by and not self.equivalent_because
 
 
-class TestsByLine:
-    """Which tests of a suite run which line, by a run under coverage."""
-
-    def __init__(self, suite: Suite) -> None:
-        self._data = coverage.CoverageData(str(self._recorded(suite)))
-        self._data.read()
-
-    def of(self, mutation: Mutation) -> list[str]:
-        """Return the ids of the tests that run the line; all tests of the suite for a line that an import runs."""
-        contexts = self._data.contexts_by_lineno(str(mutation.path)).get(mutation.line, [])
-        return sorted({context.rpartition("|")[0] for context in contexts if "|" in context})
-
-    def _recorded(self, suite: Suite) -> Path:
-        data = CACHE / f"{suite.name}-{_fingerprint()}.coverage"
-        if not data.exists():
-            CACHE.mkdir(parents=True, exist_ok=True)
-            options = [f"--cov={CORE}", "--cov-context=test", "--cov-report=", "-q", "-p", "no:cacheprovider", "-n0"]
-            command = [sys.executable, "-m", "pytest", *suite.paths, *options]
-            run = subprocess.run(
-                command, cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(data)}, text=True, capture_output=True
-            )
-            if run.returncode:
-                data.unlink(missing_ok=True)
-                raise SystemExit(f"The tests fail without any mutation:\n{run.stdout[-4000:]}{run.stderr[-1000:]}")
-        return data
-
-
 def outcomes(mutations: Sequence[Mutation], jobs: int) -> Iterator[Outcome]:
     """Try mutations, `jobs` at a time, and yield what became of each, in their order."""
     explained = _explained()
-    tests = {suite: TestsByLine(suite) for suite in SUITES}
+    for suite in dict.fromkeys(map(_suite_of, mutations)):
+        run = _run(suite, {})
+        if run.returncode:
+            raise SystemExit(f"The tests fail without any mutation:\n{run.stdout[-4000:]}{run.stderr[-1000:]}")
 
     def outcome(mutation: Mutation) -> Outcome:
         reason = explained.get((mutation.path.name, mutation.function, mutation.before, mutation.after), "")
         if reason:
-            return Outcome(mutation, "", reason)
-        noticed = (suite.name for suite in SUITES if _notices(tests[suite].of(mutation), mutation))
-        return Outcome(mutation, next(noticed, ""))
+            return Outcome(mutation, equivalent_because=reason)
+        suite = _suite_of(mutation)
+        try:
+            return Outcome(mutation, suite.name if _notices(suite, mutation) else "")
+        except subprocess.TimeoutExpired:
+            return Outcome(mutation, suite.name, took_too_long=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(outcome, mutations)
 
 
-def _notices(tests: Sequence[str], mutation: Mutation) -> bool:
-    """Whether one of these tests fails under the mutation."""
-    if not tests:
-        return False
+def _notices(suite: Suite, mutation: Mutation) -> bool:
+    """Whether a test fails under the mutation."""
     module = ".".join(("multigpu", *mutation.path.relative_to(ROOT).with_suffix("").parts))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / mutation.path.name
         source.write_text(mutation.applied())
-        listed = Path(folder) / "tests"
-        listed.write_text("\n".join(tests))
-        environment = {
-            **os.environ,
-            VARIABLE: f"{module}={source}",
-            "PYTHONPATH": str(Path(__file__).parent),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "mutant",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n0",
-            f"@{listed}",
-        ]
-        try:
-            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            return True
-    return run.returncode != 0
+        return _run(suite, {VARIABLE: f"{module}={source}"}).returncode != 0
+
+
+def _run(suite: Suite, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    here = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*PYTEST, *suite.paths],
+        cwd=ROOT,
+        env={**os.environ, **here, **variables},
+        text=True,
+        capture_output=True,
+        timeout=SECONDS,
+    )
 
 
 def _explained() -> dict[tuple[str, str, str, str], str]:
     entries = tomllib.loads(EQUIVALENT.read_text())["mutation"]
     return {(each["file"], each["function"], each["before"], each["after"]): each["because"] for each in entries}
-
-
-def _fingerprint() -> str:
-    """What the recorded lines depend on: the mutated code and the tests."""
-    digest = hashlib.sha256()
-    for path in sorted((*CORE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"))):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _drawn(sample: int, seed: int, module: str | None) -> list[Mutation]:
@@ -198,6 +166,9 @@ def measure(mutations: Sequence[Mutation], jobs: int) -> Iterator[Record]:
         if not each.noticed_by:
             console.print(f"{number}: {each.mutation}", markup=False)
             console.print(f"    {each.equivalent_because or 'No test notices this.'}", markup=False)
+        elif each.took_too_long:
+            console.print(f"{number}: {each.mutation}", markup=False)
+            console.print(f"    Its tests do not end in {SECONDS} s, which counts as noticed.", markup=False)
         elif number % 10 == 0:
             console.print(f"{number} of {len(mutations)} tried", markup=False)
     for suite in SUITES:

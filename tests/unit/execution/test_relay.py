@@ -283,8 +283,70 @@ def test_after_a_step_donors_hold_their_weights_and_nothing_else(machine: Simula
         gc.enable()
 
 
+def test_a_result_that_somebody_keeps_holds_on_to_nothing_of_the_relay() -> None:
+    kept: list[Tensor] = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+            kept.append(x)
+        return x
+
+    model = Model(glue, [Block() for _ in range(3)])
+    relayed(model, ("npu:1", "npu:1", "npu:0"))
+    model(inputs())  # which block follows which is known from now on
+    kept.clear()
+    model(inputs())
+    assert [(type(each), each.device, vars(each)) for each in kept] == [(Tensor, torch.device(COMPUTE), {})] * 3
+
+
 class Interrupted(BaseException):
     """As ComfyUI's: no Exception, so that torch calls no hook."""
+
+
+def test_a_first_step_that_is_interrupted_teaches_nothing_about_constants() -> None:
+    interrupted: list[BaseException] = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        pe = torch.ones(WIDTH, device=x.device)
+        for index, block in enumerate(blocks):
+            x = block(x, pe=pe)
+            if index == 2:
+                if interrupted:
+                    raise interrupted.pop()
+                pe *= 1.5
+        return x
+
+    model = Model(glue, [Positioned() for _ in range(5)])
+    expected = resident(model)(inputs()).cpu()
+    relayed(model, ("npu:1", "npu:0", "npu:1", "npu:0", "npu:1"))
+    interrupted.append(Interrupted())
+    with pytest.raises(Interrupted):
+        model(inputs())
+    for _ in range(2):
+        assert torch.equal(model(inputs()).cpu(), expected)
+
+
+def test_after_an_error_results_are_home_without_another_step() -> None:
+    errors: list[Exception] = []
+    kept: list[Tensor] = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+            kept.append(x)
+            if errors and len(kept) == 2:
+                raise errors.pop()
+        return x
+
+    model = Model(glue, [Block() for _ in range(3)])
+    relayed(model, ("npu:1", "npu:1", "npu:1"))
+    model(inputs())  # which block follows which is known from now on
+    kept.clear()
+    errors.append(ValueError())
+    with pytest.raises(ValueError):
+        model(inputs())
+    assert [(type(each), each.device) for each in kept] == [(Tensor, torch.device(COMPUTE))] * 2
 
 
 class Breaking(Block):

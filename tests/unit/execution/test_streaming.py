@@ -189,7 +189,12 @@ def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(
     handle.remove()
     distribution.settle()
     assert all(value is stored[name] for name, value in model.named_parameters())
-    assert torch.equal(model(inputs()).cpu(), expected(inputs()))
+    x = inputs()
+    machine.copies.clear()
+    output = model(x)
+    copies = [record for record in machine.copies.records if record.destination == COMPUTE]
+    assert copies and all(record.dtype == torch.uint8 for record in copies), "blocks come from the staging buffer again"
+    assert torch.equal(output.cpu(), expected(inputs()))
 
 
 def test_what_is_released_leaves_no_memory_and_no_hook(machine: SimulatedMachine) -> None:
