@@ -105,7 +105,9 @@ class _Finder(ast.NodeVisitor):
         elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC and not _is_text(node):
             yield node, f"({self._text(node.left)} {_ARITHMETIC[type(node.op)]} {self._text(node.right)})"
         elif (
-            isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.value.value in (True, False)
+            isinstance(node, ast.keyword)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, bool)
         ):
             yield node.value, str(not node.value.value)
         elif isinstance(node, ast.withitem) and node.optional_vars is None:

@@ -26,7 +26,7 @@ class Ring:
             raise ValueError(f"{by} ü")
         with self.lock:
             self.size += by
-        return self.check(strict=True) or by is None
+        return self.check(strict=True, least=0) or by is None
 '''
 
 
@@ -51,7 +51,7 @@ def test_calls_assignments_conditions_contexts_and_flags_are_mutated_and_nothing
         ("self.lock", '__import__("contextlib").nullcontext()'),
         ("self.size += by", "pass"),
         ("True", "False"),
-        ("self.check(strict=True)", "False"),
+        ("self.check(strict=True, least=0)", "False"),
         ("by is None", "False"),
         ("by is None", "(by is not None)"),
     }
