@@ -1,5 +1,5 @@
 # Everything happens inside the checkout: the virtual environment in .venv, downloads and caches in .cache.
-#   make check      while you work: lint, types and the unit tests, in about a minute
+#   make check      while you work: lint, types and the unit tests
 #   make test       all that CI checks: lint, types, the guides, unit tests, packages, tests inside a real ComfyUI
 #   make test-long  before a release: many more made-up cases, for an hour or more
 #   make mutate     before a release: how many single mutations of the engine no test notices
