@@ -83,7 +83,7 @@ $(PACKAGES): pyproject.toml $(TORCH)
 
 # Which ComfyUI is used, and its requirements installed: done again when either changes.
 $(COMFYUI): $(PACKAGES) FORCE
-	@$(PY) multigpu_core/testing/comfyui_release.py > $@.new
+	@$(PY) multigpu_core/provisioning/release.py > $@.new
 	@cat "$$(cat $@.new)/requirements.txt" >> $@.new
 	@cmp -s $@ $@.new || echo "Installing what ComfyUI requires"
 	@cmp -s $@ $@.new || $(PIP) install -r requirements-torch.txt -r "$$(head -n 1 $@.new)/requirements.txt"

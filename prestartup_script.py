@@ -20,7 +20,7 @@ def _simulate() -> None:
     spec.loader.exec_module(bootstrap)
     bootstrap.ensure_package()
 
-    from multigpu.multigpu_core.testing import simulate_from_environment
+    from multigpu.multigpu_core.simulation.environment import simulate_from_environment
 
     try:
         simulate_from_environment()

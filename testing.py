@@ -9,11 +9,111 @@ The names load when they are first used: `check_plugin` needs neither torch nor 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from multigpu.multigpu_core.testing.fixtures import simulated_comfyui, simulated_machine  # noqa: F401
+from multigpu.multigpu_core.conformance.fixtures import simulated_comfyui, simulated_machine  # noqa: F401
 
 if TYPE_CHECKING:
-    from multigpu.multigpu_core.testing import *  # noqa: F403
-else:
-    from multigpu.multigpu_core.testing import __all__, __getattr__  # noqa: F401
+    from multigpu.multigpu_core.conformance.host_allocations import HostMemoryMeter
+    from multigpu.multigpu_core.conformance.kit import ConformanceError, LoaderTrial, check_loader, check_plugin
+    from multigpu.multigpu_core.provisioning.comfyui_view import appear_to_comfyui
+    from multigpu.multigpu_core.provisioning.in_process import ComfyUI, start_comfyui
+    from multigpu.multigpu_core.simulation.environment import (
+        ENVIRONMENT_VARIABLE,
+        parse_sizes,
+        simulate_from_environment,
+    )
+    from multigpu.multigpu_core.simulation.errors import SimulationSpecError, SimulationUnavailableError
+    from multigpu.multigpu_core.simulation.launches import WrongCurrentDeviceError
+    from multigpu.multigpu_core.simulation.machine import GB, SimulatedMachine, simulate, simulated
+    from multigpu.multigpu_core.simulation.memory.ledger import CopyLog, CopyRecord, SimulatedDevice
+    from multigpu.multigpu_core.simulation.time.clock import ClockSettings, Span, VirtualClock
+    from multigpu.multigpu_core.simulation.time.faults import SimulatedFaultError
+    from multigpu.multigpu_core.simulation.time.races import SimulatedRaceError
+    from multigpu.multigpu_core.simulation.time.trace import chrome_trace, trace_picture
+
+_MODULES = {
+    "conformance.host_allocations": ("HostMemoryMeter",),
+    "conformance.kit": (
+        "ConformanceError",
+        "LoaderTrial",
+        "check_loader",
+        "check_plugin",
+    ),
+    "provisioning.comfyui_view": ("appear_to_comfyui",),
+    "provisioning.in_process": (
+        "ComfyUI",
+        "start_comfyui",
+    ),
+    "simulation.environment": (
+        "ENVIRONMENT_VARIABLE",
+        "parse_sizes",
+        "simulate_from_environment",
+    ),
+    "simulation.errors": (
+        "SimulationSpecError",
+        "SimulationUnavailableError",
+    ),
+    "simulation.launches": ("WrongCurrentDeviceError",),
+    "simulation.machine": (
+        "GB",
+        "SimulatedMachine",
+        "simulate",
+        "simulated",
+    ),
+    "simulation.memory.ledger": (
+        "CopyLog",
+        "CopyRecord",
+        "SimulatedDevice",
+    ),
+    "simulation.time.clock": (
+        "ClockSettings",
+        "Span",
+        "VirtualClock",
+    ),
+    "simulation.time.faults": ("SimulatedFaultError",),
+    "simulation.time.races": ("SimulatedRaceError",),
+    "simulation.time.trace": (
+        "chrome_trace",
+        "trace_picture",
+    ),
+}
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "GB",
+    "ClockSettings",
+    "ComfyUI",
+    "ConformanceError",
+    "CopyLog",
+    "CopyRecord",
+    "HostMemoryMeter",
+    "LoaderTrial",
+    "SimulatedDevice",
+    "SimulatedFaultError",
+    "SimulatedMachine",
+    "SimulatedRaceError",
+    "SimulationSpecError",
+    "SimulationUnavailableError",
+    "Span",
+    "VirtualClock",
+    "WrongCurrentDeviceError",
+    "appear_to_comfyui",
+    "check_loader",
+    "check_plugin",
+    "chrome_trace",
+    "parse_sizes",
+    "simulate",
+    "simulate_from_environment",
+    "simulated",
+    "start_comfyui",
+    "trace_picture",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"multigpu.multigpu_core.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,13 +29,13 @@ import aiohttp
 from hostile_requests import Request, hostile_request
 from records import Record, report
 
-from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import split_workflow
-from multigpu.multigpu_core.testing.comfyui_client import WorkflowError
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
-from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
-from multigpu.multigpu_core.testing.tiny_models import FluxShape
+from multigpu.multigpu_core.cli.demo.models import DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo.workflow import split_workflow
+from multigpu.multigpu_core.provisioning.client import WorkflowError
+from multigpu.multigpu_core.provisioning.prompt_pack import PROMPT_PACK
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.provisioning.tiny_models import FluxShape
 
 CLIENTS = 6
 LOG_LINES = 80

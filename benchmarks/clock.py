@@ -32,19 +32,12 @@ from multigpu.multigpu_core.allocation import (
     Inventory,
     Share,
     Strategy,
-    inventory_of_module,
     plan_allocation,
 )
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
-from multigpu.multigpu_core.testing import (
-    GB,
-    ClockSettings,
-    SimulatedMachine,
-    chrome_trace,
-    simulate,
-    trace_picture,
-)
+from multigpu.testing import GB, ClockSettings, SimulatedMachine, chrome_trace, simulate, trace_picture
 
 SIZES = Sizes(width=32, tokens=64, text_tokens=8)
 SHAPES = ("uniform", "flux", "wan")

@@ -20,8 +20,8 @@ from torch import nn
 
 from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, default_registry
 from multigpu.multigpu_core.execution import PageLockedMemory, Streamer, TensorSlot
-from multigpu.multigpu_core.execution.packed_storage import PackedStorage
-from multigpu.multigpu_core.execution.relay import Relay
+from multigpu.multigpu_core.execution.relay.relay import Relay
+from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,15 @@ from records import Record, report
 from safetensors import safe_open
 
 import multigpu
-from multigpu.multigpu_core.allocation import (
-    AllocationWidgets,
-    inventory_of_file,
-    parse_expert,
-    request_from_widgets,
-)
-from multigpu.multigpu_core.allocation.errors import AllocationError
-from multigpu.multigpu_core.allocation.header_error import HeaderError
-from multigpu.multigpu_core.allocation.language import format_expert, parse_full
+from multigpu.multigpu_core.allocation import AllocationWidgets, parse_expert, request_from_widgets
+from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+from multigpu.multigpu_core.allocation.language.errors import AllocationError
+from multigpu.multigpu_core.allocation.language.parser import format_expert, parse_full
+from multigpu.multigpu_core.conformance.file_mutations import damaged, damaged_gguf, damaged_safetensors
 from multigpu.multigpu_core.devices import DeviceError, default_registry, load_profile, save_profile
-from multigpu.multigpu_core.devices.link_tiers import published_profile
+from multigpu.multigpu_core.devices.speeds.published import published_profile
 from multigpu.multigpu_core.plugins import name_of_pack, read_configuration
-from multigpu.multigpu_core.testing.damaged_files import damaged, damaged_gguf, damaged_safetensors
 
 KNOWN = ["cpu", "cuda:0", "cuda:1", "xpu:0"]
 SHIPPED = Path(multigpu.__file__).parent / "plugins.toml"

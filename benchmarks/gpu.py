@@ -33,10 +33,10 @@ from multigpu.multigpu_core.allocation import (
     AllocationRequest,
     BlockKind,
     Strategy,
-    inventory_of_module,
     plan_allocation,
     predict_step,
 )
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import DeviceRegistry, HardwareProfile, LinkSpeed, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 
@@ -236,7 +236,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     time_limit = TimeLimit(options.minutes)
     if options.simulate:
-        from multigpu.multigpu_core.testing import GB, simulated
+        from multigpu.testing import GB, simulated
 
         scope, device = simulated((4 * GB,)), "npu:0"
     else:

@@ -29,10 +29,10 @@ from safetensors.torch import load_file
 from time_limit import TimeLimit
 
 import multigpu
-from multigpu.multigpu_core.testing import tiny_models
-from multigpu.multigpu_core.testing.comfyui_client import ComfyUIClient, Workflow, WorkflowError, WorkflowResult
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, ServerError, install_custom_node
+from multigpu.multigpu_core.provisioning import tiny_models
+from multigpu.multigpu_core.provisioning.client import ComfyUIClient, Workflow, WorkflowError, WorkflowResult
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, ServerError, install_custom_node
 
 GIB = 1 << 30
 FULL = tiny_models.FluxShape(19, 38, 3072, pooled_dim=768)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from multigpu.multigpu_core.cli.demo_models import DemoModels
+from multigpu.multigpu_core.cli.demo.models import DemoModels
 
 JSON = "application/json"
 READS = ("state", "models", "plugins")

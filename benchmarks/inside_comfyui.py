@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from multigpu.multigpu_core.testing import GB, SimulatedMachine, appear_to_comfyui, simulate, tiny_models
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
+from multigpu.multigpu_core.provisioning import tiny_models
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.testing import GB, SimulatedMachine, appear_to_comfyui, simulate
 
 MODEL = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
 SHAPE = tiny_models.FluxShape()

@@ -19,7 +19,8 @@ from inside_comfyui import MODEL, Inside, enter_comfyui
 from records import Record, main
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
-from multigpu.multigpu_core.testing import ClockSettings, tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
+from multigpu.testing import ClockSettings
 
 PROMPTS = 5
 DIFFUSION_GB = 23.8

@@ -12,7 +12,7 @@ from functools import partial
 from inside_comfyui import enter_comfyui
 from records import Record, main
 
-from multigpu.multigpu_core.testing import HostMemoryMeter
+from multigpu.testing import HostMemoryMeter
 
 SPLIT = "npu:0,20%;npu:1,40%;cpu,40%"
 CYCLES = 30

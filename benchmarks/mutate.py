@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutations.toml")
 CORE = ROOT / "multigpu_core"
 MUTATED = (
-    *CORE.glob("execution/*.py"),
-    *(CORE / "comfy" / f"{name}.py" for name in ("patcher", "patches", "placement")),
+    *CORE.glob("execution/**/*.py"),
+    *(CORE / "comfy" / "split" / f"{name}.py" for name in ("patcher", "weight_patches", "placement")),
 )
 SECONDS = 300
 """For the tests of one mutation: many times what they need, so that only a test that hangs takes it."""
@@ -82,7 +82,7 @@ SUITES = (UNIT, COMFYUI)
 
 
 def _suite_of(mutation: Mutation) -> Suite:
-    return COMFYUI if mutation.path.parent.name == "comfy" else UNIT
+    return COMFYUI if "comfy" in mutation.path.relative_to(CORE).parts else UNIT
 
 
 @dataclass(frozen=True)

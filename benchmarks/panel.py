@@ -18,11 +18,11 @@ from playwright.sync_api import sync_playwright
 from records import Record, main
 
 import multigpu
-from multigpu.multigpu_core.cli.demo_models import write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import split_workflow
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
-from multigpu.multigpu_core.testing.tiny_models import FluxShape
+from multigpu.multigpu_core.cli.demo.models import write_demo_models
+from multigpu.multigpu_core.cli.demo.workflow import split_workflow
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.provisioning.tiny_models import FluxShape
 
 LOOKS = 3600
 WARM_UP = 60

@@ -22,12 +22,12 @@ from typing import Any
 
 from records import Record, report
 
-from multigpu.multigpu_core.cli.demo_models import SHAPE
-from multigpu.multigpu_core.testing import tiny_models
-from multigpu.multigpu_core.testing.comfyui_client import NodeProgress, WorkflowError
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
-from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
+from multigpu.multigpu_core.cli.demo.models import SHAPE
+from multigpu.multigpu_core.provisioning import tiny_models
+from multigpu.multigpu_core.provisioning.client import NodeProgress, WorkflowError
+from multigpu.multigpu_core.provisioning.prompt_pack import PROMPT_PACK
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
 MODELS = ("one", "two", "three")
 PLACES: tuple[dict[str, Any], ...] = (

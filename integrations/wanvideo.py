@@ -10,15 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from multigpu.hookspecs import (
-    DevicePart,
-    ExtraInput,
-    NodeVariant,
-    PackDevices,
-    ReplacedInput,
-    WrappedLoader,
-    hookimpl,
-)
+from multigpu.hookspecs import DevicePart, ExtraInput, NodeVariant, PackDevices, ReplacedInput, WrappedLoader, hookimpl
 
 if TYPE_CHECKING:
     import torch

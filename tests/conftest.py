@@ -10,9 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_release import ProvisioningError, comfyui_folder
+from multigpu.multigpu_core.provisioning.release import ProvisioningError, comfyui_folder
 
-pytest_plugins = ["multigpu.multigpu_core.testing.fixtures"]
+pytest_plugins = ["multigpu.multigpu_core.conformance.fixtures"]
 
 # Without a deadline: on a busy machine anything may take a while, and that says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)

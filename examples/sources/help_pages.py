@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from multigpu.multigpu_core.testing.comfyui_in_process import start_comfyui
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
+from multigpu.multigpu_core.provisioning.in_process import start_comfyui
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "web" / "docs"

@@ -15,8 +15,8 @@ from recipes import RECIPES
 from recipes_of_integrations import INTEGRATIONS
 from ui_format import Recipe, ui_workflow
 
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
 EXAMPLES = Path(__file__).parents[1]
 ALL = (*RECIPES, *INTEGRATIONS)

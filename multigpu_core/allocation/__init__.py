@@ -1,21 +1,21 @@
 """The allocation language, the inventory of blocks and the planners."""
 
-from .amounts import format_bytes, readable_bytes
-from .device_names import KnownDevices, Resolver
-from .errors import AllocationError, PlanError
-from .fastest_plan import plan_with_profile
-from .header_error import HeaderError
-from .inventory import Block, BlockKind, Inventory
-from .inventory_of_file import check_header, inventory_of_file
-from .inventory_of_module import inventory_of_module
-from .language import format_expert, format_request, parse_expert, parse_full
-from .plan import AllocationPlan, Placement
-from .planner import plan_allocation
-from .request import AllocationMode, AllocationRequest, Share, Strategy
-from .staging_ring import StagingRing, staging_ring
-from .step_time import StepPrediction, predict_step
-from .table import plan_table
-from .widgets import AllocationWidgets, request_from_widgets
+from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+from multigpu.multigpu_core.allocation.inventory.inventory import Block, BlockKind, Inventory
+from multigpu.multigpu_core.allocation.inventory.of_file import check_header, inventory_of_file
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
+from multigpu.multigpu_core.allocation.language.amounts import format_bytes, readable_bytes
+from multigpu.multigpu_core.allocation.language.device_names import KnownDevices, Resolver
+from multigpu.multigpu_core.allocation.language.errors import AllocationError, PlanError
+from multigpu.multigpu_core.allocation.language.parser import format_expert, format_request, parse_expert, parse_full
+from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share, Strategy
+from multigpu.multigpu_core.allocation.language.widgets import AllocationWidgets, request_from_widgets
+from multigpu.multigpu_core.allocation.planner.fastest_plan import plan_with_profile
+from multigpu.multigpu_core.allocation.planner.plan import AllocationPlan, Placement
+from multigpu.multigpu_core.allocation.planner.planner import plan_allocation
+from multigpu.multigpu_core.allocation.planner.staging_ring import StagingRing, staging_ring
+from multigpu.multigpu_core.allocation.planner.step_time import StepPrediction, predict_step
+from multigpu.multigpu_core.allocation.planner.table import plan_table
 
 __all__ = [
     "AllocationError",

@@ -6,17 +6,17 @@ import os
 
 import typer
 
+from multigpu.multigpu_core.cli.demo.command import demo
+from multigpu.multigpu_core.cli.doctor.command import doctor
+from multigpu.multigpu_core.cli.plan.command import plan
+from multigpu.multigpu_core.cli.verify.command import verify
 from multigpu.multigpu_core.logs import configure_logging
 
 from .bench import bench
-from .demo import demo
 from .devices import devices
-from .doctor import doctor
 from .new_integration import new_integration
-from .plan import plan
 from .plugins import plugins
 from .profile import profile
-from .verify import verify
 
 app = typer.Typer(name="multigpu", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def prepare() -> None:
     configure_logging("warning")  # by default structlog prints, and would be in the midst of --json
     if os.environ.get("MULTIGPU_SIMULATE"):
         # Imports torch, and must come before the commands look for devices.
-        from multigpu.multigpu_core.testing import simulate_from_environment
+        from multigpu.multigpu_core.simulation.environment import simulate_from_environment
 
         try:
             simulate_from_environment()

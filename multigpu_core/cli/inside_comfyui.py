@@ -24,10 +24,10 @@ def main(request_file: str, result_file: str) -> None:
 
 def _done(request: dict[str, Any]) -> dict[str, Any]:
     _make_package()
-    from multigpu.multigpu_core.testing import simulate_from_environment
+    from multigpu.multigpu_core.simulation.environment import simulate_from_environment
 
     simulate_from_environment()  # before ComfyUI looks for its devices
-    from multigpu.multigpu_core.testing.comfyui_in_process import import_comfyui, start_framework
+    from multigpu.multigpu_core.provisioning.in_process import import_comfyui, start_framework
 
     nodes = import_comfyui(Path(request["comfyui"]), request["flags"])
     for pack in request["packs"]:  # before the framework, which looks at what is there

@@ -17,6 +17,20 @@ import structlog
 
 import multigpu
 from multigpu import hookspecs
+from multigpu.multigpu_core.comfy.host.compatibility import missing_features
+from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
+from multigpu.multigpu_core.comfy.host.devices_in_comfyui import comfyui_registry
+from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.host.host_memory_watch import HostMemoryWatch, watch_of
+from multigpu.multigpu_core.comfy.host.logging_in_comfyui import start_logging
+from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
+from multigpu.multigpu_core.comfy.memory.retained_outputs import KeptModels
+from multigpu.multigpu_core.comfy.memory.retention import KeptWatch
+from multigpu.multigpu_core.comfy.memory.tracked_models import OurModels
+from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
+from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration
+from multigpu.multigpu_core.comfy.packs.target_packs import loadable_packs
+from multigpu.multigpu_core.comfy.page.routes import add_routes
 from multigpu.multigpu_core.plugins import (
     Candidate,
     PluginManager,
@@ -27,22 +41,7 @@ from multigpu.multigpu_core.plugins import (
     report_lines,
     user_files,
 )
-from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
-
-from .core_patches import CorePatches
-from .devices_in_comfyui import comfyui_registry
-from .host import Host
-from .host_memory_watch import HostMemoryWatch, watch_of
-from .kept import KeptModels
-from .kept_watch import KeptWatch
-from .loading import LoadContext
-from .logging_in_comfyui import start_logging
-from .ours import OurModels
-from .page.routes import add_routes
-from .prompt_worker import PromptWorker
-from .registration import NodeRegistration
-from .seams import missing_features
-from .target_packs import loadable_packs
+from multigpu.multigpu_core.settings.defaults import DefaultPlanner, KeepWhatNodesKeep
 
 log = structlog.get_logger("multigpu")
 

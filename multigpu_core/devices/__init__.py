@@ -1,19 +1,16 @@
 """What devices there are and what they hold."""
 
-from .accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
-from .after_capture import AfterCapture
-from .backend import DeviceBackend, MemoryReading
-from .cpu import CpuBackend
-from .default import default_backends, default_registry
-from .directml import DirectMLBackend
-from .errors import DeviceError
-from .info import DeviceInfo
-from .link_tiers import published_profile, published_profile_of
-from .measure import Measured, measure_profile
-from .mps import MpsBackend
-from .page_lock import PageLockError
-from .profile import HardwareProfile, LinkSpeed
-from .profile_cache import (
+from multigpu.multigpu_core.devices.backends.accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
+from multigpu.multigpu_core.devices.backends.base import DeviceBackend, MemoryReading
+from multigpu.multigpu_core.devices.backends.cpu import CpuBackend
+from multigpu.multigpu_core.devices.backends.directml import DirectMLBackend
+from multigpu.multigpu_core.devices.backends.mps import MpsBackend
+from multigpu.multigpu_core.devices.backends.pinning import PageLockError
+from multigpu.multigpu_core.devices.backends.streams import DeviceEvent, DeviceStream, Streams
+from multigpu.multigpu_core.devices.backends.vendor import VendorPackage, import_vendor_package
+from multigpu.multigpu_core.devices.speeds.measure import Measured, measure_profile
+from multigpu.multigpu_core.devices.speeds.profile import HardwareProfile, LinkSpeed
+from multigpu.multigpu_core.devices.speeds.profile_cache import (
     ProfileError,
     known_profile,
     load_profile,
@@ -22,10 +19,14 @@ from .profile_cache import (
     profile_file,
     save_profile,
 )
+from multigpu.multigpu_core.devices.speeds.published import published_profile, published_profile_of
+
+from .after_capture import AfterCapture
+from .default import default_backends, default_registry
+from .errors import DeviceError
+from .info import DeviceInfo
 from .registry import DeviceRegistry
-from .streams import DeviceEvent, DeviceStream, Streams
 from .survey import DeviceProblem, DeviceSurvey
-from .vendor import VendorPackage, import_vendor_package
 
 __all__ = [
     "AcceleratorBackend",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
-from .backend import DeviceBackend
-from .cpu import CpuBackend
-from .directml import DirectMLBackend
-from .mps import MpsBackend
+from multigpu.multigpu_core.devices.backends.accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
+from multigpu.multigpu_core.devices.backends.base import DeviceBackend
+from multigpu.multigpu_core.devices.backends.cpu import CpuBackend
+from multigpu.multigpu_core.devices.backends.directml import DirectMLBackend
+from multigpu.multigpu_core.devices.backends.mps import MpsBackend
+from multigpu.multigpu_core.devices.backends.vendor import import_vendor_package
+
 from .registry import DeviceRegistry
-from .vendor import import_vendor_package
 
 
 def default_registry(*, hints: Mapping[str, str] | None = None) -> DeviceRegistry:

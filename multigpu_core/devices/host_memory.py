@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from .backend import MemoryReading
+from multigpu.multigpu_core.devices.backends.base import MemoryReading
 
 try:
     import psutil

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import structlog
 import torch
 
-from .streams import DeviceStream, Streams
+from multigpu.multigpu_core.devices.backends.streams import DeviceStream, Streams
 
 log = structlog.get_logger("multigpu")
 

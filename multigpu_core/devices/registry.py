@@ -10,14 +10,15 @@ from functools import partial
 
 import torch
 
+from multigpu.multigpu_core.devices.backends.base import DeviceBackend
+from multigpu.multigpu_core.devices.backends.streams import DeviceStream, Streams
+
 from .after_capture import AfterCapture
-from .backend import DeviceBackend
 from .errors import DeviceError
 from .info import DeviceInfo
 from .naming import ANY_ACCELERATOR, Spelling, nearest_name, read_spelling
 from .peer_access import PeerAccess
 from .stream_pool import StreamPool
-from .streams import DeviceStream, Streams
 from .survey import DeviceProblem, DeviceSlot, DeviceSurvey, Restriction, probe_count
 
 

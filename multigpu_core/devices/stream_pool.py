@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .streams import DeviceStream, Streams
+from multigpu.multigpu_core.devices.backends.streams import DeviceStream, Streams
 
 MOST_STREAMS = 4
 """For each device and process. Torch hands out 32, and each costs the device a workspace."""

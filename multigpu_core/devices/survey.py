@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .backend import DeviceBackend, MemoryReading
+from multigpu.multigpu_core.devices.backends.base import DeviceBackend, MemoryReading
+
 from .info import DeviceInfo
 
 

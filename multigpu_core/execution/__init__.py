@@ -1,12 +1,13 @@
 """Placing a model's blocks on devices and serving them to the compute device."""
 
+from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.tensor_parts import parts_of
+from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
+from multigpu.multigpu_core.execution.streaming.streamer import Streamer
+
 from .distribution import Distribution, DistributionError, Residency
 from .nested import replace_tensors
-from .page_locked import PageLockedMemory
 from .step_record import StepRecord
-from .streamer import Streamer
-from .tensor_parts import parts_of
-from .tensor_slots import TensorSlot
 
 __all__ = [
     "Distribution",

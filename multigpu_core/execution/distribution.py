@@ -9,18 +9,24 @@ from dataclasses import dataclass
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
-from multigpu.multigpu_core.allocation.staging_room import staged_bytes
+from multigpu.multigpu_core.allocation.planner.staging_bytes import staged_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
+from multigpu.multigpu_core.execution.parallel.micro_batches import PingPong, ping_pong_on
+from multigpu.multigpu_core.execution.relay.relay import Relay
+from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
+from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.tensor_slots import (
+    TensorSlot,
+    move_slots,
+    slots_by_tensor,
+    slots_of_module,
+    stored_bytes,
+)
+from multigpu.multigpu_core.execution.streaming.called_modules import slots_by_called_module
+from multigpu.multigpu_core.execution.streaming.streamer import Streamer
 
-from .called_modules import slots_by_called_module
-from .current_device import CurrentDevice
-from .packed_storage import PackedStorage
-from .page_locked import PageLockedMemory
-from .ping_pong import PingPong, ping_pong_on
-from .relay import Relay
+from .device_guard import CurrentDevice
 from .step_record import StepRecord
-from .streamer import Streamer
-from .tensor_slots import TensorSlot, move_slots, slots_by_tensor, slots_of_module, stored_bytes
 
 
 class DistributionError(RuntimeError):

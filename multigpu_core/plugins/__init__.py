@@ -1,6 +1,12 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
-from .configuration import Configuration, ConfigurationProblem, read_configuration, user_files
+from multigpu.multigpu_core.settings.configuration import (
+    Configuration,
+    ConfigurationProblem,
+    read_configuration,
+    user_files,
+)
+
 from .discovery import (
     Candidate,
     built_in,

@@ -14,9 +14,9 @@ from typing import Any
 import importlib_metadata
 
 from multigpu import __version__
+from multigpu.multigpu_core.settings.toml import read_toml
 
 from .isolation import printable
-from .toml import read_toml
 
 GROUP = "multigpu.integrations"
 """The entry-point group of installed plugins."""

@@ -13,7 +13,8 @@ from typing import Any
 import pluggy
 import structlog
 
-from .configuration import Configuration, ConfigurationProblem, validated_options
+from multigpu.multigpu_core.settings.configuration import Configuration, ConfigurationProblem, validated_options
+
 from .discovery import Candidate
 from .isolation import Result, Wait, described, printable, run_step, wait_at_most
 from .loaders import OwnNode, WrappedLoader

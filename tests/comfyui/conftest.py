@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
 from .demo_server import free_everything, prepare
 from .inprocess import ComfyUI

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from multigpu.multigpu_core.cli.demo_models import DemoModels, write_demo_models
-from multigpu.multigpu_core.cli.demo_workflow import one_device_workflow, split_workflow
-from multigpu.multigpu_core.testing.comfyui_client import Workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
-from multigpu.multigpu_core.testing.prompt_pack import PROMPT_PACK
-from multigpu.multigpu_core.testing.tiny_models import FluxShape
+from multigpu.multigpu_core.cli.demo.models import DemoModels, write_demo_models
+from multigpu.multigpu_core.cli.demo.workflow import one_device_workflow, split_workflow
+from multigpu.multigpu_core.provisioning.client import Workflow
+from multigpu.multigpu_core.provisioning.prompt_pack import PROMPT_PACK
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.provisioning.tiny_models import FluxShape
 
 TINY = FluxShape()
 SIDE_PIXELS = 64

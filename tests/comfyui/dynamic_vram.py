@@ -23,9 +23,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing.ledger import SimulatedDevice
-from multigpu.multigpu_core.testing.machine import SimulatedMachine
-from multigpu.multigpu_core.testing.memory import host_view, place
+from multigpu.multigpu_core.simulation.machine import SimulatedMachine
+from multigpu.multigpu_core.simulation.memory.ledger import SimulatedDevice
+from multigpu.multigpu_core.simulation.tensors import host_view, place
 
 PAGE = 64 << 10
 """Bytes; the driver's pages have 32 MiB."""

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from multigpu.multigpu_core.testing.comfyui_client import Workflow
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.client import Workflow
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 
 from .demo_server import beside, split
 
@@ -53,7 +53,7 @@ gate(execution.PromptExecutor, "reset")
 gate(mm, "unload_all_models")
 
 def gate_ours():
-    ours = sys.modules["multigpu.multigpu_core.comfy.ours"]
+    ours = sys.modules["multigpu.multigpu_core.comfy.memory.tracked_models"]
     gate(ours.OurModels, "unload")
 
 server = PromptServer.instance

@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import numpy
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .tiny_files import CLIP_WIDTH, T5_WIDTH
 

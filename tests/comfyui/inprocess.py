@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from pathlib import Path
 
-from multigpu.multigpu_core.testing.comfyui_in_process import ComfyUI
+from multigpu.multigpu_core.provisioning.in_process import ComfyUI
 
 __all__ = ["ComfyUI", "variants_of"]
 
@@ -18,7 +18,7 @@ def variants_of(comfyui: ComfyUI, pack: Path, integration: str) -> None:
     """
     hookspecs = importlib.import_module("multigpu.hookspecs")
     plugins = importlib.import_module("multigpu.multigpu_core.plugins")
-    registration = importlib.import_module("multigpu.multigpu_core.comfy.registration")
+    registration = importlib.import_module("multigpu.multigpu_core.comfy.nodes.registration")
     manager = plugins.PluginManager(hookspecs)
     manager.register(importlib.import_module(f"multigpu.integrations.{integration}"), integration)
     mappings = comfyui.nodes.NODE_CLASS_MAPPINGS

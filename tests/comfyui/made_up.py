@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .inprocess import ComfyUI, variants_of
 from .packs_at_hand import import_pack, real_pack

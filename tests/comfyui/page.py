@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, expect, sync_playwright
 
-from multigpu.multigpu_core.testing.comfyui_client import Workflow, WorkflowResult
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.client import Workflow, WorkflowResult
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 
 T = TypeVar("T")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -15,9 +15,9 @@ import torch
 from architectures import ARCHITECTURES, Builder
 from torch import nn
 
-from multigpu.multigpu_core.allocation.inventory import Inventory
-from multigpu.multigpu_core.allocation.inventory_of_file import inventory_of_file
-from multigpu.multigpu_core.allocation.inventory_of_module import inventory_of_module
+from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
+from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 
 SAFETENSORS_TYPES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
 

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from multigpu.multigpu_core.testing import SimulatedDevice, simulate_from_environment
+from multigpu.testing import SimulatedDevice, simulate_from_environment
 
 MACHINE = simulate_from_environment()  # before ComfyUI looks for its devices
 
 import torch  # noqa: E402
 
-from multigpu.multigpu_core.testing import tiny_checkpoint, tiny_models  # noqa: E402
+from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models  # noqa: E402
 
 
 def main(comfyui: str, work: str, *cases: str) -> None:

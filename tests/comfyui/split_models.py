@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .inprocess import ComfyUI
 from .outputs import sampled

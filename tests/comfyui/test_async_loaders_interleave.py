@@ -106,7 +106,7 @@ class Loading:
     """A variant of an async loader, whose runs are taken step by step, each in a context, as asyncio's tasks are."""
 
     def __init__(self, comfyui: ComfyUI, pack: ModuleType, asked: Any, error: BaseException | None = None) -> None:
-        make_variant = importlib.import_module("multigpu.multigpu_core.comfy.variants").make_variant
+        make_variant = importlib.import_module("multigpu.multigpu_core.comfy.nodes.variants").make_variant
         self._device, inputs = asked
         self._is_split = "expert_mode_allocations" in inputs
         self._seen: list[World] = []
@@ -176,7 +176,7 @@ def test_what_a_loader_does_in_a_thread_is_on_its_device_and_without_dynamic_vra
 ) -> None:
     """A thread has no current device of its loader, and the pack's globals are everybody's."""
     io = importlib.import_module("comfy_api.latest").io
-    make_variant = importlib.import_module("multigpu.multigpu_core.comfy.variants").make_variant
+    make_variant = importlib.import_module("multigpu.multigpu_core.comfy.nodes.variants").make_variant
     is_at_work, may_end = threading.Event(), threading.Event()
     inside: list[World] = []
 
@@ -213,7 +213,7 @@ def test_what_a_loader_does_in_a_thread_is_on_its_device_and_without_dynamic_vra
 @pytest.mark.parametrize("order", ["AaBb", "ABab", "ABba"])
 def test_the_switch_of_dynamic_vram_is_each_context_s_own(comfyui: ComfyUI, pack: ModuleType, order: str) -> None:
     """A capital letter enters, a small one leaves."""
-    without = importlib.import_module("multigpu.multigpu_core.comfy.dynamic_vram").without_dynamic_vram
+    without = importlib.import_module("multigpu.multigpu_core.comfy.host.dynamic_vram").without_dynamic_vram
     contexts = {name: contextvars.copy_context() for name in "AB"}
     blocks = {name: without() for name in "AB"}
     inside: set[str] = set()
@@ -234,7 +234,7 @@ def test_comfyui_s_choice_for_dynamic_vram_can_be_changed_while_the_framework_ru
 ) -> None:
     """ComfyUI's start-up sets the switch, and some packs do."""
     memory = importlib.import_module("comfy.memory_management")
-    without = importlib.import_module("multigpu.multigpu_core.comfy.dynamic_vram").without_dynamic_vram
+    without = importlib.import_module("multigpu.multigpu_core.comfy.host.dynamic_vram").without_dynamic_vram
     for is_on in (True, False):
         monkeypatch.setattr(memory, "aimdo_enabled", is_on)
         assert memory.aimdo_enabled is is_on is vars(memory)["aimdo_enabled"]

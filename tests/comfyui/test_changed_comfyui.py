@@ -17,7 +17,7 @@ FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
 
 @pytest.fixture
 def seams(comfyui: ComfyUI) -> Any:
-    return importlib.import_module("multigpu.multigpu_core.comfy.seams")
+    return importlib.import_module("multigpu.multigpu_core.comfy.host.compatibility")
 
 
 def _each(seams: Any) -> Iterator[tuple[Any, Any]]:

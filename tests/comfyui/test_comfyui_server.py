@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_client import ComfyUIClient, NodeProgress, WorkflowError
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, ServerError, install_custom_node
+from multigpu.multigpu_core.provisioning.client import ComfyUIClient, NodeProgress, WorkflowError
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, ServerError, install_custom_node
 
 TWO_NODES = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 255}},
@@ -51,7 +51,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])
 START_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 with ComfyUIServer(Path(sys.argv[1]), Path(sys.argv[2]), arguments=["--cpu"]) as server:
     print(server.port, flush=True)
     time.sleep(600)

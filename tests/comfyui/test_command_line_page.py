@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.cli.bench import Benchmark
-from multigpu.multigpu_core.cli.demo_models import write_demo_models
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.cli.demo.models import write_demo_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 EXAMPLES: dict[str, str] = dict(re.findall(r"^```console\n\$ (.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))

@@ -12,7 +12,7 @@ import torch
 
 from multigpu import hookimpl
 from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, split_and_device
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 from multigpu.testing import ConformanceError, LoaderTrial, check_loader, check_plugin
 
 from .gguf_files import write_gguf_files

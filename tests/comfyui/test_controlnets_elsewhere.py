@@ -131,7 +131,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(
 
 def test_a_t2i_adapter_computes_where_it_was_loaded(comfyui: ComfyUI) -> None:
     controlnet, adapter = (importlib.import_module(name) for name in ("comfy.controlnet", "comfy.t2i_adapter.adapter"))
-    elsewhere = importlib.import_module("multigpu.multigpu_core.comfy.controls")
+    elsewhere = importlib.import_module("multigpu.multigpu_core.comfy.auxiliary.controlnets")
     torch.manual_seed(1)
     module = adapter.Adapter_light(cin=192, channels=[8, 8, 8, 8], nums_rb=1)
 
@@ -167,7 +167,7 @@ def test_a_controlnet_that_calls_parts_of_the_model_finds_them(comfyui: ComfyUI,
     controls = importlib.import_module("comfy.controlnet")
     if not hasattr(controls, "QwenFunControlNet"):
         pytest.skip("this ComfyUI has no ControlNets that do")
-    elsewhere = importlib.import_module("multigpu.multigpu_core.comfy.controls")
+    elsewhere = importlib.import_module("multigpu.multigpu_core.comfy.auxiliary.controlnets")
 
     def fun(device: str) -> Any:
         control = controls.QwenFunControlNet(_BorrowsFromTheModel(), load_device=torch.device(device))
@@ -235,7 +235,7 @@ def test_a_control_lora_is_put_together_on_the_model_s_device(comfyui: ComfyUI, 
     controls, models, patchers = (
         importlib.import_module(f"comfy.{name}") for name in ("controlnet", "supported_models", "model_patcher")
     )
-    elsewhere = importlib.import_module("multigpu.multigpu_core.comfy.controls")
+    elsewhere = importlib.import_module("multigpu.multigpu_core.comfy.auxiliary.controlnets")
     torch.manual_seed(2)
     config = models.SD15(dict(UNET, use_temporal_attention=False))
     config.set_inference_dtype(torch.float32, None)

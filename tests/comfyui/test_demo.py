@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_client import ComfyUIClient
+from multigpu.multigpu_core.provisioning.client import ComfyUIClient
 
 DEMO = (sys.executable, "-m", "multigpu", "demo", "--steps", "2", "--directory")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .inprocess import ComfyUI
 from .outputs import picture

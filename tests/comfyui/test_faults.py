@@ -16,9 +16,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from multigpu.multigpu_core.testing.ledger import SimulatedDevice
-from multigpu.multigpu_core.testing.machine import SimulatedMachine
-from multigpu.multigpu_core.testing.timeline import Timeline
+from multigpu.multigpu_core.simulation.machine import SimulatedMachine
+from multigpu.multigpu_core.simulation.memory.ledger import SimulatedDevice
+from multigpu.multigpu_core.simulation.time.timeline import Timeline
 
 from .inprocess import ComfyUI
 from .split_models import Sampler, model_management, weights_of

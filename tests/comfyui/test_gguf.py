@@ -15,7 +15,7 @@ import gguf
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .gguf_files import FILES, SHAPE, write_gguf_files
 from .inprocess import ComfyUI, variants_of

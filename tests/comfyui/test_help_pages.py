@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from multigpu.multigpu_core.allocation import AllocationError, PlanError
-from multigpu.multigpu_core.allocation.language import parse_expert
+from multigpu.multigpu_core.allocation.language.parser import parse_expert
 from multigpu.multigpu_core.comfy.page import node_help
-from multigpu.multigpu_core.comfy.shortage import LoadOutOfMemoryError, Shortage
+from multigpu.multigpu_core.comfy.split.load_oom import LoadOutOfMemoryError, Shortage
 from multigpu.multigpu_core.devices import DeviceError
 from multigpu.multigpu_core.plugins.discovery import BUILT_IN
 
@@ -91,7 +91,7 @@ def test_every_string_in_the_pages_is_of_the_language(text: str) -> None:
 
 
 def test_the_messages_that_the_pages_explain_are_those_that_users_read(comfyui: ComfyUI) -> None:
-    not_splittable = importlib.import_module("multigpu.multigpu_core.comfy.loading").NotSplittableError
+    not_splittable = importlib.import_module("multigpu.multigpu_core.comfy.nodes.loading").NotSplittableError
     with pytest.raises(AllocationError) as wrong:
         parse_expert("cuda:0", compute_device="cuda:0", known=("cuda:0",))
     said = " ".join(

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from multigpu.multigpu_core.plugins.core_settings import MemorySettings
+from multigpu.multigpu_core.settings.core_settings import MemorySettings
 
 from .inprocess import ComfyUI
 
@@ -24,7 +24,7 @@ class Machine:
     relieved: list[float] = field(default_factory=list)
 
     def watch(self, settings: MemorySettings | None = None) -> Any:
-        module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
+        module = importlib.import_module("multigpu.multigpu_core.comfy.host.host_memory_watch")
         relieve = lambda: self.relieved.append(self.used)  # noqa: E731
         return module.HostMemoryWatch(settings or MemorySettings(), lambda: self.used, lambda: self.is_idle, relieve)
 
@@ -67,13 +67,13 @@ def test_the_threshold_and_how_far_use_has_to_fall_are_the_user_s(machine: Machi
 
 
 def test_a_threshold_of_one_watches_nothing(comfyui: ComfyUI) -> None:
-    module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
+    module = importlib.import_module("multigpu.multigpu_core.comfy.host.host_memory_watch")
     registry = comfyui.framework.context.host.registry
     assert module.watch_of(None, registry, MemorySettings(host_threshold=1.0), lambda: None) is None
 
 
 def test_comfyui_s_worker_resets_the_cache_and_unloads_no_model(comfyui: ComfyUI) -> None:
-    module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
+    module = importlib.import_module("multigpu.multigpu_core.comfy.host.host_memory_watch")
     queue = importlib.import_module("execution").PromptQueue(_Server())
     watch = _watch(module, queue, comfyui)
     assert watch.look()
@@ -81,7 +81,7 @@ def test_comfyui_s_worker_resets_the_cache_and_unloads_no_model(comfyui: ComfyUI
 
 
 def test_what_the_user_asked_to_be_freed_is_freed(comfyui: ComfyUI) -> None:
-    module = importlib.import_module("multigpu.multigpu_core.comfy.host_memory_watch")
+    module = importlib.import_module("multigpu.multigpu_core.comfy.host.host_memory_watch")
     queue = importlib.import_module("execution").PromptQueue(_Server())
     queue.set_flag("unload_models", True)
     watch = _watch(module, queue, comfyui)

@@ -44,9 +44,11 @@ class Server:
     model: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        kept = importlib.import_module("multigpu.multigpu_core.comfy.kept")
+        kept = importlib.import_module("multigpu.multigpu_core.comfy.memory.retained_outputs")
         self.queue = importlib.import_module("execution").PromptQueue(_Server())
-        self.worker = importlib.import_module("multigpu.multigpu_core.comfy.prompt_worker").PromptWorker(self.queue)
+        self.worker = importlib.import_module("multigpu.multigpu_core.comfy.host.prompt_worker").PromptWorker(
+            self.queue
+        )
         self.kept = kept.KeptModels(lambda: self.minutes * 60)
         object.__setattr__(self.comfyui.framework.context, "kept", self.kept)
         self.runs(WITH_NODE)
@@ -225,5 +227,5 @@ def test_the_server_goes_on_while_a_watch_waits_for_the_queue(
 
 
 def _watch(kept_server: Server) -> Any:
-    module = importlib.import_module("multigpu.multigpu_core.comfy.kept_watch")
+    module = importlib.import_module("multigpu.multigpu_core.comfy.memory.retention")
     return module.KeptWatch(kept_server.kept, kept_server.queue, kept_server.worker, kept_server.idle_minutes)

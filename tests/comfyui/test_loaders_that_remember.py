@@ -57,7 +57,7 @@ made: list[weakref.ref[Remembering]] = []
 @pytest.fixture
 def wrap(comfyui: ComfyUI) -> Wrap:
     """Makes a node of the device variant and one of the split variant of a class."""
-    make_variant = importlib.import_module("multigpu.multigpu_core.comfy.variants").make_variant
+    make_variant = importlib.import_module("multigpu.multigpu_core.comfy.nodes.variants").make_variant
     made.clear()
 
     def make(wrapped: type) -> tuple[Any, Any]:

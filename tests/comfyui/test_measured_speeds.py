@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 
 from .demo_server import prepare
 from .page import ComfyPage, chromium, outside_the_browser

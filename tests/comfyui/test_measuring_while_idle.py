@@ -47,7 +47,7 @@ class Measuring:
 @pytest.fixture
 def measuring(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> Measuring:
     speeds = importlib.import_module("multigpu.multigpu_core.comfy.page.speeds")
-    worker = importlib.import_module("multigpu.multigpu_core.comfy.prompt_worker")
+    worker = importlib.import_module("multigpu.multigpu_core.comfy.host.prompt_worker")
     measuring = Measuring(None, None, None)
     measuring.queue = importlib.import_module("execution").PromptQueue(measuring)
     measuring.worker = worker.PromptWorker(measuring.queue)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing import CopyRecord
+from multigpu.testing import CopyRecord
 
 from .inprocess import ComfyUI
 from .outputs import sampled
@@ -155,7 +155,7 @@ def test_a_loader_that_fails_leaves_no_device_behind(
 
 
 def test_threads_do_not_see_each_others_device(comfyui: ComfyUI, mm: ModuleType) -> None:
-    from multigpu.multigpu_core.comfy.scope import DeviceScope, device_scope
+    from multigpu.multigpu_core.comfy.host.scope import DeviceScope, device_scope
 
     inside, seen = threading.Barrier(3), {}
 
@@ -186,7 +186,7 @@ def test_a_function_that_this_comfyui_lacks_is_left_alone_and_named(
     caplog: pytest.LogCaptureFixture,
     function: str,
 ) -> None:
-    from multigpu.multigpu_core.comfy.core_patches import CorePatches
+    from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
 
     without_us()
     monkeypatch.delattr(mm, function)

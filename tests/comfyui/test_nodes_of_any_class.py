@@ -20,7 +20,7 @@ Wrap = Callable[[type], tuple[type, type]]
 @pytest.fixture
 def wrap(comfyui: ComfyUI) -> Wrap:
     """Makes the device variant and the split variant of a class."""
-    from multigpu.multigpu_core.comfy.variants import make_variant
+    from multigpu.multigpu_core.comfy.nodes.variants import make_variant
 
     def make(wrapped: type) -> tuple[type, type]:
         variants: tuple[NodeVariant, ...] = split_and_device(wrapped.__name__)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_client import WorkflowError
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.client import WorkflowError
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 
 from .demo_server import NOTHING, free, loaded_by_another_node, pixels, prepare, split, whole
 

@@ -26,7 +26,7 @@ def set_flags(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _registry() -> Any:
-    from multigpu.multigpu_core.comfy.devices_in_comfyui import comfyui_registry
+    from multigpu.multigpu_core.comfy.host.devices_in_comfyui import comfyui_registry
 
     return comfyui_registry()
 

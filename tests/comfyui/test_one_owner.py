@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.cli.running_server import running_server
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
-from multigpu.multigpu_core.testing.tiny_models import FluxShape
+from multigpu.multigpu_core.cli.doctor.running_server import running_server
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.tiny_models import FluxShape
 
 from .demo_server import prepare
 from .gates import GATES, GATES_PACK, Answer, GatedServer, two_models

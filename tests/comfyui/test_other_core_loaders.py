@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from multigpu.integrations import comfy_core
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .inprocess import ComfyUI
 from .packs_at_hand import DEVICES

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from multigpu.multigpu_core.testing.comfyui_client import Workflow
+from multigpu.multigpu_core.provisioning.client import Workflow
 
 from .demo_server import beside, free, split
 from .page import ComfyPage, chromium, drag

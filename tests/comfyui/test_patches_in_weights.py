@@ -43,7 +43,7 @@ def locked() -> _Locked:
 
 @pytest.fixture
 def applied(comfyui: ComfyUI, locked: _Locked) -> Any:
-    return importlib.import_module("multigpu.multigpu_core.comfy.patches").AppliedPatches(locked)
+    return importlib.import_module("multigpu.multigpu_core.comfy.split.weight_patches").AppliedPatches(locked)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer, install_custom_node
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
 LOADER_PACK = """
 class {name}:

@@ -63,7 +63,7 @@ class Worker:
 
 @pytest.fixture
 def worker(comfyui: ComfyUI) -> Iterator[Worker]:
-    module = importlib.import_module("multigpu.multigpu_core.comfy.prompt_worker")
+    module = importlib.import_module("multigpu.multigpu_core.comfy.host.prompt_worker")
     queue = importlib.import_module("execution").PromptQueue(_Server())
     worker = Worker(queue, module.PromptWorker(queue))
     before, theirs = threading.excepthook, lambda ended: worker.heard.append(ended.exc_type.__name__)
@@ -197,7 +197,7 @@ def test_a_task_that_ended_just_before_a_prompt_began_is_not_refused(
 def test_a_worker_that_does_not_come_to_a_task_is_waited_for_only_so_long(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("multigpu.multigpu_core.comfy.prompt_worker")
+    module = importlib.import_module("multigpu.multigpu_core.comfy.host.prompt_worker")
     monkeypatch.setattr(module, "START_SECONDS", 0.0)
     with pytest.raises(module.WorkerUnavailableError, match="busy without a prompt"):
         _run(worker, lambda: worker.done.append("a task"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .inprocess import ComfyUI
 from .made_up import (

@@ -39,7 +39,7 @@ class Started:
     """A framework's registration with one plugin, and the nodes that ComfyUI serves."""
 
     def __init__(self, comfyui: ComfyUI, nodes: dict[str, type]) -> None:
-        registration = importlib.import_module("multigpu.multigpu_core.comfy.registration")
+        registration = importlib.import_module("multigpu.multigpu_core.comfy.nodes.registration")
         self._plugins = PluginManager(hookspecs)
         self._plugins.register(Plugin(), "plugin")
         self.nodes = nodes

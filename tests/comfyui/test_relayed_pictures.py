@@ -78,7 +78,7 @@ class Runs:
     """Counts what was run in ping-pong."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from multigpu.multigpu_core.execution.ping_pong import PingPong
+        from multigpu.multigpu_core.execution.parallel.micro_batches import PingPong
 
         self.count = 0
         run = PingPong.run
@@ -291,7 +291,7 @@ def test_with_functions_of_other_extensions_in_the_forward_one_half_follows_the_
 
 
 def test_models_may_empty_the_lists_of_their_half() -> None:
-    from multigpu.multigpu_core.comfy.halves import ModelCall
+    from multigpu.multigpu_core.comfy.split.cond_batch import ModelCall
 
     control = {"output": [torch.ones(1, 2), None]}  # one for the whole batch
     call = ModelCall((torch.zeros(2, 1), None, None, None, control), {}, {"cond_or_uncond": [0, 1]})

@@ -76,7 +76,7 @@ def test_every_part_of_a_checkpoint_hands_its_results_on_there(comfyui: ComfyUI,
 @pytest.mark.parametrize("pack", [None, PackDevices(model_types=("ASKED_MODEL",))], ids=["alone", "in a pack"])
 @pytest.mark.parametrize("variant", [0, 1], ids=["on a device", "split"])
 def test_a_wrapped_class_is_told_so_while_it_loads(comfyui: ComfyUI, variant: int, pack: PackDevices | None) -> None:
-    make_variant = importlib.import_module("multigpu.multigpu_core.comfy.variants").make_variant
+    make_variant = importlib.import_module("multigpu.multigpu_core.comfy.nodes.variants").make_variant
     node = make_variant(Asking, split_and_device("Asking")[variant], comfyui.framework.context, pack)
     said = node().load(model=None, **{("device", "compute_device")[variant]: "npu:1"})
     assert said == ("npu:1 npu:0",)
@@ -85,7 +85,7 @@ def test_a_wrapped_class_is_told_so_while_it_loads(comfyui: ComfyUI, variant: in
 def test_a_pack_s_own_node_is_told_so_while_it_runs_on_a_model_s_device(
     comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = importlib.import_module("multigpu.multigpu_core.comfy.packs")
+    ours = importlib.import_module("multigpu.multigpu_core.comfy.packs.pack_nodes")
     monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, "Asking", Asking)
     models = comfyui.framework.context.devices
     model = torch.nn.Linear(1, 1)
@@ -107,7 +107,7 @@ def test_without_our_models_comfyui_s_own_answer_stands(comfyui: ComfyUI) -> Non
 
 
 def test_comfyui_s_own_device_stays_the_default_while_a_node_of_ours_works_with_another(comfyui: ComfyUI) -> None:
-    scope = importlib.import_module("multigpu.multigpu_core.comfy.scope")
+    scope = importlib.import_module("multigpu.multigpu_core.comfy.host.scope")
     second = torch.device("npu:1")
     with scope.device_scope(scope.DeviceScope(second, second, second)):
         assert comfyui.framework.context.host.default_device() == "npu:0"

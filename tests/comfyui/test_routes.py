@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
 
 from .demo_server import free, pixels, split
 

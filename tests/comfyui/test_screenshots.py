@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.testing.comfyui_server import ComfyUIServer
-from multigpu.multigpu_core.testing.tiny_models import FluxShape
+from multigpu.multigpu_core.provisioning.server import ComfyUIServer
+from multigpu.multigpu_core.provisioning.tiny_models import FluxShape
 
 from .demo_server import prepare, split
 from .page import ComfyPage, chromium, screenshot

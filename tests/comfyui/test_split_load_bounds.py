@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing import HostMemoryMeter, SimulatedDevice
+from multigpu.testing import HostMemoryMeter, SimulatedDevice
 
 from .inprocess import ComfyUI
 from .split_models import MODES, Sampler, model_management, weights_of, write_split_models

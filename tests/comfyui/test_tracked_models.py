@@ -20,7 +20,7 @@ MODELS = 600
 
 @pytest.fixture
 def ours(comfyui: ComfyUI) -> Any:
-    return importlib.import_module("multigpu.multigpu_core.comfy.ours")
+    return importlib.import_module("multigpu.multigpu_core.comfy.memory.tracked_models")
 
 
 @pytest.fixture

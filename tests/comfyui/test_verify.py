@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing import tiny_checkpoint, tiny_models
+from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models
 
 from .architectures import SDXL
 from .inprocess import ComfyUI
@@ -110,7 +110,7 @@ def test_inputs_are_made_up_for_the_model_s_own_architecture(comfyui: ComfyUI, m
 
 
 def test_a_wrong_weight_in_the_split_model_is_seen(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> None:
-    placement = importlib.import_module("multigpu.multigpu_core.comfy.placement")
+    placement = importlib.import_module("multigpu.multigpu_core.comfy.split.placement")
     load = placement.ModelPlacement.load
 
     def load_wrongly(self: Any, *args: Any) -> None:

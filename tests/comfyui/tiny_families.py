@@ -21,7 +21,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .architectures import HUNYUAN_VIDEO
 from .architectures import SDXL as SDXL_SIZES

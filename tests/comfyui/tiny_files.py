@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 CLIP_WIDTH = 64
 T5_WIDTH = 4096  # Stable Diffusion 3 joins its encoders' outputs at this width

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 from .inprocess import ComfyUI
 

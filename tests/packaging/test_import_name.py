@@ -25,7 +25,7 @@ import json, sys
 import multigpu
 from multigpu import hookimpl
 heavy = sorted({"torch", "comfy", "nodes", "folder_paths"} & set(sys.modules))
-import multigpu.multigpu_core.allocation.request as request
+import multigpu.multigpu_core.allocation.language.request as request
 print(json.dumps({
     "version": multigpu.__version__,
     "file": multigpu.__file__,
@@ -58,9 +58,9 @@ sys.modules[name] = node
 spec.loader.exec_module(node)
 
 import multigpu
-from multigpu.multigpu_core.allocation import request
+from multigpu.multigpu_core.allocation.language import request
 copies = [m for m, module in sys.modules.items()
-          if str(getattr(module, "__file__", "")).endswith("multigpu_core/allocation/request.py")]
+          if str(getattr(module, "__file__", "")).endswith("multigpu_core/allocation/language/request.py")]
 print(json.dumps({
     "nodes": node.NODE_CLASS_MAPPINGS["A"].__name__,
     "root": os.path.dirname(multigpu.__file__),
@@ -118,7 +118,7 @@ def test_pip_install_gives_multigpu_without_the_checkout_and_without_torch(
     seen = _run(python, PLAIN_IMPORT, folder=tmp_path)
     assert str(seen["file"]).startswith(str(tmp_path / "venv"))
     assert seen["heavy"] == []
-    assert seen["module"] == "multigpu.multigpu_core.allocation.request"
+    assert seen["module"] == "multigpu.multigpu_core.allocation.language.request"
     shipped = Path(str(seen["file"])).parent
     assert (shipped / "py.typed").exists()
     assert not (shipped / "tests").exists()
@@ -141,7 +141,7 @@ def test_comfyui_finds_one_multigpu_under_any_folder_name(sources: Path, tmp_pat
     seen = _run(sys.executable, COMFYUI_IMPORT, str(folder), folder=tmp_path)
     assert seen["nodes"] == "int"
     assert seen["root"] == str(folder)
-    assert seen["copies"] == ["multigpu.multigpu_core.allocation.request"]
+    assert seen["copies"] == ["multigpu.multigpu_core.allocation.language.request"]
 
 
 def test_comfyui_finds_one_multigpu_behind_a_link(sources: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_comfyui_finds_one_multigpu_behind_a_link(sources: Path, tmp_path: Path)
     link.symlink_to(sources)
     seen = _run(sys.executable, COMFYUI_IMPORT, str(link), folder=tmp_path)
     assert seen["root"] == str(sources)
-    assert seen["copies"] == ["multigpu.multigpu_core.allocation.request"]
+    assert seen["copies"] == ["multigpu.multigpu_core.allocation.language.request"]
 
 
 def test_a_second_copy_gives_way_to_the_one_in_use_and_says_so(

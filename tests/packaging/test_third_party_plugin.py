@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.cli.new_integration import package_files
-from multigpu.multigpu_core.testing.comfyui_release import comfyui_folder
+from multigpu.multigpu_core.provisioning.release import comfyui_folder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "third_party_plugin"
 

@@ -14,17 +14,17 @@ from multigpu.multigpu_core.allocation import (
     Inventory,
     PlanError,
     Strategy,
-    inventory_of_file,
     predict_step,
     request_from_widgets,
 )
-from multigpu.multigpu_core.allocation.checkpoint_parts import CheckpointPart, CheckpointPartError
-from multigpu.multigpu_core.allocation.errors import ALLOCATION_STRING, AllocationError
-from multigpu.multigpu_core.allocation.header_error import HeaderError
-from multigpu.multigpu_core.allocation.plan_report import plan_report
-from multigpu.multigpu_core.comfy.host import Host
-from multigpu.multigpu_core.comfy.model_files import UnknownFileError, model_file
-from multigpu.multigpu_core.comfy.planning import PlanAllocation
+from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
+from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+from multigpu.multigpu_core.allocation.language.errors import ALLOCATION_STRING, AllocationError
+from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
+from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.nodes.model_files import UnknownFileError, model_file
+from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
 from multigpu.multigpu_core.devices import DeviceError, DeviceInfo
 
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

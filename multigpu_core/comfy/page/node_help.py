@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from multigpu.multigpu_core.comfy.inputs import (
+from multigpu.multigpu_core.comfy.nodes.inputs import (
     DEVICE_TYPE,
     OUTPUT_TOOLTIP,
     InputSpec,
@@ -21,7 +21,7 @@ from multigpu.multigpu_core.comfy.inputs import (
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, WrappedLoader
 
 if TYPE_CHECKING:
-    from multigpu.multigpu_core.comfy.host import Host
+    from multigpu.multigpu_core.comfy.host.host import Host
     from multigpu.multigpu_core.plugins import PluginManager
 
 CORE = "ComfyUI"

@@ -7,10 +7,10 @@ from typing import Any
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import AllocationPlan
-from multigpu.multigpu_core.comfy.loading import LoadContext
-from multigpu.multigpu_core.comfy.ours import OurModel
-from multigpu.multigpu_core.comfy.placement import ModelPlacement
-from multigpu.multigpu_core.comfy.prompt_worker import PromptWorker
+from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
+from multigpu.multigpu_core.comfy.memory.tracked_models import OurModel
+from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
+from multigpu.multigpu_core.comfy.split.placement import ModelPlacement
 from multigpu.multigpu_core.devices import DeviceInfo
 
 

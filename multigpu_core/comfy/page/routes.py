@@ -10,9 +10,9 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from multigpu.multigpu_core.comfy.loading import LoadContext
-from multigpu.multigpu_core.comfy.ours import OurModels, UnknownModelError
-from multigpu.multigpu_core.comfy.prompt_worker import PromptRunningError, PromptWorker, WorkerUnavailableError
+from multigpu.multigpu_core.comfy.host.prompt_worker import PromptRunningError, PromptWorker, WorkerUnavailableError
+from multigpu.multigpu_core.comfy.memory.tracked_models import OurModels, UnknownModelError
+from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.devices import ProfileError
 from multigpu.multigpu_core.plugins import PluginManager, report_json
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from multigpu.multigpu_core.comfy.prompt_worker import PromptWorker
+from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
 from multigpu.multigpu_core.devices import DeviceRegistry, Measured, profile_anew, profile_file
 
 log = structlog.get_logger("multigpu")

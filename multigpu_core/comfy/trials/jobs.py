@@ -13,8 +13,8 @@ import comfy.cli_args
 import folder_paths
 import torch
 
-from multigpu.multigpu_core.allocation.errors import AllocationError, PlanError
-from multigpu.multigpu_core.comfy.core_patches import cost_of
+from multigpu.multigpu_core.allocation.language.errors import AllocationError, PlanError
+from multigpu.multigpu_core.comfy.host.core_patches import cost_of
 from multigpu.multigpu_core.comfy.startup import Framework
 
 from .made_up_inputs import UnknownInputsError

@@ -20,7 +20,7 @@ from multigpu.multigpu_core.allocation import (
     plan_with_profile,
     predict_step,
 )
-from multigpu.multigpu_core.allocation.staging_room import staged_bytes
+from multigpu.multigpu_core.allocation.planner.staging_bytes import staged_bytes
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile, LinkSpeed
 
 from .planning import GIB, expert, machine, model

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from multigpu.multigpu_core.allocation.checkpoint_parts import CheckpointPart, CheckpointPartError
-from multigpu.multigpu_core.allocation.ggml_types import GGML_TYPES
-from multigpu.multigpu_core.allocation.header_error import HeaderError
-from multigpu.multigpu_core.allocation.inventory_of_file import inventory_of_file
-from multigpu.multigpu_core.allocation.inventory_of_module import inventory_of_module
+from multigpu.multigpu_core.allocation.formats.ggml_types import GGML_TYPES
+from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
+from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 
 MB, GIB = 1 << 20, 1 << 30
 

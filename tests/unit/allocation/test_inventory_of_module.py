@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from multigpu.multigpu_core.allocation.inventory import Block, BlockKind
-from multigpu.multigpu_core.allocation.inventory_of_module import inventory_of_module
+from multigpu.multigpu_core.allocation.inventory.inventory import Block, BlockKind
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 
 
 def tree(*names: str) -> nn.Module:

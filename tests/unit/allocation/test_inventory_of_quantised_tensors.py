@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.allocation.inventory_of_module import inventory_of_module
-from multigpu.multigpu_core.allocation.stored_size import storage_dtype_name, tensor_bytes
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
+from multigpu.multigpu_core.allocation.inventory.stored_size import storage_dtype_name, tensor_bytes
 
 
 class GgmlKind(enum.IntEnum):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from multigpu.multigpu_core.allocation import AllocationError, AllocationWidgets, parse_expert, parse_full
-from multigpu.multigpu_core.allocation.language import MAX_AMOUNT_CHARACTERS, MAX_CHARACTERS
-from multigpu.multigpu_core.allocation.piece import Piece
-from multigpu.multigpu_core.allocation.widgets import request_from_widgets
+from multigpu.multigpu_core.allocation.language.parser import MAX_AMOUNT_CHARACTERS, MAX_CHARACTERS
+from multigpu.multigpu_core.allocation.language.source_span import Piece
+from multigpu.multigpu_core.allocation.language.widgets import request_from_widgets
 from multigpu.multigpu_core.devices import DeviceError
 from multigpu.multigpu_core.devices.naming import nearest_name, read_spelling
 

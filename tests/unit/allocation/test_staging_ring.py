@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multigpu.multigpu_core.allocation.staging_ring import ALIGNMENT, StagingRing, aligned, staging_ring
+from multigpu.multigpu_core.allocation.planner.staging_ring import ALIGNMENT, StagingRing, aligned, staging_ring
 
 SIZES = st.lists(st.integers(1, 5000), min_size=1, max_size=30)
 

@@ -58,7 +58,7 @@ def test_calls_assignments_conditions_contexts_and_flags_are_mutated_and_nothing
 
 
 def test_each_mutation_of_the_streaming_code_is_one_edit_and_compiles(mutations: ModuleType, repository: Path) -> None:
-    path = repository / "multigpu_core/execution/prefetch.py"
+    path = repository / "multigpu_core/execution/streaming/prefetcher.py"
     found = mutations.mutations_of(path)
     sources = {each.applied() for each in found}
     assert len(sources) == len(found) > 50

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from multigpu.multigpu_core.cli.demo_machine import DemoMachine, choose_machine
-from multigpu.multigpu_core.cli.demo_report import DemoError, DemoResult, compare_images, print_report
+from multigpu.multigpu_core.cli.demo.machine import DemoMachine, choose_machine
+from multigpu.multigpu_core.cli.demo.report import DemoError, DemoResult, compare_images, print_report
 from multigpu.multigpu_core.devices import DeviceRegistry, default_backends
 
 MODEL = {

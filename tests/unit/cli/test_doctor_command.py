@@ -13,13 +13,13 @@ from typing import Any, ClassVar, cast
 import pytest
 from typer.testing import CliRunner
 
-from multigpu.multigpu_core.cli import tested
 from multigpu.multigpu_core.cli.app import app
-from multigpu.multigpu_core.cli.checks import findings
-from multigpu.multigpu_core.cli.finding import Finding, Severity
-from multigpu.multigpu_core.cli.nvidia_smi import NvidiaCard, cards_in
-from multigpu.multigpu_core.cli.running_server import RunningServer
-from multigpu.multigpu_core.cli.surroundings import InsideComfyUI, PackHere, Surroundings
+from multigpu.multigpu_core.cli.doctor import tested_versions as tested
+from multigpu.multigpu_core.cli.doctor.checks import findings
+from multigpu.multigpu_core.cli.doctor.finding import Finding, Severity
+from multigpu.multigpu_core.cli.doctor.nvidia_smi import NvidiaCard, cards_in
+from multigpu.multigpu_core.cli.doctor.running_server import RunningServer
+from multigpu.multigpu_core.cli.doctor.snapshot import InsideComfyUI, PackHere, Surroundings
 from multigpu.multigpu_core.devices import DeviceInfo
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from multigpu.multigpu_core.cli.app import app
-from multigpu.multigpu_core.testing import tiny_models
+from multigpu.multigpu_core.provisioning import tiny_models
 
 WRONG = {
     "a folder that is none": (["plugins", "--custom-nodes", "nowhere"], "does not exist"),

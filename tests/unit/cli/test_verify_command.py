@@ -11,8 +11,9 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from multigpu.multigpu_core.cli.app import app
-from multigpu.multigpu_core.cli.verify_report import print_report
-from multigpu.multigpu_core.testing import GB, simulated, tiny_models
+from multigpu.multigpu_core.cli.verify.report import print_report
+from multigpu.multigpu_core.provisioning import tiny_models
+from multigpu.testing import GB, simulated
 
 FOUND: dict[str, Any] = {
     "compute_device": "cuda:0",

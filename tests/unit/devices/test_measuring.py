@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, Measured, MemoryReading, measure_profile
-from multigpu.multigpu_core.devices.backend import DeviceBackend
+from multigpu.multigpu_core.devices.backends.base import DeviceBackend
 
 SIDE = 64
 WORKS_SECONDS = 0.01
@@ -57,10 +57,10 @@ class Beside(DeviceBackend):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that is measured by; copies and matrices are small."""
     clock = Clock()
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.time", clock)
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.LARGE_SIDE", SIDE)
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.MATRIX_SIDE", {"cpu": SIDE})
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.COPY_BYTES", 1 << 16)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.time", clock)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.LARGE_SIDE", SIDE)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.MATRIX_SIDE", {"cpu": SIDE})
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.COPY_BYTES", 1 << 16)
     return clock
 
 
@@ -84,6 +84,6 @@ def test_what_comes_up_to_speed_only_after_a_while_is_measured_when_it_has(
     def slow_at_first(one: torch.Tensor, other: torch.Tensor) -> None:
         clock.now += 0.02 if clock.now < 0.1 else 0.001
 
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.torch.matmul", slow_at_first)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.torch.matmul", slow_at_first)
     profile = measure_profile(DeviceRegistry([CpuBackend()]), seconds=3)
     assert profile.flops_per_second["cpu"]["float32"] == pytest.approx(2 * SIDE**3 / 0.001)

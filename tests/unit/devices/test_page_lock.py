@@ -73,7 +73,7 @@ def registry_of(
             return torch.zeros(*size)
 
         module.cudart = cudart
-        monkeypatch.setattr("multigpu.multigpu_core.devices.accelerator.torch.ones", ones)
+        monkeypatch.setattr("multigpu.multigpu_core.devices.backends.accelerator.torch.ones", ones)
         return DeviceRegistry([CudaBackend(module)]), current
 
     return make

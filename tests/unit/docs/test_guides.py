@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from multigpu import hookspecs
 from multigpu.multigpu_core.allocation import AllocationError
-from multigpu.multigpu_core.allocation.language import parse_expert, parse_full
+from multigpu.multigpu_core.allocation.language.parser import parse_expert, parse_full
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, built_in
-from multigpu.multigpu_core.plugins.core_settings import SECTIONS
+from multigpu.multigpu_core.settings.core_settings import SECTIONS
 
 from .flux_file import flux_file
 from .pages import PAGES, ROOT, Example, command_lines, console_examples, quoted

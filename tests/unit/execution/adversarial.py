@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.deferral import Order
+from multigpu.multigpu_core.simulation.time.deferral import Order
+from multigpu.testing import SimulatedMachine
 
 ORDERS: tuple[Order, ...] = ("late", 1, 2)
 

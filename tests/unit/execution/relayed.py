@@ -9,14 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.allocation import (
-    AllocationPlan,
-    BlockKind,
-    Inventory,
-    Placement,
-    Strategy,
-    inventory_of_module,
-)
+from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Inventory, Placement, Strategy
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 

@@ -8,13 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.allocation import (
-    AllocationPlan,
-    BlockKind,
-    Placement,
-    Strategy,
-    inventory_of_module,
-)
+from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.deferral import Order
+from multigpu.multigpu_core.simulation.time.deferral import Order
+from multigpu.testing import SimulatedMachine
 
 from .adversarial import ORDERS, PinnedInputs, unfavourable, unfavourable_on_two_threads
 from .relayed import COMPUTE, WIDTH, Block, Glue, InPlace, Model, in_turn, relayed

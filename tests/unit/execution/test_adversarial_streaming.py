@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy, inventory_of_module
+from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
-from multigpu.multigpu_core.testing import SimulatedFaultError, SimulatedMachine
-from multigpu.multigpu_core.testing.deferral import Order
+from multigpu.multigpu_core.simulation.time.deferral import Order
+from multigpu.testing import SimulatedFaultError, SimulatedMachine
 
 from .adversarial import ORDERS, PinnedInputs, unfavourable
 

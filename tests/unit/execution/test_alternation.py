@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from multigpu.multigpu_core.execution.alternation import Abandoned, Alternation
+from multigpu.multigpu_core.execution.parallel.alternation import Abandoned, Alternation
 
 SECONDS = 30
 """No test waits that long for anything that happens."""

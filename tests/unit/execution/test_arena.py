@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.execution.arena import Layout, copied_to, pack, packed_memory
+from multigpu.multigpu_core.execution.storage.packed_layout import Layout, copied_to, pack, packed_memory
 
 TENSORS = {
     "a matrix": torch.randn(3, 5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.multigpu_core.execution.call_order import CallOrder
+from multigpu.multigpu_core.execution.streaming.call_order import CallOrder
 
 
 def run(order: CallOrder, *steps: Iterable[int]) -> list[bool]:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution.alternation import Alternation
-from multigpu.multigpu_core.execution.current_device import CurrentDevice
-from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.multigpu_core.execution.device_guard import CurrentDevice
+from multigpu.multigpu_core.execution.parallel.alternation import Alternation
+from multigpu.testing import SimulatedMachine
 
 
 class Model(nn.Module):

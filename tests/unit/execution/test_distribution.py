@@ -11,17 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.allocation import (
-    AllocationPlan,
-    BlockKind,
-    Inventory,
-    Placement,
-    Strategy,
-    inventory_of_module,
-)
+from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Inventory, Placement, Strategy
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
 from multigpu.multigpu_core.execution import Distribution, DistributionError, PageLockedMemory
-from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.testing import SimulatedMachine
 
 WIDTH = 8
 BLOCKS = 4

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multigpu.multigpu_core.devices import AcceleratorBackend, DeviceRegistry, default_registry
 from multigpu.multigpu_core.execution import PageLockedMemory
-from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.testing import SimulatedMachine
 
 from .streamed import PACKED_BYTES, Model, expected, inputs, split
 

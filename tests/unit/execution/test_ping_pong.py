@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 from multigpu.multigpu_core.execution import Distribution
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.clock import ClockSettings
+from multigpu.multigpu_core.simulation.time.clock import ClockSettings
+from multigpu.testing import SimulatedMachine
 
 from .relayed import COMPUTE, Model, in_turn, relayed, resident
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from multigpu.multigpu_core.execution import Distribution
-from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.testing import SimulatedMachine
 
 from .relayed import COMPUTE, WIDTH, Model, in_turn, relayed, resident
 

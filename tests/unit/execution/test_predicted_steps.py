@@ -8,17 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.allocation import (
-    AllocationPlan,
-    BlockKind,
-    Placement,
-    Strategy,
-    inventory_of_module,
-    predict_step,
-)
+from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy, predict_step
+from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
-from multigpu.multigpu_core.testing import ClockSettings, SimulatedMachine
+from multigpu.testing import ClockSettings, SimulatedMachine
 
 WIDTH = 8
 TOKENS = 16

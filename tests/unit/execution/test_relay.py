@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.testing import SimulatedMachine
 
 from .relayed import COMPUTE, WIDTH, Block, Glue, InPlace, Model, in_turn, inputs, relayed, resident
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.execution.side_effects import SideEffects
+from multigpu.multigpu_core.execution.parallel.side_effects import SideEffects
 
 
 class Model(nn.Module):

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from multigpu.multigpu_core.devices import AcceleratorBackend, HardwareProfile, LinkSpeed, default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
-from multigpu.multigpu_core.execution.lanes import BounceLane, ChunkRing
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.clock import ClockSettings
-from multigpu.multigpu_core.testing.memory import host_view
-from multigpu.multigpu_core.testing.operators import OperatorRunner
-from multigpu.multigpu_core.testing.streams import SimulatedEvent, SimulatedStream
+from multigpu.multigpu_core.execution.streaming.copy_channels import BounceLane, ChunkRing
+from multigpu.multigpu_core.simulation.operators import OperatorRunner
+from multigpu.multigpu_core.simulation.tensors import host_view
+from multigpu.multigpu_core.simulation.time.clock import ClockSettings
+from multigpu.multigpu_core.simulation.time.streams import SimulatedEvent, SimulatedStream
+from multigpu.testing import SimulatedMachine
 
 from .relayed import Block as RelayedBlock
 from .relayed import Model as RelayedModel

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from multigpu.multigpu_core.devices import AcceleratorBackend, default_registry
 from multigpu.multigpu_core.execution import PageLockedMemory
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.streams import SimulatedStream
+from multigpu.multigpu_core.simulation.time.streams import SimulatedStream
+from multigpu.testing import SimulatedMachine
 
 from .streamed import BLOCKS, BUFFER_BYTES, COMPUTE, GB, PACKED_BYTES, WIDTH, Model, expected, inputs, split
 

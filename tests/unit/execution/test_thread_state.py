@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from multigpu.multigpu_core.execution.thread_state import is_portable, portable_state
+from multigpu.multigpu_core.execution.parallel.thread_state import is_portable, portable_state
 
 
 def in_another_thread(call: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.plugins import read_configuration, user_files
-from multigpu.multigpu_core.plugins.core_settings import SECTIONS
+from multigpu.multigpu_core.settings.core_settings import SECTIONS
 
 SHIPPED = Path(__file__).parents[3] / "plugins.toml"
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multigpu.multigpu_core.plugins import name_of_pack, read_configuration, user_files
-from multigpu.multigpu_core.plugins.toml import _STRUCTURE, MAX_BYTES, MAX_DEPTH, read_toml
+from multigpu.multigpu_core.settings.toml import _STRUCTURE, MAX_BYTES, MAX_DEPTH, read_toml
 
 from ..conftest import Steps
 

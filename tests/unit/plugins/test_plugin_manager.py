@@ -26,7 +26,7 @@ from multigpu.hookspecs import (
     split_and_device,
 )
 from multigpu.multigpu_core.plugins import PLUGIN_API, Candidate, Configuration, PluginManager
-from multigpu.multigpu_core.plugins.configuration import Entry, validated_options
+from multigpu.multigpu_core.settings.configuration import Entry, validated_options
 
 
 class Good:

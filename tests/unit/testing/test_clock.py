@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.clock import ClockSettings
+from multigpu.multigpu_core.simulation.time.clock import ClockSettings
+from multigpu.testing import SimulatedMachine
 
 SIDE = 64
 MATMUL_FLOPS = 2 * SIDE**3

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from multigpu.multigpu_core.testing import comfyui_release
-from multigpu.multigpu_core.testing.comfyui_release import (
+from multigpu.multigpu_core.provisioning import release as comfyui_release
+from multigpu.multigpu_core.provisioning.release import (
     ComfyUIRelease,
     ProvisioningError,
     comfyui_folder,
@@ -132,7 +132,7 @@ def test_as_a_script_it_prints_the_folder_and_needs_nothing_but_python(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    script = repository / "multigpu_core" / "testing" / "comfyui_release.py"
+    script = repository / "multigpu_core" / "provisioning" / "release.py"
     result = subprocess.run([sys.executable, "-S", "-I", str(script)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(tmp_path)
 

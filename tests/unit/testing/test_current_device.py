@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.testing import SimulatedMachine, WrongCurrentDeviceError
+from multigpu.testing import SimulatedMachine, WrongCurrentDeviceError
 
 
 def test_a_kernel_that_launches_on_the_current_device_needs_that_of_its_tensors(

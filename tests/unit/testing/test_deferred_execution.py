@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.testing import SimulatedMachine
+from multigpu.testing import SimulatedMachine
 
 ORDERS = ["late", "early", *range(12)]
 SEEDS = range(12)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing import SimulatedFaultError, SimulatedMachine
+from multigpu.testing import SimulatedFaultError, SimulatedMachine
 
 WAITS: dict[str, Callable[[Any, torch.Tensor], object]] = {
     "device": lambda npu, result: npu.synchronize("npu:0"),

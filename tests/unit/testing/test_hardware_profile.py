@@ -27,7 +27,7 @@ from multigpu.multigpu_core.devices import (
     published_profile,
     save_profile,
 )
-from multigpu.multigpu_core.testing import ClockSettings, SimulatedMachine
+from multigpu.testing import ClockSettings, SimulatedMachine
 
 HOST = LinkSpeed(2e9, 1e9, 1e-3)
 PROFILE = HardwareProfile(
@@ -50,9 +50,9 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small matrices and copies, and few of them: the clock tells the time, whatever is really done."""
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.LARGE_SIDE", 128)
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.COPY_BYTES", 4 * 1024**2)
-    monkeypatch.setattr("multigpu.multigpu_core.devices.measure.MOST_REPEATS", 10)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.LARGE_SIDE", 128)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.COPY_BYTES", 4 * 1024**2)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.measure.MOST_REPEATS", 10)
 
 
 def test_what_is_measured_is_what_the_links_and_devices_do(machine: SimulatedMachine, small: None) -> None:
@@ -189,7 +189,7 @@ def test_a_closed_folder_counts_as_none_and_is_logged_once(tmp_path: Path, monke
     def closed(*_: object) -> bytes:
         raise PermissionError(13, "Permission denied")  # the tests may run as root, for whom no folder is closed
 
-    monkeypatch.setattr("multigpu.multigpu_core.devices.profile_cache.read_bounded", closed)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.profile_cache.read_bounded", closed)
     _loaded_with_one_warning(tmp_path / "profile.json")
 
 
@@ -201,7 +201,7 @@ def test_a_driver_that_fails_while_devices_are_compared_counts_as_no_profile(
     def broken(*_: object) -> None:
         raise RuntimeError("the driver is gone")
 
-    monkeypatch.setattr("multigpu.multigpu_core.devices.profile_cache.machine_identity", broken)
+    monkeypatch.setattr("multigpu.multigpu_core.devices.speeds.profile_cache.machine_identity", broken)
     _loaded_with_one_warning(file)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from multigpu.multigpu_core.testing import HostMemoryMeter, SimulatedMachine
+from multigpu.testing import HostMemoryMeter, SimulatedMachine
 
 
 def test_live_and_peak_bytes_follow_what_is_made_and_freed() -> None:

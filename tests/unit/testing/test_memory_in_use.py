@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.testing import SimulatedMachine, SimulatedRaceError
+from multigpu.testing import SimulatedMachine, SimulatedRaceError
 
 
 @pytest.fixture

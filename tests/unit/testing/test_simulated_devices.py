@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from multigpu.multigpu_core.testing import CopyRecord, SimulatedMachine, SimulationUnavailableError, simulate, simulated
+from multigpu.testing import CopyRecord, SimulatedMachine, SimulationUnavailableError, simulate, simulated
 
 MB = 1024**2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from multigpu.multigpu_core.testing import SimulationSpecError, parse_sizes
+from multigpu.testing import SimulationSpecError, parse_sizes
 
 MB, GB = 1024**2, 1024**3
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from multigpu.multigpu_core.testing import SimulatedMachine
-from multigpu.multigpu_core.testing.races import SimulatedRaceError
+from multigpu.multigpu_core.simulation.time.races import SimulatedRaceError
+from multigpu.testing import SimulatedMachine
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from multigpu.multigpu_core.testing import tiny_checkpoint, tiny_models
-from multigpu.multigpu_core.testing.tiny_models import FluxShape, WanShape
+from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models
+from multigpu.multigpu_core.provisioning.tiny_models import FluxShape, WanShape
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

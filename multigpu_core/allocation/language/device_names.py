@@ -1,0 +1,49 @@
+"""How the language turns a device name as typed into the canonical name of a device that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from multigpu.multigpu_core.devices import DeviceError
+from multigpu.multigpu_core.devices.naming import nearest_name, read_spelling
+
+from .source_span import Piece
+
+MAX_CHARACTERS = 100
+"""More than any device's name has."""
+
+Resolver = Callable[[str], str]
+"""Maps a device as typed to its canonical name or raises DeviceError: `DeviceRegistry.resolve`."""
+
+KnownDevices = Sequence[str] | Resolver
+"""What the language needs to know about the machine: a resolver, or just the canonical names."""
+
+
+def resolve(piece: Piece, known: KnownDevices) -> str:
+    """The canonical name of the device that `piece` names; raises AllocationError where there is none."""
+    size = piece.end - piece.start
+    if size > MAX_CHARACTERS:
+        raise piece.error(f"A device's name of {size} characters is longer than any.", "A device is like cuda:0 or cpu")
+    resolver = known if callable(known) else resolver_of(known)
+    try:
+        return resolver(piece.text)
+    except DeviceError as error:
+        there_are = f"The devices here are: {', '.join(error.available) or 'none'}."
+        reason = " ".join([f"There is no device '{piece.text}'.", there_are, *error.reasons])
+        raise piece.error(reason, f"Did you mean '{error.nearest}'?" if error.nearest else "") from error
+
+
+def resolver_of(names: Sequence[str]) -> Resolver:
+    """A resolver over canonical names alone, where no registry is at hand."""
+
+    def resolver(typed: str) -> str:
+        spelling = read_spelling(typed)
+        if spelling is not None:
+            indexed = f"{spelling.family}:{spelling.position}"
+            if indexed in names:
+                return indexed
+            if spelling.family in names and spelling.position == 0:
+                return spelling.family
+        raise DeviceError(typed, tuple(names), nearest_name(typed, names))
+
+    return resolver

@@ -1,0 +1,160 @@
+"""Planning with a hardware profile: `auto` is the fastest plan that is found, and slow donors are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
+from multigpu.multigpu_core.allocation.language.errors import PlanError
+from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share, Strategy
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+
+from .capacity import CPU, Room, measure_room
+from .local_search import improved
+from .plan import AllocationPlan
+from .planner import plan_allocation
+from .staging_bytes import MOST_BLOCKS, staged_bytes
+from .step_time import TOKENS, link_to, predict_step
+
+_MOST_BLOCKS = 500
+"""Real models have up to a hundred or so; with many more, trying plans takes longer than it can gain."""
+
+_MOST_BLOCKS_PREDICTED = 16_000
+"""Blocks in all plans whose step is predicted, until no further start is tried: some tenths of a second."""
+
+_KEPT_STEPS = 8
+"""How many sizes of the compute device's share are tried: with less there, more is on its way in time."""
+
+
+def plan_with_profile(
+    inventory: Inventory,
+    request: AllocationRequest,
+    devices: Sequence[DeviceInfo],
+    reserve_bytes: Mapping[str, int],
+    profile: HardwareProfile,
+    tokens: int = TOKENS,
+) -> AllocationPlan:
+    """As `plan_allocation`; in AUTO mode the plan with the shortest predicted step.
+
+    There, donors whose link is slower than that of page-locked host memory are passed over; where a request names one,
+    the plan warns of it with both figures. Between cards of one model blocks may be relayed, where that is faster: they
+    compute the same there, bit for bit.
+
+    Raises:
+        PlanError: a device cannot store what falls to it.
+        DeviceError: the request names a device that is not in `devices`.
+    """
+    plan = plan_allocation(inventory, request, devices, reserve_bytes)
+    if request.compute_device == CPU:
+        return plan  # host memory is no donor there, and nothing hides a transfer
+    if request.mode is not AllocationMode.AUTO:
+        return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
+    if not plan.offloaded or len(inventory.blocks) > _MOST_BLOCKS:
+        return plan
+    room = measure_room(inventory, request, devices, reserve_bytes)
+
+    predicted = 0
+
+    def predict(each: AllocationPlan) -> float:
+        nonlocal predicted
+        predicted += 1
+        return predict_step(each, profile, tokens).step_seconds
+
+    plans = sorted(_candidates(inventory, request, devices, room, profile), key=predict)
+    room_bytes = {device: room.free_bytes[device] for device in _useful_donors(room, profile)}
+    room_bytes[room.compute_device] = room.free_bytes[room.compute_device] + room.head_bytes
+    better = []
+    for start in (each for each in plans if each.strategy is not Strategy.RELAY):
+        if predicted * len(inventory.blocks) > _MOST_BLOCKS_PREDICTED:
+            break
+        found = improved(start, room_bytes, predict)
+        if found != start:
+            better.append(replace(found, wish="auto"))
+    fastest = min([*plans[:1], *better], key=predict, default=plan)
+    return replace(fastest, warnings=plan.warnings)
+
+
+def _candidates(
+    inventory: Inventory,
+    request: AllocationRequest,
+    devices: Sequence[DeviceInfo],
+    room: Room,
+    profile: HardwareProfile,
+) -> Iterator[AllocationPlan]:
+    compute = request.compute_device
+    names = {info.name: info.marketing_name for info in devices}
+    twins = [name for name in room.accelerators if names[name] == names[compute]]
+    ways = [(request.strategy, _useful_donors(room, profile))]
+    if request.strategy is Strategy.RELAY:
+        ways = [(Strategy.RELAY, [*(name for name in room.accelerators if name != compute), CPU])]
+    if twins and request.strategy is Strategy.INTERLEAVE:
+        ways.append((Strategy.RELAY, [*twins, CPU]))
+    for strategy, donors in ways:
+        for kept in _kept_bytes(inventory, room):
+            for stored in _shares(room.movable_bytes - kept, donors, room, profile):
+                shares = [Share(compute, Fraction(kept + room.head_bytes))]
+                shares += [Share(device, Fraction(size)) for device, size in stored.items() if size]
+                wish = replace(request, mode=AllocationMode.BYTES, shares=tuple(shares), strategy=strategy)
+                try:
+                    plan = plan_allocation(inventory, wish, devices)
+                except PlanError:
+                    continue
+                if plan.compute_bytes + plan.staging_bytes <= room.free_bytes[compute] + room.head_bytes:
+                    yield plan
+
+
+def _kept_bytes(inventory: Inventory, room: Room) -> Iterator[int]:
+    """Shares of the compute device, beside one to three blocks on their way and a little less each."""
+    free = room.free_bytes[room.compute_device]
+    largest = max(map(staged_bytes, inventory.blocks))
+    tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
+    average = room.movable_bytes // len(inventory.blocks)
+    most = max(tried)
+    tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
+    yield from sorted((size for size in tried if size <= room.movable_bytes), reverse=True)
+
+
+def _useful_donors(room: Room, profile: HardwareProfile) -> list[str]:
+    """Sources no slower than host memory, the fastest first, and the cpu; slower ones if not all fits there."""
+    speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in _donors(room)}
+    by_speed = sorted(speed, key=lambda device: (-speed[device], device == CPU))
+    useful = by_speed[: by_speed.index(CPU) + 1]
+    least = room.movable_bytes - room.free_bytes[room.compute_device]
+    return useful if sum(room.free_bytes[device] for device in useful) >= least else by_speed
+
+
+def _donors(room: Room) -> list[str]:
+    return [device for device in room.free_bytes if device != room.compute_device]
+
+
+def _shares(wanted: int, donors: Sequence[str], room: Room, profile: HardwareProfile) -> Iterator[dict[str, int]]:
+    """The offloaded bytes by donor: the fastest filled first; and all of them in use at once, each as fast as it is."""
+    room_of = {device: room.free_bytes.get(device, 0) for device in donors}
+    filled, left = {}, wanted
+    for device in donors:
+        filled[device] = min(left, room_of[device])
+        left -= filled[device]
+    if left:
+        return
+    yield filled
+    speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in donors}
+    total = sum(speed.values())
+    side_by_side = {device: min(room_of[device], int(wanted * speed[device] / total)) for device in donors}
+    side_by_side[donors[-1]] += wanted - sum(side_by_side.values())
+    if side_by_side[donors[-1]] <= room_of[donors[-1]] and side_by_side != filled:
+        yield side_by_side
+
+
+def _slow_donors(plan: AllocationPlan, profile: HardwareProfile) -> Iterator[str]:
+    """A sentence for each card that is a slower store than host memory, if its weights travel."""
+    compute = plan.compute_device
+    host = link_to(profile, CPU, compute).bytes_per_second
+    for device in dict.fromkeys(placement.device for placement in plan.streamed):
+        speed = link_to(profile, device, compute).bytes_per_second if device != CPU else host
+        if speed < host:
+            yield (
+                f"Weights come from {device} at {speed / 1e9:.1f} GB/s and from host memory at {host / 1e9:.1f} GB/s: "
+                f"let the cpu store them instead, or let {device} compute them (strategy relay)."
+            )

@@ -1,0 +1,70 @@
+"""A finished allocation: every block's device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from multigpu.multigpu_core.allocation.inventory.inventory import Block
+from multigpu.multigpu_core.allocation.language.request import Strategy
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One block and the device (canonical name) that stores it.
+
+    A stored block off the compute device is streamed there for its forward, or, where `relayed`, computed where it is
+    stored: then its activations travel.
+    """
+
+    block: Block
+    device: str
+    relayed: bool = False
+
+
+@dataclass(frozen=True)
+class AllocationPlan:
+    """Where every block of a model is stored; `placements` is in execution order and complete.
+
+    `warnings` are sentences for the user: what was bent so that the request fits. `staging_bytes` are kept on the
+    compute device, beside the blocks that it stores, for those that are streamed there.
+    """
+
+    compute_device: str
+    strategy: Strategy
+    placements: tuple[Placement, ...]
+    warnings: tuple[str, ...] = ()
+    staging_bytes: int = 0
+    wish: str = ""
+    """The expert string that made the plan, where its bytes by device alone do not tell which blocks are where."""
+
+    @cached_property
+    def bytes_by_device(self) -> dict[str, int]:
+        """Bytes on each device, the compute device first, then in order of first use; sums to the model exactly."""
+        sizes = {self.compute_device: 0}
+        for placement in self.placements:
+            sizes[placement.device] = sizes.get(placement.device, 0) + placement.block.size_bytes
+        return sizes
+
+    @property
+    def compute_bytes(self) -> int:
+        return self.bytes_by_device[self.compute_device]
+
+    @property
+    def offloaded(self) -> tuple[Placement, ...]:
+        """Placements off the compute device, in execution order."""
+        return tuple(p for p in self.placements if p.device != self.compute_device)
+
+    @property
+    def streamed(self) -> tuple[Placement, ...]:
+        """Placements whose weights travel to the compute device in every step, in execution order."""
+        return tuple(p for p in self.offloaded if not p.relayed)
+
+    @property
+    def expert_string(self) -> str:
+        """The string that, with the same strategy, reproduces this plan: bytes, unless it was made by another wish."""
+        if self.wish:
+            return self.wish
+        if not any(self.bytes_by_device.values()):
+            return f"{self.compute_device},*"
+        return ";".join(f"{device},{size}b" for device, size in self.bytes_by_device.items())

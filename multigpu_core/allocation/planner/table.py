@@ -1,0 +1,63 @@
+"""A plan as people read it in the log."""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+
+from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
+
+from .plan import AllocationPlan
+from .step_time import TOKENS, StepPrediction
+
+_BAR_WIDTH = 20
+_LINE_WIDTH = 64
+_LONGEST_MAP = 256
+"""Blocks beyond which a map of them is no longer readable."""
+
+
+def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -> str:
+    """Lines of plain ASCII: bytes by device, the device of every block in execution order, and the expert string.
+
+    With a prediction, also what a step is expected to take.
+    """
+    sizes = plan.bytes_by_device
+    total = sum(sizes.values())
+    letters = dict(zip(sizes, ascii_uppercase, strict=False))
+    counts = dict.fromkeys(sizes, 0)
+    for placement in plan.placements:
+        counts[placement.device] += 1
+    width = max(len("device"), *map(len, sizes))
+    lines = [
+        f"{readable_bytes(total)} on {len(sizes)} device{'s'[: len(sizes) != 1]}, {plan.strategy.value}",
+        f"    {'device':<{width}} {'blocks':>7} {'stores':>9} {'%':>6}",
+    ]
+    for device, size in sizes.items():
+        part = size / total if total else 0.0
+        bar = "#" * round(part * _BAR_WIDTH)
+        role = "  computes" if device == plan.compute_device else ""
+        lines.append(
+            f"  {letters.get(device, '?')} {device:<{width}} {counts[device]:>7} {readable_bytes(size):>9} {part:>6.1%}"
+            f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
+        )
+    if plan.staging_bytes:
+        lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} for blocks on their way")
+    lines += _block_map(plan, letters)
+    if prediction is not None and plan.offloaded:
+        lines.append(
+            f"  a step of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
+            f"{prediction.limit_seconds:.3g} s at best, bound by {_bound(prediction)}"
+        )
+    lines += [f"  same again: {plan.expert_string}"]
+    return "\n".join(lines)
+
+
+def _bound(prediction: StepPrediction) -> str:
+    return "computing" if prediction.bound_by == "compute" else f"the link from {prediction.bound_by}"
+
+
+def _block_map(plan: AllocationPlan, letters: dict[str, str]) -> list[str]:
+    """One letter for each block, in execution order; nothing where there is nothing to see."""
+    if not plan.offloaded or len(plan.placements) > _LONGEST_MAP:
+        return []
+    order = "".join(letters.get(placement.device, "?") for placement in plan.placements)
+    return [f"  {order[i : i + _LINE_WIDTH]}" for i in range(0, len(order), _LINE_WIDTH)]

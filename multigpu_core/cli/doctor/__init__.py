@@ -1,0 +1,1 @@
+"""`multigpu doctor`: what is wrong with this installation, and what to do."""

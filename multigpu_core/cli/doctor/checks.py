@@ -1,0 +1,16 @@
+"""The checks of `multigpu doctor`: each finds nothing, or says what is there and what to do."""
+
+from __future__ import annotations
+
+from . import checks_of_comfyui, checks_of_machine
+from .finding import Finding, Severity
+from .snapshot import Surroundings
+
+CHECKS = (*checks_of_comfyui.CHECKS, *checks_of_machine.CHECKS)
+
+
+def findings(here: Surroundings) -> list[Finding]:
+    """All of all checks, the worst first."""
+    found = [finding for check in CHECKS for finding in check(here)]
+    order = list(Severity)
+    return sorted(found, key=lambda finding: -order.index(finding.severity))

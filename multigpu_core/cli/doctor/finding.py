@@ -1,0 +1,41 @@
+"""What a check of `multigpu doctor` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from .snapshot import Surroundings
+
+
+class Severity(str, Enum):
+    """How bad a finding is; a problem keeps something from working."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, and what to do about it."""
+
+    severity: Severity
+    what: str
+    todo: str
+
+
+Check = Callable[[Surroundings], Iterator[Finding]]
+
+
+def problem(what: str, todo: str) -> Finding:
+    return Finding(Severity.PROBLEM, what, todo)
+
+
+def warning(what: str, todo: str) -> Finding:
+    return Finding(Severity.WARNING, what, todo)
+
+
+def note(what: str, todo: str) -> Finding:
+    return Finding(Severity.NOTE, what, todo)

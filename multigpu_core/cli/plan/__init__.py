@@ -1,0 +1,1 @@
+"""`multigpu plan`: what a split would do, without loading the model."""

@@ -1,0 +1,182 @@
+"""`multigpu plan FILE`: where a model's weights would lie and what a step would take, from the file's header alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .described_machine import described_machine, sizes_by_device
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory, StepPrediction
+    from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+
+DOES_NOT_FIT = 1
+WRONG_INPUT = 2
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="A .safetensors or .gguf file; its weights are not read.")],
+    device: Annotated[str, typer.Option(help="The device that computes; by default the first accelerator.")] = "",
+    expert: Annotated[str, typer.Option(help="An allocation string; auto unless you give it or --virtual-vram.")] = "",
+    virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
+    donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
+    strategy: Annotated[str, typer.Option(help="interleave, contiguous or relay.")] = "interleave",
+    fit: Annotated[list[str] | None, typer.Option(help="Leave so much free, as cuda:0=10gb; repeatable.")] = None,
+    machine: Annotated[
+        list[str] | None, typer.Option(help="Plan for devices that are not here, as cuda:0=24gb; repeatable.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show all strategies side by side.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
+    """Plan a split before loading: the table and the string that a split node takes.
+
+    Exit 0: it fits; 1: nothing that was asked for fits; 2: wrong input.
+    """
+    # Imports torch, which the other commands do without.
+    from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError, Strategy
+    from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+    from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPartError
+    from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+    from multigpu.multigpu_core.allocation.language.errors import AllocationError
+    from multigpu.multigpu_core.devices import DeviceError
+
+    try:
+        here = _Machine.described(machine) if machine else _Machine.here()
+        reserve = sizes_by_device(fit or (), "--fit")
+        here.refuse_unknown(reserve)
+        widgets = AllocationWidgets(
+            device or here.first, virtual_vram, donors, expert or ("" if virtual_vram else "auto"), Strategy(strategy)
+        )
+        found = [
+            _Outcome.of(inventory_of_file(file), request, here, reserve)
+            for request in (_requests(widgets, here.names) if compare else [_request(widgets, here.names)])
+        ]
+    except (AllocationError, DeviceError, HeaderError, CheckpointPartError, OSError, ValueError) as error:
+        if isinstance(error, PlanError):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(WRONG_INPUT) from None
+    if as_json:
+        reports = [outcome.report() for outcome in found]
+        typer.echo(json.dumps(reports if compare else reports[0], indent=2))
+    elif compare:
+        console = Console()
+        console.print(_comparison(found))
+        for outcome in found:
+            console.print(f"{outcome.request.strategy.value}: {outcome.string}", soft_wrap=True, markup=False)
+    else:
+        typer.echo(found[0].text())
+    raise typer.Exit(DOES_NOT_FIT if all(outcome.plan is None for outcome in found) else 0)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    devices: list[DeviceInfo]
+    profile: HardwareProfile
+
+    @classmethod
+    def here(cls) -> _Machine:
+        from multigpu.multigpu_core.devices import default_registry, known_profile
+
+        registry = default_registry()
+        return cls(list(registry.devices()), known_profile(registry))
+
+    @classmethod
+    def described(cls, options: list[str]) -> _Machine:
+        from multigpu.multigpu_core.devices import published_profile_of
+
+        devices = described_machine(options)
+        return cls(devices, published_profile_of(info.name for info in devices))
+
+    @property
+    def names(self) -> list[str]:
+        return [info.name for info in self.devices]
+
+    def refuse_unknown(self, reserve: Iterable[str]) -> None:
+        for name in reserve:
+            if name not in self.names:
+                known = ", ".join(self.names)
+                raise typer.BadParameter(f"There is no device {name!r}; there are {known}.", param_hint="--fit")
+
+    @property
+    def first(self) -> str:
+        return next((name for name in self.names if name != "cpu"), "cpu")
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one request: a plan with its prediction, or why there is none."""
+
+    request: AllocationRequest
+    plan: AllocationPlan | None
+    prediction: StepPrediction | None
+    why_not: str = ""
+
+    @classmethod
+    def of(
+        cls, inventory: Inventory, request: AllocationRequest, machine: _Machine, reserve: dict[str, int]
+    ) -> _Outcome:
+        from multigpu.multigpu_core.allocation import PlanError, plan_with_profile, predict_step
+
+        try:
+            found = plan_with_profile(inventory, request, machine.devices, reserve, machine.profile)
+        except PlanError as error:
+            return cls(request, None, None, str(error))
+        return cls(request, found, predict_step(found, machine.profile))
+
+    @property
+    def string(self) -> str:
+        return self.plan.expert_string if self.plan is not None else self.why_not
+
+    def text(self) -> str:
+        from multigpu.multigpu_core.allocation import plan_table
+
+        if self.plan is None:
+            return f"Does not fit: {self.why_not}"
+        return "\n".join([plan_table(self.plan, self.prediction), *self.plan.warnings])
+
+    def report(self) -> dict[str, Any]:
+        from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
+
+        if self.plan is None or self.prediction is None:
+            return {"strategy": self.request.strategy.value, "fits": False, "reason": self.why_not}
+        return plan_report(self.plan, self.prediction)
+
+
+def _request(widgets: Any, known: list[str]) -> AllocationRequest:
+    from multigpu.multigpu_core.allocation import request_from_widgets
+
+    return request_from_widgets(widgets, known)
+
+
+def _requests(widgets: Any, known: list[str]) -> Iterator[AllocationRequest]:
+    from multigpu.multigpu_core.allocation import Strategy
+
+    for strategy in Strategy:
+        yield _request(replace(widgets, strategy=strategy), known)
+
+
+def _comparison(outcomes: list[_Outcome]) -> Table:
+    from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
+
+    table = Table(title="The same wish by each strategy")
+    for heading in ("Strategy", "A step", "At best", "Computing device", "Elsewhere"):
+        table.add_column(heading, justify="left" if heading == "Strategy" else "right")
+    for outcome in outcomes:
+        if outcome.plan is None or outcome.prediction is None:
+            table.add_row(outcome.request.strategy.value, "does not fit")
+            continue
+        stored = outcome.plan.compute_bytes + outcome.plan.staging_bytes
+        elsewhere = sum(outcome.plan.bytes_by_device.values()) - outcome.plan.compute_bytes
+        seconds = (f"{outcome.prediction.step_seconds:.3g} s", f"{outcome.prediction.limit_seconds:.3g} s")
+        sizes = (readable_bytes(stored), readable_bytes(elsewhere))
+        table.add_row(outcome.plan.strategy.value, *seconds, *sizes)
+    return table

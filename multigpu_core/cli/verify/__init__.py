@@ -1,0 +1,1 @@
+"""`multigpu verify`: is a split model the same, bit for bit?"""

@@ -1,0 +1,138 @@
+"""`multigpu verify FILE`: is the split model's output that of one device, bit for bit, on this machine?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
+
+from .report import is_equal, print_report
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import AllocationWidgets
+    from multigpu.multigpu_core.devices import DeviceRegistry
+
+DIFFERS = 1
+WRONG_INPUT = 2
+HALF = 50
+GGUF_PACK = "ComfyUI-GGUF"
+
+
+class _CannotVerifyError(ValueError):
+    """What was typed cannot be verified here; the message says why and what to do."""
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A diffusion model: .safetensors, or .gguf where ComfyUI-GGUF is.")],
+    device: Annotated[str, typer.Option(help="The device that computes; by default the first accelerator.")] = "",
+    expert: Annotated[
+        str, typer.Option(help="An allocation string; half of the weights on the donors unless you say otherwise.")
+    ] = "",
+    virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
+    donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
+    strategy: Annotated[str, typer.Option(help="interleave, contiguous or relay.")] = "interleave",
+    steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
+    size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="A ComfyUI's folder; else the one that this copy is in, or the demo's."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
+    """Sample a model whole and split, in ComfyUI, and compare: numbers, seconds per step, memory.
+
+    Noise and prompt are made up, the same for both. Exit 0: equal bit for bit; 1: they differ; 2: wrong input.
+    """
+    # Imports torch, which the other commands do without.
+    from multigpu.multigpu_core.allocation import AllocationWidgets, Strategy
+    from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+    from multigpu.multigpu_core.allocation.language.errors import AllocationError
+    from multigpu.multigpu_core.devices import DeviceError, default_registry
+
+    try:
+        registry = default_registry()
+        first = _first_accelerator(registry)
+        compute = registry.resolve(device) if device else first
+        widgets = AllocationWidgets(compute, virtual_vram, donors, expert, Strategy(strategy))
+        widgets = _or_half(widgets, registry)
+        _refuse_early(file, widgets, registry)
+        home = some_comfyui(comfyui)
+        trial = {"compute_device": compute, "split": _inputs(widgets), "steps": steps, "size_pixels": size}
+        job = Job("verify", {"file": str(file.resolve()), "trial": trial}, _packs(file, home))
+        with Console(stderr=True).status(f"Sampling {file.name} whole and split, in {home}"):
+            found = done_in(home, job)
+    except (AllocationError, DeviceError, HeaderError, ComfyUIJobError, OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(WRONG_INPUT) from None
+    if as_json:
+        typer.echo(json.dumps({"equal": is_equal(found), **found}, indent=2))
+    else:
+        print_report(file.name, found, Console())
+    raise typer.Exit(0 if is_equal(found) else DIFFERS)
+
+
+def _first_accelerator(registry: DeviceRegistry) -> str:
+    for name in registry.names():
+        if name != "cpu":
+            return name
+    raise _CannotVerifyError(
+        "There is no accelerator here, and so nothing to split between: MULTIGPU_SIMULATE=2x8gb simulates two."
+    )
+
+
+def _or_half(widgets: AllocationWidgets, registry: DeviceRegistry) -> AllocationWidgets:
+    """What was asked for; where that is nothing, half of the weights stay and the donors share the other half."""
+    from dataclasses import replace
+
+    from multigpu.multigpu_core.allocation.language.parser import parse_donors
+    from multigpu.multigpu_core.allocation.language.source_span import Piece
+
+    if widgets.expert.strip() or widgets.virtual_vram_gb:
+        return widgets
+    donors = parse_donors(Piece.of(str(widgets.donors), "Donor device"), registry.names())
+    shares = [f"{widgets.compute_device},{HALF}%", *(f"{donor},{HALF / len(donors):g}%" for donor in donors)]
+    return replace(widgets, expert=";".join(shares))
+
+
+def _refuse_early(file: Path, widgets: AllocationWidgets, registry: DeviceRegistry) -> None:
+    """What is wrong and needs no ComfyUI to be seen: an allocation, or a file that holds no model."""
+    from multigpu.multigpu_core.allocation import request_from_widgets
+    from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+
+    request = request_from_widgets(widgets, registry.names())
+    if request.compute_device != widgets.compute_device:
+        raise _CannotVerifyError(
+            f"{request.compute_device} computes in that string: say --device {request.compute_device}."
+        )
+    inventory_of_file(file)
+
+
+def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:
+    return {
+        "virtual_vram_gb": widgets.virtual_vram_gb,
+        "donor_device": widgets.donors,
+        "expert_mode_allocations": widgets.expert,
+        "strategy": widgets.strategy.value,
+    }
+
+
+def _packs(file: Path, comfyui: Path) -> list[Path]:
+    """The packs without which ComfyUI cannot read the file."""
+    from multigpu.multigpu_core.plugins import pack_folders, plain_name
+
+    if file.suffix.lower() != ".gguf":
+        return []
+    pack = pack_folders([comfyui / "custom_nodes"]).get(plain_name(GGUF_PACK))
+    if pack is None:
+        raise _CannotVerifyError(
+            f"{file.name} needs the node pack {GGUF_PACK}, which {comfyui / 'custom_nodes'} lacks. "
+            "Name a ComfyUI that has it: --comfyui PATH."
+        )
+    return [pack]

@@ -1,0 +1,1 @@
+"""What a sampling brings along: ControlNets and patches, each on the device where it belongs."""

@@ -1,0 +1,80 @@
+"""What the rest of this room asks of the running ComfyUI: its devices, its memory management, its version."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import comfy.model_management as mm
+
+from multigpu.multigpu_core.allocation import Strategy
+from multigpu.multigpu_core.comfy.memory.pinned_budget import ComfyUIPins
+from multigpu.multigpu_core.devices import (
+    DeviceInfo,
+    DeviceRegistry,
+    HardwareProfile,
+    known_profile,
+    profile_changed_ns,
+)
+from multigpu.multigpu_core.execution import PageLockedMemory
+from multigpu.multigpu_core.settings.core_settings import MemorySettings
+
+LIMITLESS = sys.maxsize
+
+
+class Host:
+    """The running ComfyUI, seen through the devices that it may use."""
+
+    def __init__(
+        self,
+        registry: DeviceRegistry,
+        default_strategy: str = Strategy.INTERLEAVE.value,
+        memory: MemorySettings | None = None,
+    ) -> None:
+        self.registry = registry
+        self._profile: tuple[int | None, HardwareProfile] | None = None
+        self.memory = memory or MemorySettings()
+        self._own_device = registry.name_of(mm.get_torch_device())
+        self.default_strategy = default_strategy
+        """What a split node's `strategy` is until the user chooses."""
+        self.page_locked = PageLockedMemory(
+            registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu")), ComfyUIPins()
+        )
+        """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
+
+    @property
+    def profile(self) -> HardwareProfile:
+        """How fast this machine is: as `multigpu profile` has measured, else as published for its kind.
+
+        It is read again when it was measured anew: nobody has to restart ComfyUI for that.
+        """
+        changed_ns = profile_changed_ns()
+        if self._profile is None or self._profile[0] != changed_ns:
+            self._profile = changed_ns, known_profile(self.registry)
+        return self._profile[1]
+
+    def default_device(self) -> str:
+        """The device on which ComfyUI itself loads models, also while a node of ours works with another one."""
+        return self._own_device
+
+    def devices_for(
+        self, names: Iterable[str], held_bytes: Mapping[str, int], limits: Mapping[str, int]
+    ) -> tuple[DeviceInfo, ...]:
+        """These devices as they are now. What this model holds there already counts as free: it will be placed anew.
+
+        `limits` are the most bytes that a device is known to take, where it has shown that it takes less than it says.
+        """
+        infos = [self.registry.info(name) for name in names]
+        free = {info.name: info.free_bytes + held_bytes.get(info.name, 0) for info in infos}
+        return tuple(replace(info, free_bytes=min(free[info.name], limits.get(info.name, LIMITLESS))) for info in infos)
+
+    def inference_reserve_bytes(self, compute: str, weight_budget_bytes: float) -> int:
+        """Bytes of a compute device's free memory that ComfyUI wants left for inference.
+
+        `weight_budget_bytes` is what ComfyUI granted for weights; it says so only where it manages that memory.
+        """
+        free = self.registry.free_bytes(compute)
+        if 0 < weight_budget_bytes < free:
+            return int(free - weight_budget_bytes)
+        return int(mm.minimum_inference_memory())

@@ -1,0 +1,25 @@
+"""Logging as plugins.toml says, inside ComfyUI: the file lies in its user directory, and events know their prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from multigpu.multigpu_core.logs import LogFile, configure_logging
+from multigpu.multigpu_core.settings.core_settings import LoggingSettings
+
+from .executing import executing_prompt
+
+log = structlog.get_logger("multigpu")
+
+
+def start_logging(settings: LoggingSettings, user_directory: Path) -> None:
+    """Log as the settings say; a file that cannot be written costs the file alone."""
+    file = LogFile(user_directory / settings.file, settings.file_max_bytes, settings.file_backups)
+    try:
+        configure_logging(settings.level, file if settings.file else None, executing_prompt)
+    except OSError as error:
+        configure_logging(settings.level, None, executing_prompt)
+        message = f"logging.file {settings.file!r} cannot be written: {error}. Events are on the console alone."
+        log.warning("log_file_refused", message=message)

@@ -1,0 +1,1 @@
+"""The models that our nodes loaded: tracked, retained and released."""

@@ -1,0 +1,1 @@
+"""Our node variants: their inputs, the wrapped loader, and one run of it."""

@@ -1,0 +1,1 @@
+"""The node packs that integrations are written for."""

@@ -1,0 +1,1 @@
+"""A split model inside ComfyUI: its patcher, its plan, and its sampling."""

@@ -1,0 +1,123 @@
+"""Makes the plans of one model: on which devices, after whose room was made, and within what is known to be free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from torch import nn
+
+from multigpu.multigpu_core.allocation import (
+    AllocationMode,
+    AllocationPlan,
+    AllocationRequest,
+    Inventory,
+    PlanError,
+    StepPrediction,
+    predict_step,
+)
+from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+
+from .load_oom import LoadOutOfMemoryError, Shortage
+
+GIB = 1 << 30
+
+
+class PlanAllocation(Protocol):
+    """The plan-allocation hook as this room calls it."""
+
+    def __call__(
+        self,
+        inventory: Inventory,
+        request: AllocationRequest,
+        devices: Sequence[DeviceInfo],
+        reserve_bytes: Mapping[str, int],
+        profile: HardwareProfile | None,
+    ) -> AllocationPlan: ...
+
+
+MakeRoom = Callable[[int, str, nn.Module], None]
+"""Frees that many bytes on a device by unloading other models than the given one."""
+
+
+class Planning:
+    """The plans of one model for one request. `limits` are the most bytes that devices have turned out to take."""
+
+    def __init__(self, request: AllocationRequest, host: Host, plan: PlanAllocation, make_room: MakeRoom) -> None:
+        self.request = request
+        self.limits: dict[str, int] = {}
+        self._host = host
+        self._plan_allocation = plan
+        self._make_room = make_room
+
+    def draft(self, inventory: Inventory) -> AllocationPlan:
+        """The plan as it would be on empty devices."""
+        infos = (self._host.registry.info(name) for name in self._device_names())
+        empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
+        return self._plan_allocation(inventory, self.request, empty, {}, None)
+
+    def plan(
+        self, inventory: Inventory, module: nn.Module, held: Mapping[str, int], weight_budget_bytes: float
+    ) -> AllocationPlan:
+        """The plan for the devices as they are, with room made on the donors. `held` is what the model has there."""
+        request = self.request
+        if request.mode is not AllocationMode.AUTO:
+            for device, wanted in self.draft(inventory).bytes_by_device.items():
+                if device != request.compute_device:  # ComfyUI has made room there already
+                    self._make_room(wanted - held.get(device, 0), device, module)
+        reserve = {}
+        if request.mode is AllocationMode.AUTO:
+            granted = weight_budget_bytes + held.get(request.compute_device, 0)
+            reserve[request.compute_device] = self._host.inference_reserve_bytes(request.compute_device, granted)
+        devices = self._host.devices_for(self._device_names(), held, self.limits)
+        return self._plan_allocation(inventory, request, devices, reserve, self._host.profile)
+
+    def predict(self, plan: AllocationPlan) -> StepPrediction | None:
+        """What a step is expected to take, where the machine's speeds are known."""
+        try:
+            return predict_step(plan, self._host.profile)
+        except KeyError:  # a device that has come since the profile was read
+            return None
+
+    def refusal(
+        self, shortage: Shortage, inventory: Inventory, plan: AllocationPlan, held: Mapping[str, int]
+    ) -> LoadOutOfMemoryError:
+        """The error for a written-out split that lacked memory, with the string of a plan that would fit."""
+        compute = self.request.compute_device
+        others = dict.fromkeys(share.device for share in self.request.shares if share.device not in (compute, "cpu"))
+        bent = replace(
+            self.request,
+            mode=AllocationMode.VIRTUAL_VRAM,
+            shares=(),
+            virtual_vram_bytes=inventory.total_bytes - plan.compute_bytes,
+            donors=(*others, "cpu"),
+        )
+        limits = {shortage.device: shortage.placed_bytes}
+        devices = self._host.devices_for(self._device_names(), held, limits)
+        try:
+            fitting = self._plan_allocation(inventory, bent, devices, {}, None)
+        except PlanError:
+            return LoadOutOfMemoryError(shortage, "")
+        return LoadOutOfMemoryError(shortage, fitting.expert_string)
+
+    def _device_names(self) -> tuple[str, ...]:
+        """The devices that the request may use; no other is touched, not even to ask for its memory."""
+        request = self.request
+        if request.mode is AllocationMode.AUTO:
+            return self._host.registry.names()
+        named = [request.compute_device, *(share.device for share in request.shares), *request.donors, "cpu"]
+        return tuple(dict.fromkeys(named))
+
+
+def setting_for(request: AllocationRequest, bytes_by_device: Mapping[str, int]) -> str:
+    """What a user sets to get by intent what a loaded model came to."""
+    compute = request.compute_device
+    if request.mode is AllocationMode.VIRTUAL_VRAM:
+        offloaded = sum(size for device, size in bytes_by_device.items() if device != compute)
+        return f"virtual_vram_gb to {math.ceil(10 * offloaded / GIB) / 10}"
+    sizes = {compute: bytes_by_device.get(compute, 0), **bytes_by_device}
+    string = ";".join(f"{device},{size}b" for device, size in sizes.items())
+    return f'expert_mode_allocations to "{string}"'

@@ -1,0 +1,123 @@
+"""Guards a sampling of a split model: nothing stays half done, and running out of memory is survived.
+
+ComfyUI calls wrappers of `OUTER_SAMPLE` around one whole sampling, the loading of its models included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as mm
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import structlog
+import torch
+from torch import Tensor
+
+from multigpu.multigpu_core.allocation import readable_bytes
+
+from .cond_batch import WRAPPER_KEY
+
+if TYPE_CHECKING:
+    from .placement import ModelPlacement
+
+log = structlog.get_logger("multigpu")
+
+ALL_BYTES = 1e30
+SHARES_OFFLOADED = {2: 0.5, 1: 1.0}
+"""By the tries that are left, the share of what still lies on the computing devices that is offloaded before the next.
+
+No allocator tells what a whole sampling would have needed: half of it first, and if that was too little, all.
+"""
+
+
+def guard_sampling(patcher: Any, placement: ModelPlacement) -> None:
+    """Guard every sampling by the patcher and all its clones."""
+
+    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        guider = executor.class_obj
+        sample: Callable[[], Tensor] = partial(executor, *args, **kwargs)
+        if guider.model_patcher.model is not placement.distribution.module:  # a copy of it for another device
+            return sample()
+        return _sample(sample, guider, placement)
+
+    wrapper = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, outer_sample)
+
+
+def _sample(sample: Callable[[], Tensor], guider: Any, placement: ModelPlacement) -> Tensor:
+    beginning = _Beginning.of(guider)
+    tries_left = placement.host.memory.sampling_retries
+    share = 0.0
+    while True:
+        try:
+            if share:
+                _offload_more(guider.model_patcher, placement, share)
+            return sample()
+        except BaseException as error:  # an interrupt, too, leaves the weights in their places
+            placement.distribution.settle()
+            if not tries_left or not mm.is_oom(error) or not placement.can_offload_more:
+                raise
+        # Only now is the error gone, and with it all that its frames held on the device.
+        beginning.restore(guider)
+        share = SHARES_OFFLOADED[tries_left]
+        tries_left -= 1
+
+
+def _offload_more(patcher: Any, placement: ModelPlacement, share: float) -> None:
+    """Free the computing devices of all other models and of a share of this one."""
+    loaded_models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]
+    ours = [loaded for loaded in loaded_models if patcher.is_clone(loaded.model)]
+    for device in placement.computing_devices:
+        mm.free_memory(ALL_BYTES, device, keep_loaded=ours)
+    freed = patcher.offload_more(share)
+    mm.soft_empty_cache()
+    model, setting = type(patcher.model).__name__, placement.setting_in_force
+    log.warning(
+        "sampling_out_of_memory",
+        message=f"{model}: sampling ran out of memory and is done again with the same seed, after "
+        f"{readable_bytes(freed)} of its weights went to system memory. To avoid this set {setting}.",
+        model=model,
+        devices=[str(device) for device in placement.computing_devices],
+        freed_bytes=freed,
+        setting=setting,
+    )
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What a sampling changes of its guider and of the random generators, as it was before."""
+
+    conds: Mapping[str, list[dict[str, Any]]]
+    host_generator: Tensor
+    device_generator: Tensor | None
+
+    @classmethod
+    def of(cls, guider: Any) -> _Beginning:
+        device = guider.model_patcher.load_device
+        has_generator = hasattr(_device_module(device), "get_rng_state")
+        return cls(
+            _copied(guider.conds),
+            torch.get_rng_state(),
+            _device_module(device).get_rng_state(device) if has_generator else None,
+        )
+
+    def restore(self, guider: Any) -> None:
+        comfy.sampler_helpers.cleanup_models(guider.conds, getattr(guider, "loaded_models", ()))
+        guider.conds = _copied(self.conds)
+        torch.set_rng_state(self.host_generator)
+        if self.device_generator is not None:
+            device = guider.model_patcher.load_device
+            _device_module(device).set_rng_state(self.device_generator, device)
+
+
+def _copied(conds: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [dict(cond) for cond in each] for name, each in conds.items()}
+
+
+def _device_module(device: torch.device) -> Any:
+    """`torch.cuda`, `torch.xpu`, …; None for the cpu, whose generator is torch's own, and where there is none."""
+    return getattr(torch, device.type, None) if device.type != "cpu" else None

@@ -1,0 +1,1 @@
+"""One module for each family of devices, as the registry sees them. Imported by devices only."""

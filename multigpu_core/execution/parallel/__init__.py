@@ -1,0 +1,1 @@
+"""Two micro-batches at once on two devices."""

@@ -1,0 +1,1 @@
+"""A donor computes the blocks that it stores: activations travel, weights stay."""

@@ -1,0 +1,1 @@
+"""Offloaded modules come to the compute device ahead of their turn."""

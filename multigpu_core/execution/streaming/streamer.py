@@ -1,0 +1,171 @@
+"""Serves a distributed model's offloaded blocks to its compute device, by hooks on the modules that are called.
+
+Regions that are entered as expected come from the staging ring, copied ahead (prefetch.py). All others are brought at
+the moment when they are needed, and are as correct: regions inside of others, modules that are called past their
+region, calls that nobody expected, and everything on a device without streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from multigpu.multigpu_core.devices import DeviceRegistry
+from multigpu.multigpu_core.execution.relay.hops import Hops
+from multigpu.multigpu_core.execution.step_record import StepRecord
+from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
+
+from .call_order import CallOrder
+from .called_modules import slots_by_called_module
+from .channel_choice import LaneChoice
+from .inner_hooks import InnerHooks
+from .offloaded_module import Region
+from .out_of_turn import OutOfTurnCopies
+from .prefetcher import Prefetcher
+
+
+class Streamer:
+    """Hooks on one model; without `attach`, or after `detach`, the model has none of ours.
+
+    `staging_bytes` are what it may keep of the compute device's memory; it takes no less than the largest region.
+    """
+
+    def __init__(self, registry: DeviceRegistry, compute: str, locked: PageLockedMemory, staging_bytes: int) -> None:
+        self.compute = registry.torch_device(compute)
+        self.record = StepRecord()
+        streams = registry.streams(compute)
+        self._after_capture = registry.after_capture(compute)
+        self._prefetcher = Prefetcher(self.compute, streams, staging_bytes) if streams is not None else None
+        self._out_of_turn = OutOfTurnCopies(self.compute, streams, Hops(registry))
+        self._lanes = LaneChoice(registry, compute, locked)
+        self._regions: list[Region] = []
+        self._inner: list[InnerHooks] = []
+        self._around_others: set[int] = set()
+        self._order = CallOrder(())
+        self._arranged: tuple[int, ...] = ()
+        self._active: int | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def __del__(self) -> None:
+        # A model may be let go as it is, right after a step: no allocator knows of the copies that are under way.
+        with suppress(Exception):  # where the interpreter ends, or a device has failed, nobody uses the memory again
+            stored = [region.tensors for region in self._regions]
+            self._after_capture(partial(_wait, self._prefetcher, self._out_of_turn, stored))
+
+    @property
+    def staging_bytes(self) -> int:
+        """Bytes of the compute device that are kept for staging now."""
+        return self._prefetcher.buffer_bytes if self._prefetcher is not None else 0
+
+    def attach(self, module: nn.Module, offloaded: Mapping[str, tuple[TensorSlot, ...]]) -> None:
+        """Serve these blocks (slots by block name, in execution order), and no others, from now on."""
+        self.detach()
+        self._after_capture.catch_up()
+        paths = dict(module.named_modules())
+        called = [pair for name, slots in offloaded.items() for pair in slots_by_called_module(paths.get(name), slots)]
+        roots = {id(each) for each, _ in called}
+        for index, (each, slots) in enumerate(called):
+            self._regions.append(Region(slots))
+            self._inner.append(InnerHooks(each, slots, self._out_of_turn.of))
+            # A compiled block computes from the tensors that it finds; how they come there is not part of it.
+            enter, leave = map(torch.compiler.disable, (partial(self._enter, index), partial(self._leave, index)))
+            self._handles.append(each.register_forward_pre_hook(enter, prepend=True))
+            self._handles.append(each.register_forward_hook(leave, always_call=True))
+            if any(id(inner) in roots for inner in each.modules() if inner is not each):
+                self._around_others.add(index)
+        self._lanes.begin(max((region.size_bytes for region in self._regions), default=0))
+        self._order = CallOrder(range(len(self._regions)))
+        self._arrange()
+
+    def detach(self) -> None:
+        self.settle()
+        self._out_of_turn.wait()
+        for hooks in self._inner:
+            hooks.remove()
+        for handle in self._handles:
+            handle.remove()
+        for kept in (self._handles, self._regions, self._inner, self._around_others):
+            kept.clear()
+        self._lanes.forget()
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+
+    def settle(self) -> None:
+        """Undo what a forward that was broken off left behind."""
+        for region, inner in zip(self._regions, self._inner, strict=True):
+            inner.settle()
+            if region.is_staged:
+                region.settle()
+                inner.resume()
+        self._active = None
+        self._order.break_off()
+        self.forget_copies()
+
+    def forget_copies(self) -> None:
+        """Say that stored weights have been written to: what was copied ahead is not used."""
+        if self._prefetcher is not None:
+            self._prefetcher.drop()
+
+    def save_memory(self) -> None:
+        """Keep no more for staging from now on than the largest region needs."""
+        if self._prefetcher is not None:
+            self._prefetcher.save_memory()
+            self._arrange()
+
+    def _arrange(self) -> None:
+        """Let the prefetcher expect the order that is expected now."""
+        self._arranged = self._order.expected
+        if self._prefetcher is None:
+            return
+        turns = []
+        for index in self._arranged:
+            lane = self._lanes.lane_for(self._regions[index].tensors)
+            if lane is not None and index not in self._around_others:
+                turns.append((self._regions[index], lane))
+        self._prefetcher.arrange(turns)
+
+    def _enter(self, index: int, module: nn.Module, args: Any) -> None:
+        region = self._regions[index]
+        if not region.enter():
+            return
+        is_new_step = self._order.entered(index)
+        if not region.is_as_stored:
+            region.look_again()
+            self._arrange()
+        elif is_new_step and self._order.expected != self._arranged:
+            self._arrange()
+        staged = None
+        if self._active is None and self._prefetcher is not None:
+            staged = self._prefetcher.take(region)
+        if staged is not None:
+            self._active = index
+        else:
+            staged = self._out_of_turn.of(region)
+        self.record.entered(region.size_bytes, is_new_step)
+        self._inner[index].suspend()
+        region.stage(staged)
+
+    def _leave(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
+        region = self._regions[index]
+        if not region.leave():
+            return
+        region.unstage()
+        self._inner[index].resume()
+        if self._active == index:
+            self._active = None
+            assert self._prefetcher is not None
+            self._prefetcher.give_back()
+
+
+def _wait(prefetcher: Prefetcher | None, out_of_turn: OutOfTurnCopies, stored: object) -> None:
+    """Let the host wait until no copy is under way; `stored` is what they are copied from, alive until then."""
+    if prefetcher is not None:
+        prefetcher.wait()
+    out_of_turn.wait()

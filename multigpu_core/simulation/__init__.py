@@ -1,0 +1,1 @@
+"""Simulated accelerators for PyTorch. Imported by the demo, tests and authors."""

@@ -1,0 +1,1 @@
+"""What simulated devices hold, and who uses it."""

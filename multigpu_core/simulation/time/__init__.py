@@ -1,0 +1,1 @@
+"""When work on simulated devices runs: streams, events, virtual time, and races."""
