@@ -74,8 +74,15 @@ UNIT = Suite("unit", ("tests/unit/execution",))
 COMFYUI = Suite(
     "comfyui",
     tuple(
-        f"tests/comfyui/test_{name}.py"
-        for name in ("split_loras", "split_memory", "split_load_bounds", "patches_elsewhere", "one_owner")
+        f"tests/comfyui/{name}.py"
+        for name in (
+            "split/test_split_loras",
+            "split/test_split_memory",
+            "split/test_split_load_bounds",
+            "split/test_weight_patches",
+            "auxiliary/test_patches_elsewhere",
+            "host/test_one_owner",
+        )
     ),
 )
 SUITES = (UNIT, COMFYUI)

@@ -13,10 +13,10 @@ import torch
 from multigpu.multigpu_core.provisioning.release import comfyui_folder
 from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
-from .demo_server import free_everything, prepare
-from .inprocess import ComfyUI
-from .packs_at_hand import stand_in
-from .tiny_files import shrink_encoders, write_tiny_files
+from .support.demo_server import free_everything, prepare
+from .support.in_process import ComfyUI
+from .support.packs_at_hand import stand_in
+from .support.tiny_files import shrink_encoders, write_tiny_files
 
 
 @pytest.fixture(scope="session")

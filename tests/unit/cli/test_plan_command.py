@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from multigpu.multigpu_core.cli.app import app
 
-from ..allocation.test_inventory_of_file import one_tensor, safetensors_file
+from ..allocation.inventory.test_inventory_of_file import one_tensor, safetensors_file
 
 GB = 1 << 30
 BLOCKS = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..allocation.test_inventory_of_file import one_tensor, safetensors_file
+from ..allocation.inventory.test_inventory_of_file import one_tensor, safetensors_file
 
 WIDTH = 3072
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38

@@ -28,7 +28,7 @@ DOCS = ROOT / "docs"
 LINK = re.compile(r"\[[^]]*\]\((?!\w+:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 MACHINE = ("cuda:0", "cuda:1", "cpu")
 RUN_AS_A_WHOLE = "cli.md"
-"""By tests/comfyui/test_command_line_page.py."""
+"""By tests/comfyui/cli/test_command_line_page.py."""
 
 
 def of_all_pages(found: Any) -> list[Any]:
