@@ -16,7 +16,7 @@ import comfy.controlnet
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.comfy.host.scope import DeviceScope, device_scope
+from multigpu.multigpu_core.comfy.host.scope import Devices, device_scope
 from multigpu.multigpu_core.execution import replace_tensors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ControlElsewhere(ControlClass):  # type: ignore[misc]
     def pre_run(self, model: Any, *args: Any) -> None:
         """ComfyUI's, before a sampling. Control LoRAs are put together here, of the model's own weights."""
         home = model.current_patcher.load_device
-        with device_scope(DeviceScope(home, home, home)):
+        with device_scope(Devices(home)):
             super().pre_run(model, *args)
         for name, value in self.extra_args.items():
             if isinstance(value, nn.Module) and _device_of(self) != home:

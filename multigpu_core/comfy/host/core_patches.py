@@ -18,11 +18,11 @@ import torch
 from comfy.cli_args import args
 
 from .dynamic_vram import SwitchedModules
-from .scope import DeviceScope, current_scope, device_scope
+from .scope import Devices, current_scope, device_scope
 
 log = structlog.get_logger("multigpu")
 
-ScopeAnswer = Callable[[DeviceScope], "torch.device | None"]
+ScopeAnswer = Callable[[Devices], "torch.device | None"]
 
 
 def _home_of(device: torch.device) -> torch.device | None:
@@ -32,12 +32,12 @@ def _home_of(device: torch.device) -> torch.device | None:
 
 # Function of comfy.model_management -> what a device scope answers for it; None leaves the answer to ComfyUI.
 DEVICE_SELECTION: dict[str, ScopeAnswer] = {
-    "get_torch_device": lambda scope: scope.model,
-    "text_encoder_device": lambda scope: scope.text_encoder,
-    "vae_device": lambda scope: scope.vae,
+    "get_torch_device": lambda scope: scope.compute,
+    "text_encoder_device": lambda scope: scope.of_text_encoder,
+    "vae_device": lambda scope: scope.of_vae,
     "unet_offload_device": lambda scope: scope.offload,
-    "text_encoder_offload_device": lambda scope: scope.offload or _home_of(scope.text_encoder),
-    "vae_offload_device": lambda scope: scope.offload or _home_of(scope.vae),
+    "text_encoder_offload_device": lambda scope: scope.offload or _home_of(scope.of_text_encoder),
+    "vae_offload_device": lambda scope: scope.offload or _home_of(scope.of_vae),
     "unet_inital_load_device": lambda scope: scope.initial,  # ComfyUI's spelling
     "text_encoder_initial_device": lambda scope: scope.initial,
 }

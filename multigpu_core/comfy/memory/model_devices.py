@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,8 @@ import comfy.model_patcher
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.comfy.host.scope import Devices
 from multigpu.multigpu_core.comfy.nodes.loader_outputs import patcher_of
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where a model computes, and where it waits: ComfyUI's own choice where `offload` is None."""
-
-    compute: torch.device
-    offload: torch.device | None = None
 
 
 class ModelDevices:

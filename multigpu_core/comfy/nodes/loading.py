@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,8 @@ from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, F
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 from multigpu.multigpu_core.comfy.host.executing import executing_node
 from multigpu.multigpu_core.comfy.host.host import Host
-from multigpu.multigpu_core.comfy.host.scope import DeviceScope, current_scope, device_scope
-from multigpu.multigpu_core.comfy.memory.model_devices import Devices, ModelDevices
+from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
+from multigpu.multigpu_core.comfy.memory.model_devices import ModelDevices
 from multigpu.multigpu_core.comfy.memory.retained_outputs import KeptModels
 from multigpu.multigpu_core.comfy.memory.tracked_models import OurModel, OurModels
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack, Packs, input_types
@@ -38,6 +38,9 @@ from .model_files import is_model_file
 from .rebuilding import make_rebuildable
 
 log = structlog.get_logger("multigpu")
+
+KINDS = {"CLIP": "text_encoder", "CLIP_VISION": "text_encoder", "VAE": "vae"}
+"""The field of `Devices` for an output, by its type; any other computes on `Devices.compute`."""
 
 
 class NotSplittableError(RuntimeError):
@@ -131,7 +134,7 @@ class LoadJob:
     def eject(self, context: LoadContext) -> None:
         """Make room on this job's devices, if its user wants that."""
         if self.eject_models:
-            context.models.eject(set(self._devices_by_kind(context).values()))
+            context.models.eject(set(self._devices(context).computing))
 
     def kept_result(self, context: LoadContext) -> Any | None:
         """The result of a former run of the same node with the same inputs, if that was to be kept."""
@@ -144,7 +147,7 @@ class LoadJob:
             yield
             return
         home = torch.device("cpu") if self.splits else None
-        devices = DeviceScope(offload=home or self.offload, initial=home, **self._devices_by_kind(context))
+        devices = replace(self._devices(context), offload=home or self.offload, initial=home)
         with ExitStack() as stack:
             if self._is_without_dynamic_vram:
                 stack.enter_context(without_dynamic_vram())
@@ -204,7 +207,7 @@ class LoadJob:
             value = retarget(value, device)
             if (patcher := patcher_of(value)) is not None:
                 self._remember(patcher, context)
-        context.devices.remember(value, Devices(device, self.offload))
+        context.devices.remember(value, Devices(device, offload=self.offload))
         current_while_called(value)
         if Feature.COMPANIONS in context.missing:
             return value
@@ -252,14 +255,15 @@ class LoadJob:
         files = tuple(str(value) for value in self.theirs.values() if is_model_file(value))
         context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference, node, files))
 
-    def _devices_by_kind(self, context: LoadContext) -> dict[str, torch.device]:
-        """The device for each kind of model that ComfyUI selects one for: diffusion models, text encoders, VAEs."""
-        first = self.requests[0]
-        kinds = {"model": first, "text_encoder": first, "vae": first}
+    def _devices(self, context: LoadContext) -> Devices:
+        """The device for each kind of model that ComfyUI selects one for."""
+        kinds = dict.fromkeys(("compute", "text_encoder", "vae"), self.requests[0])
         for index, output_type in enumerate(self.target.node.RETURN_TYPES):
-            kind = {"CLIP": "text_encoder", "CLIP_VISION": "text_encoder", "VAE": "vae"}.get(output_type, "model")
+            kind = KINDS.get(output_type, "compute")
             kinds[kind] = self._requests_by_output.get(index, kinds[kind])
-        return {kind: context.host.registry.torch_device(request.compute_device) for kind, request in kinds.items()}
+        return Devices(
+            **{kind: context.host.registry.torch_device(each.compute_device) for kind, each in kinds.items()}
+        )
 
 
 def _offload(variant: NodeVariant, inputs: Mapping[str, Any], host: Host) -> torch.device | None:

@@ -15,7 +15,7 @@ from types import ModuleType
 import comfy.model_management as mm
 import torch
 
-from multigpu.multigpu_core.comfy.memory.model_devices import Devices
+from multigpu.multigpu_core.comfy.host.scope import Devices
 from multigpu.multigpu_core.plugins.loaders import PackDevices
 
 

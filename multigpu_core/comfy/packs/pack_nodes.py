@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from multigpu.multigpu_core.comfy.host.scope import DeviceScope, current_scope, device_scope
+from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
-from multigpu.multigpu_core.comfy.memory.model_devices import Devices, ModelDevices, decisive_model
+from multigpu.multigpu_core.comfy.memory.model_devices import ModelDevices, decisive_model
 from multigpu.multigpu_core.comfy.nodes.loader_class import LoaderClass, is_v3
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.plugins.loaders import PackDevices
@@ -48,15 +48,15 @@ class Packs:
         return self._models.of(decisive_model(inputs, types, pack.devices.model_types))
 
     @contextmanager
-    def on(self, pack: Pack, scope: DeviceScope, inputs: Mapping[str, Any]) -> Iterator[None]:
+    def on(self, pack: Pack, devices: Devices, inputs: Mapping[str, Any]) -> Iterator[None]:
         """ComfyUI, the pack's globals and models, and torch itself all name these devices until the block is left."""
         with ExitStack() as stack:
-            stack.enter_context(pack.globals.set_to(Devices(scope.model, scope.offload)))
-            stack.enter_context(device_scope(scope))
+            stack.enter_context(pack.globals.set_to(devices))
+            stack.enter_context(device_scope(devices))
             # Code that says "cuda" without a number means the current device.
-            stack.enter_context(self._registry.device_scope(self._registry.name_of(scope.model)))
+            stack.enter_context(self._registry.device_scope(self._registry.name_of(devices.compute)))
             if pack.devices.around is not None:
-                stack.enter_context(pack.devices.around(inputs, scope.model))
+                stack.enter_context(pack.devices.around(inputs, devices.compute))
             yield
 
     def follow(self, nodes: Iterable[LoaderClass], pack: PackDevices) -> None:
@@ -85,7 +85,7 @@ class Packs:
                 return None
             inputs = _arguments(signature, args, kwargs)
             found = self.devices_for(pack, types, inputs)
-            return functools.partial(self.on, pack, _scope(found), inputs) if found is not None else None
+            return functools.partial(self.on, pack, found, inputs) if found is not None else None
 
         @functools.wraps(function)
         def follow(*args: Any, **kwargs: Any) -> Any:
@@ -103,10 +103,6 @@ class Packs:
             return await Stepwise(function(*args, **kwargs), around)
 
         return follow_async if inspect.iscoroutinefunction(function) else follow
-
-
-def _scope(devices: Devices) -> DeviceScope:
-    return DeviceScope(devices.compute, devices.compute, devices.compute, offload=devices.offload)
 
 
 def input_types(node: LoaderClass) -> dict[str, str]:

@@ -155,12 +155,12 @@ def test_a_loader_that_fails_leaves_no_device_behind(
 
 
 def test_threads_do_not_see_each_others_device(comfyui: ComfyUI, mm: ModuleType) -> None:
-    from multigpu.multigpu_core.comfy.host.scope import DeviceScope, device_scope
+    from multigpu.multigpu_core.comfy.host.scope import Devices, device_scope
 
     inside, seen = threading.Barrier(3), {}
 
     def load_on(device: torch.device) -> None:
-        with device_scope(DeviceScope(device, device, device)):
+        with device_scope(Devices(device)):
             inside.wait(10)
             seen[str(device)] = str(mm.get_torch_device())
             inside.wait(10)

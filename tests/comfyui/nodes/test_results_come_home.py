@@ -109,5 +109,5 @@ def test_without_our_models_comfyui_s_own_answer_stands(comfyui: ComfyUI) -> Non
 def test_comfyui_s_own_device_stays_the_default_while_a_node_of_ours_works_with_another(comfyui: ComfyUI) -> None:
     scope = importlib.import_module("multigpu.multigpu_core.comfy.host.scope")
     second = torch.device("npu:1")
-    with scope.device_scope(scope.DeviceScope(second, second, second)):
+    with scope.device_scope(scope.Devices(second)):
         assert comfyui.framework.context.host.default_device() == "npu:0"
