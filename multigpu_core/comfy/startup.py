@@ -24,11 +24,11 @@ from multigpu.multigpu_core.comfy.host.host import Host
 from multigpu.multigpu_core.comfy.host.host_memory_watch import HostMemoryWatch, watch_of
 from multigpu.multigpu_core.comfy.host.logging_in_comfyui import start_logging
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
-from multigpu.multigpu_core.comfy.memory.retained_outputs import KeptModels
-from multigpu.multigpu_core.comfy.memory.retention import KeptWatch
-from multigpu.multigpu_core.comfy.memory.tracked_models import OurModels
+from multigpu.multigpu_core.comfy.memory.retention import RetentionWatch
+from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration
+from multigpu.multigpu_core.comfy.packs.pack_nodes import Packs
 from multigpu.multigpu_core.comfy.packs.target_packs import loadable_packs
 from multigpu.multigpu_core.comfy.page.routes import add_routes
 from multigpu.multigpu_core.plugins import (
@@ -101,15 +101,14 @@ def start() -> Framework:
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
     plugins.problems += [*configuration.unknown_plugins(plugins.records), *configuration.idle_options()]
-    kept = KeptModels()
-    models = OurModels(plugins.kept_models, host.registry, kept.release_all)
-    context = LoadContext(host, models, _plan_with(plugins), missing_features(), kept=kept)
+    models = TrackedModels(plugins.kept_models, host.registry)
+    context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing_features())
     worker = PromptWorker(getattr(getattr(server.PromptServer, "instance", None), "prompt_queue", None))
     worker.watch()
     patches = CorePatches(
         models.unload_all,
         lambda: _empty_caches(context),
-        kept.release_all,
+        models.retained.release_all,
         context.home_of_results,
         worker.take_turn,
     )
@@ -151,17 +150,17 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
 
 
 async def _watching(context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
-    """Watch the host's memory and the kept models for as long as the server runs."""
+    """Watch the host's memory and the retained outputs for as long as the server runs."""
     queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
-    memory = watch_of(queue, context.host.registry, settings, context.kept.spare_once)
-    watches = [memory, KeptWatch(context.kept, queue, worker, settings.kept_idle_minutes)]
+    memory = watch_of(queue, context.host.registry, settings, context.models.retained.spare_once)
+    watches = [memory, RetentionWatch(context.models.retained, queue, worker, settings.kept_idle_minutes)]
     tasks = [asyncio.create_task(_keep_looking(watch)) for watch in watches if watch is not None]
     yield
     for task in tasks:
         task.cancel()
 
 
-async def _keep_looking(watch: HostMemoryWatch | KeptWatch) -> None:
+async def _keep_looking(watch: HostMemoryWatch | RetentionWatch) -> None:
     """Look again and again, until cancelled; one that fails is off, and says so."""
     try:
         while True:
@@ -169,15 +168,6 @@ async def _keep_looking(watch: HostMemoryWatch | KeptWatch) -> None:
             await asyncio.to_thread(watch.look)  # it takes the queue's mutex
     except Exception:
         log.exception("watch_failed", message=f"{type(watch).__name__} is off until ComfyUI is started again")
-
-
-def _plan_with(plugins: PluginManager) -> Any:
-    def plan(inventory: Any, request: Any, devices: Any, reserve_bytes: Any, profile: Any) -> Any:
-        return plugins.plan_allocation(
-            inventory=inventory, request=request, devices=devices, reserve_bytes=reserve_bytes, profile=profile
-        )
-
-    return plan
 
 
 def _empty_caches(context: LoadContext) -> None:

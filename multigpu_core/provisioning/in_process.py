@@ -71,7 +71,7 @@ class ComfyUI:
     def reset(self) -> None:
         """Unload every model, forget the copies so far, and have devices of the usual sizes."""
         mm = importlib.import_module("comfy.model_management")
-        self.framework.context.kept.release_all()
+        self.framework.context.models.retained.release_all()
         for device in {loaded.device for loaded in mm.current_loaded_models}:
             mm.free_memory(1e30, device)
         gc.collect()

@@ -2,7 +2,7 @@
 
 GLIGEN and the patches of nodes are called from inside the model's forward, with its tensors: no device of their own is
 possible for them. Those that ComfyUI loads are loaded there (here), what others hold is copied there
-(patch_holdings.py).
+(patch_tensors.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import comfy.sampler_helpers
 import structlog
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import unload
+from multigpu.multigpu_core.comfy.nodes.loader_outputs import unload_model
 from multigpu.multigpu_core.comfy.split.cond_batch import WRAPPER_KEY
 
 from .controlnets import compute_where_loaded
@@ -76,7 +76,7 @@ def _in_conds(conds: Mapping[str, Any], name: str) -> Iterator[Any]:
 
 def _bring(companion: Any, model: Any) -> None:
     """Let a model that was loaded for another device be loaded on that of the model it serves."""
-    unload(companion)
+    unload_model(companion)
     name, served = type(companion.model).__name__, type(model.model).__name__
     log.warning(
         "companion_brought",

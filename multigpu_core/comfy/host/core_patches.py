@@ -1,7 +1,7 @@
 """The few ComfyUI functions that we replace, each with its undo.
 
-Every replacement asks first whether one of our nodes is at work (`current_scope()`) or has work loaded (`KeptModels`),
-and otherwise is ComfyUI's own function: workflows without our nodes run exactly as before.
+Every replacement asks first whether one of our nodes is at work (`current_scope()`) or has loaded a model
+(`TrackedModels`), and otherwise is ComfyUI's own function: workflows without our nodes run exactly as before.
 """
 
 from __future__ import annotations

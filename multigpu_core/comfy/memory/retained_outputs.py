@@ -1,6 +1,6 @@
-"""Models whose nodes keep them, alive also when ComfyUI's node cache lets go of them.
+"""The outputs of nodes with keep_loaded, held beside ComfyUI's own cache.
 
-ComfyUI forgets a node's output with the first prompt that is without the node. When the node is back, with the same
+ComfyUI drops a node's output with the first prompt that is without the node. When the node is back, with the same
 inputs and files, it hands out the same models again. They are held until their node runs with keep_loaded off or with
 other inputs, one of their files changes, everything is freed, or their node has been in no prompt for long.
 """
@@ -23,82 +23,78 @@ NodeKey = tuple[str, str]
 """A node's class and id."""
 
 
-@dataclass(frozen=True)
-class Kept:
+@dataclass
+class _Retained:
     """A loader's result, what it was made from, and the size and time of change of each file among that."""
 
     inputs: Mapping[str, Any]
     files: Stamp
     result: Any
-
-
-@dataclass
-class _Held:
-    kept: Kept
     last_wanted: float
     """When its node was in a prompt for the last time, in seconds of the clock."""
 
 
-class KeptModels:
-    """The results of loaders that are held, one for each node.
+class RetainedOutputs:
+    """The retained results of loaders, one for each node.
 
     Only the prompt worker adds and removes; `want`, `unwanted` and `spare_once` may be called by any thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._held: dict[NodeKey, _Held] = {}
+        self._retained: dict[NodeKey, _Retained] = {}
         self._is_spared = False
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._retained)
 
     def result(self, node_class: str, inputs: Mapping[str, Any]) -> Any | None:
-        """What this node made of the same inputs and files before, if it is held; anything else of it is let go."""
-        held = self._held.pop(_key(node_class), None)
-        if held is None or not _is_plain(inputs) or held.kept.inputs != inputs or held.kept.files != _files(inputs):
+        """The retained result of this node if it was made of the same inputs and files; else it is released."""
+        retained = self._retained.pop(_key(node_class), None)
+        if retained is None or not _is_plain(inputs):
             return None
-        self._hold(node_class, held.kept)
-        return held.kept.result
+        if retained.inputs != inputs or retained.files != _files(inputs):
+            return None
+        retained.last_wanted = self._clock()
+        self._retained[_key(node_class)] = retained
+        return retained.result
 
     def keep(self, node_class: str, inputs: Mapping[str, Any], result: Any) -> None:
-        """Hold a result, unless it was made of more than names and numbers: those may have changed by the next time."""
+        """Retain a result, unless an input was no name or number: such a value may have changed by the next time."""
         if _is_plain(inputs):
-            self._hold(node_class, Kept(dict(inputs), _files(inputs), result))
+            retained = _Retained(dict(inputs), _files(inputs), result, self._clock())
+            self._retained[_key(node_class)] = retained
 
     def want(self, nodes: Iterable[NodeKey]) -> None:
         """Note that these nodes are in a prompt now."""
         for node in nodes:
-            if (held := self._held.get(node)) is not None:
-                held.last_wanted = self._clock()
+            if (retained := self._retained.get(node)) is not None:
+                retained.last_wanted = self._clock()
 
     def unwanted(self, seconds: float) -> list[NodeKey]:
-        """The nodes with something held that have been in no prompt for `seconds`."""
+        """The nodes with retained outputs that have been in no prompt for `seconds`."""
         now = self._clock()
-        return [node for node, held in list(self._held.items()) if now - held.last_wanted >= seconds]
+        return [node for node, held in list(self._retained.items()) if now - held.last_wanted >= seconds]
 
     def release_unwanted(self, seconds: float) -> list[NodeKey]:
-        """Release what is held for nodes that have been in no prompt for `seconds`, and return these nodes.
+        """Release the outputs of nodes that have been in no prompt for `seconds`, and return these nodes.
 
         Models may be freed by it: only the prompt worker may call it.
         """
         unwanted = self.unwanted(seconds)
         for node in unwanted:
-            del self._held[node]
+            del self._retained[node]
         return unwanted
 
     def spare_once(self) -> None:
-        """Let nothing go at the next `release_all`: only ComfyUI's cached outputs are to go."""
+        """Make the next `release_all` release nothing: only ComfyUI's cached outputs are to be cleared."""
         self._is_spared = True
 
     def release_all(self) -> None:
-        """Let everything go: ComfyUI's own cache does so at that moment."""
+        """Release everything: ComfyUI clears its own cache at that moment."""
         if not self._is_spared:
-            self._held.clear()
+            self._retained.clear()
         self._is_spared = False
-
-    def _hold(self, node_class: str, kept: Kept) -> None:
-        self._held[_key(node_class)] = _Held(kept, self._clock())
 
 
 def _is_plain(inputs: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Watches which nodes are in the prompts that run, and releases what is kept for a node that has long been in none.
+"""Release the retained outputs of nodes that have been in no prompt for long.
 
 The last prompt that ran counts as running until another one does: ComfyUI's cache holds its outputs, and somebody who
 comes back from lunch finds everything as it was.
@@ -16,18 +16,18 @@ import structlog
 
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
 
-from .retained_outputs import KeptModels, NodeKey
+from .retained_outputs import NodeKey, RetainedOutputs
 
 log = structlog.get_logger("multigpu")
 
 SETTING = "memory.kept_idle_minutes"
 
 
-class KeptWatch:
+class RetentionWatch:
     """Looks at ComfyUI's prompt queue; with `idle_minutes` of 0 nothing is released."""
 
-    def __init__(self, kept: KeptModels, queue: Any, worker: PromptWorker, idle_minutes: float) -> None:
-        self._kept = kept
+    def __init__(self, retained: RetainedOutputs, queue: Any, worker: PromptWorker, idle_minutes: float) -> None:
+        self._retained = retained
         self._queue = queue
         self._worker = worker
         self._idle_minutes = idle_minutes
@@ -39,25 +39,25 @@ class KeptWatch:
         Raises:
             Exception: the last release failed.
         """
-        self._kept.want(_nodes_in_prompts(self._queue))
+        self._retained.want(_nodes_in_prompts(self._queue))
         if self._release is not None:
             if not self._release.done():
                 self._worker.wake()
                 return
             release, self._release = self._release, None
             release.result()
-        is_due = self._idle_minutes and self._kept.unwanted(self._idle_minutes * 60)
+        is_due = self._idle_minutes and self._retained.unwanted(self._idle_minutes * 60)
         if is_due and self._worker.is_idle and self._worker.fault is None:
             self._release = self._worker.submit(self._release_unwanted)
 
     def _release_unwanted(self) -> None:
         if self._queue.get_tasks_remaining():  # a prompt that came meanwhile may have the node
             return
-        for node_class, node_id in self._kept.release_unwanted(self._idle_minutes * 60):
+        for node_class, node_id in self._retained.release_unwanted(self._idle_minutes * 60):
             log.info(
                 "kept_released",
-                message=f"Node {node_id} ({node_class}) was in no prompt for {self._idle_minutes:g} minutes: what it "
-                f"keeps is released. To keep models longer set {SETTING} in plugins.toml, 0 for no end.",
+                message=f"Unloaded the model kept by node {node_id} ({node_class}): unused for {self._idle_minutes:g} "
+                f"minutes. To keep models longer, set {SETTING} in plugins.toml; 0 keeps them forever.",
                 node_class=node_class,
                 node_id=node_id,
                 setting=SETTING,

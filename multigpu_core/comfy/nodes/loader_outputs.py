@@ -15,6 +15,7 @@ from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 HOLDER_ATTRIBUTES = ("patcher", "control_model_wrapped")
 """Where objects that are no patchers hold theirs: CLIP, VAE, CLIP vision, audio and upscale models; ControlNets."""
 ALL_BYTES = 1e30
+"""What `free_memory` is asked for to unload everything: the number that ComfyUI's own unload_all_models uses."""
 DEVICE_ATTRIBUTES = ("device", "load_device")
 """Where such objects remember the device a second time."""
 
@@ -81,8 +82,8 @@ def with_plain_patcher(value: Any) -> Any:
     return value
 
 
-def unload(patcher: Any) -> None:
-    """Unload a patcher's model, and no other, if it is loaded: its loader keeps it, and hands it out again."""
+def unload_model(patcher: Any) -> None:
+    """Unload a patcher's model, and no other, if it is loaded."""
     loaded_models = [loaded for loaded in mm.current_loaded_models if loaded.model is not None]
     others = [loaded for loaded in loaded_models if not patcher.is_clone(loaded.model)]
     for device in {loaded.device for loaded in loaded_models if loaded not in others}:
@@ -95,7 +96,7 @@ def retarget(value: Any, device: torch.device) -> Any:
         value = with_plain_patcher(value)  # DynamicVRAM works on accelerators only
     if (patcher := patcher_of(value)) is not None:
         if patcher.load_device != device:
-            unload(patcher)
+            unload_model(patcher)
         patcher.load_device = device
         if device.type == "cpu":
             patcher.offload_device = device

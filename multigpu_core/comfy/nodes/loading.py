@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import structlog
@@ -22,9 +21,7 @@ from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 from multigpu.multigpu_core.comfy.host.executing import executing_node
 from multigpu.multigpu_core.comfy.host.host import Host
 from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
-from multigpu.multigpu_core.comfy.memory.model_devices import ModelDevices
-from multigpu.multigpu_core.comfy.memory.retained_outputs import KeptModels
-from multigpu.multigpu_core.comfy.memory.tracked_models import OurModel, OurModels
+from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel, TrackedModels
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack, Packs, input_types
 from multigpu.multigpu_core.comfy.split.patcher import distribute, placement_of, undistribute
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement, PlacementOptions
@@ -33,12 +30,21 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 
 from .current_while_called import current_while_called
 from .loader_class import LoaderClass, LoaderInstances, call_loader, is_v3, loader_function
-from .loader_outputs import map_outputs, patcher_of, retarget, set_devices, unload, with_output, with_plain_patcher
+from .loader_outputs import (
+    map_outputs,
+    patcher_of,
+    retarget,
+    set_devices,
+    unload_model,
+    with_output,
+    with_plain_patcher,
+)
 from .model_files import is_model_file
 from .rebuilding import make_rebuildable
 
 log = structlog.get_logger("multigpu")
 
+CPU = torch.device("cpu")
 KINDS = {"CLIP": "text_encoder", "CLIP_VISION": "text_encoder", "VAE": "vae"}
 """The field of `Devices` for an output, by its type; any other computes on `Devices.compute`."""
 
@@ -57,26 +63,21 @@ class LoadContext:
     """What every load needs from the running framework."""
 
     host: Host
-    models: OurModels
+    models: TrackedModels
     plan: PlanAllocation
+    packs: Packs
     missing: Mapping[Feature, str] = field(default_factory=dict)
     """Features that this ComfyUI has no place for, and why."""
-    devices: ModelDevices = field(default_factory=ModelDevices)
-    kept: KeptModels = field(default_factory=KeptModels)
-    packs: Packs = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "packs", Packs(self.host.registry, self.devices))
 
     def home_of_results(self, device: torch.device) -> torch.device:
-        """Where results go that ComfyUI would leave on `device`: to its own, if a node or model of ours works there."""
-        is_ours = current_scope() is not None or self.devices.compute_on(device)
+        """Where results go that ComfyUI would leave on `device`: its own, if a node or model of ours works there."""
+        is_ours = current_scope() is not None or self.models.computes_on(device)
         return self.host.registry.torch_device(self.host.default_device()) if is_ours else device
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one of our nodes is made of: a variant, the class that it wraps, and that class's pack if it has ways."""
+    """What one of our nodes is made of: a variant, the class that it wraps, and that class's pack if it is special."""
 
     variant: NodeVariant
     node: LoaderClass
@@ -85,28 +86,22 @@ class Target:
 
 @dataclass(frozen=True)
 class LoadJob:
-    """A variant's inputs, understood: one request for each part of the wrapped class's outputs."""
+    """One run of a node variant: its inputs, understood, and what it takes to carry them out."""
 
+    context: LoadContext
     target: Target
     inputs: Mapping[str, Any]
-    requests: tuple[AllocationRequest, ...]
-    theirs: Mapping[str, Any] = field(default_factory=dict)
+    loader_inputs: Mapping[str, Any]
     """What of the inputs the wrapped class is given."""
+    requests: tuple[AllocationRequest, ...]
+    """One for each part of the wrapped class's outputs."""
     offload: torch.device | None = None
     """Where models wait that are not needed; None for ComfyUI's own choice."""
-    eject_models: bool = False
-    keep_loaded: bool = False
-    high_precision_loras: bool = True
-    _requests_by_output: dict[int, AllocationRequest] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        by_output = {
-            i: r for part, r in zip(self.target.variant.parts, self.requests, strict=True) for i in part.outputs
-        }
-        object.__setattr__(self, "_requests_by_output", by_output)
 
     @classmethod
-    def of(cls, target: Target, inputs: Mapping[str, Any], theirs: Mapping[str, Any], context: LoadContext) -> LoadJob:
+    def of(
+        cls, target: Target, inputs: Mapping[str, Any], loader_inputs: Mapping[str, Any], context: LoadContext
+    ) -> LoadJob:
         """Read a variant's inputs.
 
         Raises:
@@ -116,52 +111,60 @@ class LoadJob:
         if target.pack is not None:
             followed = context.packs.devices_for(target.pack, input_types(target.node), inputs)
         default = context.host.registry.name_of(followed.compute) if followed else context.host.default_device()
-        return cls(
-            target,
-            inputs,
-            tuple(_request(part, inputs, context.host, default) for part in target.variant.parts),
-            theirs,
-            offload=_offload(target.variant, inputs, context.host) or (followed.offload if followed else None),
-            eject_models=bool(inputs.get("eject_models", False)),
-            keep_loaded=bool(inputs.get("keep_loaded", False)),
-            high_precision_loras=bool(inputs.get("high_precision_loras", True)),
-        )
+        requests = tuple(_request(part, inputs, context.host, default) for part in target.variant.parts)
+        offload = _offload(target.variant, inputs, context.host) or (followed.offload if followed else None)
+        return cls(context, target, inputs, loader_inputs, requests, offload)
 
     @property
     def splits(self) -> bool:
         return any(request.splits for request in self.requests)
 
-    def eject(self, context: LoadContext) -> None:
-        """Make room on this job's devices, if its user wants that."""
-        if self.eject_models:
-            context.models.eject(set(self._devices(context).computing))
+    @property
+    def keep_loaded(self) -> bool:
+        return bool(self.inputs.get("keep_loaded", False))
 
-    def kept_result(self, context: LoadContext) -> Any | None:
-        """The result of a former run of the same node with the same inputs, if that was to be kept."""
-        return context.kept.result(self.target.variant.node_id, self.inputs)
+    @property
+    def high_precision_loras(self) -> bool:
+        return bool(self.inputs.get("high_precision_loras", True))
+
+    @property
+    def devices(self) -> Devices:
+        """Where the models of each kind compute, as the node's user wants it."""
+        kinds = dict.fromkeys(("compute", "text_encoder", "vae"), self.requests[0])
+        for index, output_type in enumerate(self.target.node.RETURN_TYPES):
+            kind = KINDS.get(output_type, "compute")
+            kinds[kind] = self._request_for(index) or kinds[kind]
+        torch_device = self.context.host.registry.torch_device
+        return Devices(
+            **{kind: torch_device(request.compute_device) for kind, request in kinds.items()}, offload=self.offload
+        )
+
+    def eject(self) -> None:
+        """Free memory on this job's devices, if its user wants that."""
+        if self.inputs.get("eject_models", False):
+            self.context.models.eject(self.devices.computing)
+
+    def retained_result(self) -> Any | None:
+        """The result of a former run of the same node with the same inputs, if that was retained."""
+        return self.context.models.retained.result(self.target.variant.node_id, self.inputs)
 
     @contextmanager
-    def scope(self, context: LoadContext) -> Iterator[None]:
+    def scope(self) -> Iterator[None]:
         """While the wrapped class runs, all that chooses a device there chooses this job's."""
         if not self.requests:
             yield
             return
-        home = torch.device("cpu") if self.splits else None
-        devices = replace(self._devices(context), offload=home or self.offload, initial=home)
+        devices = self.devices
+        if self.splits:
+            devices = replace(devices, offload=CPU, initial=CPU)
         with ExitStack() as stack:
             if self._is_without_dynamic_vram:
                 stack.enter_context(without_dynamic_vram())
             if self.target.pack is not None:
-                stack.enter_context(context.packs.on(self.target.pack, devices, self.inputs))
+                stack.enter_context(self.context.packs.on(self.target.pack, devices, self.inputs))
             else:
                 stack.enter_context(device_scope(devices))
             yield
-
-    @property
-    def _is_without_dynamic_vram(self) -> bool:
-        """Whether DynamicVRAM can do nothing for any output: where it can for some, the others are loaded once more."""
-        is_alone = len(self.target.node.RETURN_TYPES) == 1
-        return (self.splits and is_alone) or all(request.compute_device == "cpu" for request in self.requests)
 
     def call(self, instances: LoaderInstances | None = None) -> Any:
         """Run the wrapped class: stay inside `scope`. A class that is async gives a coroutine.
@@ -169,101 +172,111 @@ class LoadJob:
         A V1 class runs in the one of `instances` that is for this job, and else in a new one.
         """
         if instances is None or is_v3(self.target.node):
-            return call_loader(self.target.node, self.theirs)
+            return call_loader(self.target.node, self.loader_inputs)
         devices = (*(request.compute_device for request in self.requests), self.offload)
         instance = instances.of(self.target.node, devices, (self.requests, self.high_precision_loras))
-        return call_loader(self.target.node, self.theirs, instance)
+        return call_loader(self.target.node, self.loader_inputs, instance)
 
-    def finish(self, result: Any, context: LoadContext) -> Any:
+    def finish(self, result: Any) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
         if not self.requests:
             return result
-        placed = map_outputs(result, lambda index, value: self._placed(index, value, context))
+        placed = map_outputs(result, self._placed)
         if self.target.variant.device_output:
             placed = with_output(placed, self.requests[0].compute_device)
         if self.keep_loaded:
-            context.kept.keep(self.target.variant.node_id, self.inputs, placed)
+            self.context.models.retained.keep(self.target.variant.node_id, self.inputs, placed)
         return placed
 
-    def _placed(self, index: int, value: Any, context: LoadContext) -> Any:
-        request = self._requests_by_output.get(index)
+    @property
+    def _is_without_dynamic_vram(self) -> bool:
+        """Whether DynamicVRAM can do nothing for any output: where it can for some, the others are loaded once more."""
+        is_alone = len(self.target.node.RETURN_TYPES) == 1
+        return (self.splits and is_alone) or all(request.compute_device == "cpu" for request in self.requests)
+
+    def _placed(self, index: int, value: Any) -> Any:
+        """One output, its models on their device or ready to be split."""
+        request = self._request_for(index)
         if request is None or value is None:
             return value
-        device = context.host.registry.torch_device(request.compute_device)
-        part = next(part for part in self.target.variant.parts if index in part.outputs)
+        part = self._part_of(index)
+        assert part is not None, "an output with a request belongs to a part"
         splits = request.splits and part.splits and index == part.split_output
         placement = placement_of(value)
-        if placement is not None and placement not in map(placement_of, self.theirs.values()):
+        if placement is not None and placement not in map(placement_of, self.loader_inputs.values()):
             # The loader keeps its model and hands it out again.
-            if splits and placement.options == self._options(request):
-                self._remember(patcher_of(value), context, placement)
+            if splits and placement.options == PlacementOptions(request, self.high_precision_loras):
+                self._track(value, request, placement)
                 return value
             undistribute(patcher_of(value))
         if not inspect.iscoroutinefunction(loader_function(self.target.node)):
-            make_rebuildable(value, index, partial(self._call_again, context), self.theirs)
+            make_rebuildable(value, index, self._call_again, self.loader_inputs)
         if splits:
-            value = self._split(value, request, device, context)
+            value = self._split(value, request)
         else:
-            value = retarget(value, device)
-            if (patcher := patcher_of(value)) is not None:
-                self._remember(patcher, context)
-        context.devices.remember(value, Devices(device, offload=self.offload))
+            value = retarget(value, self.context.host.registry.torch_device(request.compute_device))
+            self._track(value, request)
         current_while_called(value)
-        if Feature.COMPANIONS in context.missing:
+        if Feature.COMPANIONS in self.context.missing:
             return value
         if isinstance(value, ModelPatcher):
             serve_companions(value)
         return compute_where_loaded(value)
 
-    def _call_again(self, context: LoadContext) -> Any:
-        with self.scope(context):
+    def _call_again(self) -> Any:
+        with self.scope():
             return self.call()
 
-    def _split(self, value: Any, request: AllocationRequest, device: torch.device, context: LoadContext) -> Any:
-        if Feature.SPLITTING in context.missing:
-            reason = f"this ComfyUI has changed: {context.missing[Feature.SPLITTING]}. {SPLITTING_REFUSED}"
-            raise NotSplittableError(self.target.variant.node_id, reason)
+    def _split(self, value: Any, request: AllocationRequest) -> Any:
+        """The output with a patcher that places its model's weights as requested, from its first load on."""
+        node_id = self.target.variant.node_id
+        if Feature.SPLITTING in self.context.missing:
+            reason = f"this ComfyUI has changed: {self.context.missing[Feature.SPLITTING]}. {SPLITTING_REFUSED}"
+            raise NotSplittableError(node_id, reason)
         try:
             value = with_plain_patcher(value)
         except RuntimeError as error:
             raise NotSplittableError(
-                self.target.variant.node_id,
+                node_id,
                 f"DynamicVRAM holds it and its loader cannot load it again ({error}). Start ComfyUI with "
                 "--disable-dynamic-vram, or use the node's MultiGPU variant, which places the model whole.",
             ) from error
         patcher = patcher_of(value)
         if patcher is None:
             raise NotSplittableError(
-                self.target.variant.node_id,
+                node_id,
                 f"a {type(value).__name__} has no weights that ComfyUI manages. Use the node's MultiGPU variant.",
             )
-        unload(patcher)
-        options = self._options(request)
+        unload_model(patcher)
+        context, options = self.context, PlacementOptions(request, self.high_precision_loras)
         placement = ModelPlacement(patcher.model, options, context.host, context.plan, context.models.make_room)
         placement.draft()  # refuse now, at this node, what can never fit
+        device = context.host.registry.torch_device(request.compute_device)
         set_devices(value, device)
-        self._remember(distribute(patcher, placement, device), context, placement)
+        distribute(patcher, placement, device)
+        self._track(value, request, placement)
         return value
 
-    def _options(self, request: AllocationRequest) -> PlacementOptions:
-        return PlacementOptions(request, self.high_precision_loras)
-
-    def _remember(self, patcher: Any, context: LoadContext, placement: ModelPlacement | None = None) -> None:
-        name = type(patcher.model).__name__
-        reference = weakref.ref(placement) if placement is not None else None
-        node = self.target.variant.node_id, executing_node() or ""
-        files = tuple(str(value) for value in self.theirs.values() if is_model_file(value))
-        context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference, node, files))
-
-    def _devices(self, context: LoadContext) -> Devices:
-        """The device for each kind of model that ComfyUI selects one for."""
-        kinds = dict.fromkeys(("compute", "text_encoder", "vae"), self.requests[0])
-        for index, output_type in enumerate(self.target.node.RETURN_TYPES):
-            kind = KINDS.get(output_type, "compute")
-            kinds[kind] = self._requests_by_output.get(index, kinds[kind])
-        return Devices(
-            **{kind: context.host.registry.torch_device(each.compute_device) for kind, each in kinds.items()}
+    def _track(self, value: Any, request: AllocationRequest, placement: ModelPlacement | None = None) -> None:
+        """Enter the models of an output into the registry."""
+        patcher = patcher_of(value)
+        tracked = TrackedModel(
+            name=type(patcher.model if patcher is not None else value).__name__,
+            devices=Devices(self.context.host.registry.torch_device(request.compute_device), offload=self.offload),
+            keep_loaded=self.keep_loaded,
+            placement=weakref.ref(placement) if placement is not None else None,
+            node=(self.target.variant.node_id, executing_node() or ""),
+            files=tuple(str(value) for value in self.loader_inputs.values() if is_model_file(value)),
         )
+        self.context.models.add(value, tracked)
+
+    def _part_of(self, index: int) -> DevicePart | None:
+        """The part that an output belongs to; None for one that the variant leaves alone."""
+        return next((part for part in self.target.variant.parts if index in part.outputs), None)
+
+    def _request_for(self, index: int) -> AllocationRequest | None:
+        pairs = zip(self.target.variant.parts, self.requests, strict=True)
+        return next((request for part, request in pairs if index in part.outputs), None)
 
 
 def _offload(variant: NodeVariant, inputs: Mapping[str, Any], host: Host) -> torch.device | None:

@@ -53,25 +53,25 @@ class VariantNode:
 
     def load(self, **inputs: Any) -> Any:
         job = self._job(inputs)
-        job.eject(self.CONTEXT)
-        if (kept := job.kept_result(self.CONTEXT)) is not None:
-            return kept
-        with job.scope(self.CONTEXT):
-            with naming_damaged_files(job.theirs):
+        job.eject()
+        if (retained := job.retained_result()) is not None:
+            return retained
+        with job.scope():
+            with naming_damaged_files(job.loader_inputs):
                 result = job.call(self._instances)
-            return job.finish(result, self.CONTEXT)
+            return job.finish(result)
 
     async def load_async(self, **inputs: Any) -> Any:
         job = self._job(inputs)
-        job.eject(self.CONTEXT)
-        if (kept := job.kept_result(self.CONTEXT)) is not None:
-            return kept
-        return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
+        job.eject()
+        if (retained := job.retained_result()) is not None:
+            return retained
+        return await Stepwise(self._load_async(job), job.scope)
 
     async def _load_async(self, job: LoadJob) -> Any:
-        with naming_damaged_files(job.theirs):
+        with naming_damaged_files(job.loader_inputs):
             result = await job.call(self._instances)
-        return job.finish(result, self.CONTEXT)
+        return job.finish(result)
 
     @classmethod
     def their_inputs(cls, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
-from multigpu.multigpu_core.comfy.memory.model_devices import ModelDevices, decisive_model
+from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels
 from multigpu.multigpu_core.comfy.nodes.loader_class import LoaderClass, is_v3
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.plugins.loaders import PackDevices
@@ -30,7 +30,7 @@ class Pack:
 class Packs:
     """The packs that have nodes of ours, and the nodes of theirs that follow our models."""
 
-    def __init__(self, registry: DeviceRegistry, models: ModelDevices) -> None:
+    def __init__(self, registry: DeviceRegistry, models: TrackedModels) -> None:
         self._registry = registry
         self._models = models
         self._packs: dict[str, Pack] = {}
@@ -45,7 +45,7 @@ class Packs:
 
     def devices_for(self, pack: Pack, types: Mapping[str, str], inputs: Mapping[str, Any]) -> Devices | None:
         """The devices of the model that decides; None where that is not one of ours."""
-        return self._models.of(decisive_model(inputs, types, pack.devices.model_types))
+        return self._models.devices_of(_decisive_model(inputs, types, pack.devices.model_types))
 
     @contextmanager
     def on(self, pack: Pack, devices: Devices, inputs: Mapping[str, Any]) -> Iterator[None]:
@@ -103,6 +103,15 @@ class Packs:
             return await Stepwise(function(*args, **kwargs), around)
 
         return follow_async if inspect.iscoroutinefunction(function) else follow
+
+
+def _decisive_model(inputs: Mapping[str, Any], types: Mapping[str, str], model_types: Iterable[str]) -> Any | None:
+    """Among a node's inputs, of the given types by name, the model that decides on the node's device."""
+    for model_type in model_types:
+        for name, value in inputs.items():
+            if value is not None and types.get(name) == model_type:
+                return value
+    return None
 
 
 def input_types(node: LoaderClass) -> dict[str, str]:

@@ -8,7 +8,7 @@ import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import AllocationPlan
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
-from multigpu.multigpu_core.comfy.memory.tracked_models import OurModel
+from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement
 from multigpu.multigpu_core.devices import DeviceInfo
@@ -40,9 +40,9 @@ def _device(info: DeviceInfo) -> dict[str, Any]:
 
 
 def _model(context: LoadContext, loaded: Any, patcher: Any) -> dict[str, Any]:
-    ours = context.models.of(loaded)
-    placement = ours.placement() if ours is not None and ours.placement is not None else None
-    state = {"name": type(patcher.model).__name__, "ours": _ours(ours)}
+    tracked = context.models.of(loaded)
+    placement = tracked.placement() if tracked is not None and tracked.placement is not None else None
+    state = {"name": type(patcher.model).__name__, "ours": _tracked(tracked)}
     plan = placement.distribution.plan if placement is not None else None
     if placement is not None and plan is not None:
         return state | _split(placement, plan)
@@ -50,14 +50,14 @@ def _model(context: LoadContext, loaded: Any, patcher: Any) -> dict[str, Any]:
     return state | {"bytes_by_device": {device: patcher.loaded_size()}, "split": None}
 
 
-def _ours(ours: OurModel | None) -> dict[str, Any] | None:
-    if ours is None:
+def _tracked(tracked: TrackedModel | None) -> dict[str, Any] | None:
+    if tracked is None:
         return None
-    node_class, node_id = ours.node
+    node_class, node_id = tracked.node
     return {
-        "key": ours.key,
-        "keep_loaded": ours.keep_loaded,
-        "files": list(ours.files),
+        "key": tracked.key,
+        "keep_loaded": tracked.keep_loaded,
+        "files": list(tracked.files),
         "node_class": node_class,
         "node_id": node_id,
     }

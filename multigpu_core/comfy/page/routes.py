@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptRunningError, PromptWorker, WorkerUnavailableError
-from multigpu.multigpu_core.comfy.memory.tracked_models import OurModels, UnknownModelError
+from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels, UnknownModelError
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.devices import ProfileError
 from multigpu.multigpu_core.plugins import PluginManager, report_json
@@ -94,7 +94,7 @@ def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorke
         return answer({})
 
 
-async def _unload(models: OurModels, worker: PromptWorker, key: int) -> web.Response:
+async def _unload(models: TrackedModels, worker: PromptWorker, key: int) -> web.Response:
     """Have the prompt worker unload one model, and answer when it has."""
     try:
         await worker.run(lambda: models.unload(key))
@@ -110,11 +110,11 @@ async def _unload(models: OurModels, worker: PromptWorker, key: int) -> web.Resp
     return answer({})
 
 
-def split_models(models: OurModels) -> list[dict[str, Any]]:
+def split_models(models: TrackedModels) -> list[dict[str, Any]]:
     """The split models that are loaded, with plan, real bytes and transfers; sizes in bytes."""
     return [
         {
-            "name": ours.name,
+            "name": tracked.name,
             "compute_device": residency.plan.compute_device,
             "strategy": residency.plan.strategy.value,
             "expert_string": residency.plan.expert_string,
@@ -129,5 +129,5 @@ def split_models(models: OurModels) -> list[dict[str, Any]]:
                 for p in residency.plan.placements
             ],
         }
-        for ours, residency in models.residencies()
+        for tracked, residency in models.residencies()
     ]

@@ -19,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 
 from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import patcher_of, unload
+from multigpu.multigpu_core.comfy.nodes.loader_outputs import patcher_of, unload_model
 
 from .cond_batch import WRAPPER_KEY, run_halves_at_once
 from .placement import ModelPlacement
@@ -269,7 +269,7 @@ def placement_of(value: Any) -> ModelPlacement | None:
 
 def undistribute(patcher: Any) -> None:
     """Make a distributed patcher what its loader made it, unloaded: the opposite of `distribute`."""
-    unload(patcher)
+    unload_model(patcher)
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.PREPARE_SAMPLING):
         patcher.remove_wrappers_with_key(kind, WRAPPER_KEY)
     patcher.__class__ = patcher.BASE

@@ -1,4 +1,8 @@
-"""Makes the plans of one model: on which devices, after whose room was made, and within what is known to be free."""
+"""Make the plans of one model: the draft once, and the plan of each load after freeing memory on the donors.
+
+draft    on empty devices: answers ComfyUI's question for the model's size, refuses at the node what can never fit
+plan     on the devices as they are, within the limits that earlier loads ran into
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,7 @@ class PlanAllocation(Protocol):
 
     def __call__(
         self,
+        *,
         inventory: Inventory,
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
@@ -44,7 +49,7 @@ MakeRoom = Callable[[int, str, nn.Module], None]
 
 
 class Planning:
-    """The plans of one model for one request. `limits` are the most bytes that devices have turned out to take."""
+    """The plans of one model for one request. `limits` are the most bytes that fit on a device, by experience."""
 
     def __init__(self, request: AllocationRequest, host: Host, plan: PlanAllocation, make_room: MakeRoom) -> None:
         self.request = request
@@ -52,17 +57,26 @@ class Planning:
         self._host = host
         self._plan_allocation = plan
         self._make_room = make_room
+        self._draft: tuple[Inventory, AllocationPlan] | None = None
 
     def draft(self, inventory: Inventory) -> AllocationPlan:
-        """The plan as it would be on empty devices."""
-        infos = (self._host.registry.info(name) for name in self._device_names())
-        empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
-        return self._plan_allocation(inventory, self.request, empty, {}, None)
+        """The plan as it would be on empty devices: made once, and again only for another inventory."""
+        if self._draft is None or self._draft[0] != inventory:
+            infos = (self._host.registry.info(name) for name in self._device_names())
+            empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
+            plan = self._plan_allocation(
+                inventory=inventory, request=self.request, devices=empty, reserve_bytes={}, profile=None
+            )
+            self._draft = inventory, plan
+        return self._draft[1]
 
     def plan(
         self, inventory: Inventory, module: nn.Module, held: Mapping[str, int], weight_budget_bytes: float
     ) -> AllocationPlan:
-        """The plan for the devices as they are, with room made on the donors. `held` is what the model has there."""
+        """The plan for the devices as they are, after freeing memory on the donors.
+
+        `held` are the bytes that the model occupies already, by device name.
+        """
         request = self.request
         if request.mode is not AllocationMode.AUTO:
             for device, wanted in self.draft(inventory).bytes_by_device.items():
@@ -73,7 +87,9 @@ class Planning:
             granted = weight_budget_bytes + held.get(request.compute_device, 0)
             reserve[request.compute_device] = self._host.inference_reserve_bytes(request.compute_device, granted)
         devices = self._host.devices_for(self._device_names(), held, self.limits)
-        return self._plan_allocation(inventory, request, devices, reserve, self._host.profile)
+        return self._plan_allocation(
+            inventory=inventory, request=request, devices=devices, reserve_bytes=reserve, profile=self._host.profile
+        )
 
     def predict(self, plan: AllocationPlan) -> StepPrediction | None:
         """What a step is expected to take, where the machine's speeds are known."""
@@ -98,7 +114,9 @@ class Planning:
         limits = {shortage.device: shortage.placed_bytes}
         devices = self._host.devices_for(self._device_names(), held, limits)
         try:
-            fitting = self._plan_allocation(inventory, bent, devices, {}, None)
+            fitting = self._plan_allocation(
+                inventory=inventory, request=bent, devices=devices, reserve_bytes={}, profile=None
+            )
         except PlanError:
             return LoadOutOfMemoryError(shortage, "")
         return LoadOutOfMemoryError(shortage, fitting.expert_string)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from multigpu.multigpu_core.allocation import readable_bytes
+from multigpu.multigpu_core.comfy.nodes.loader_outputs import ALL_BYTES
 
 from .cond_batch import WRAPPER_KEY
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("multigpu")
 
-ALL_BYTES = 1e30
 SHARES_OFFLOADED = {2: 0.5, 1: 1.0}
 """By the tries that are left, the share of what still lies on the computing devices that is offloaded before the next.
 

@@ -233,13 +233,13 @@ def test_a_node_s_own_check_of_its_inputs_is_kept(comfyui: ComfyUI) -> None:
 
 
 def test_a_forgotten_model_is_no_longer_remembered(comfyui: ComfyUI) -> None:
-    devices = comfyui.framework.context.devices
+    models = comfyui.framework.context.models
     model, _ = comfyui.run("WanVideoModelLoaderMultiGPU", **MODEL)
-    assert str(devices.of(model).compute) == "npu:1"
-    known = len(devices)
+    assert str(models.devices_of(model).compute) == "npu:1"
+    known = len(models)
     del model
     comfyui.reset()
-    assert len(devices) == known - 1
+    assert len(models) == known - 1
 
 
 def test_the_stand_in_is_like_the_real_pack(comfyui: ComfyUI) -> None:

@@ -44,13 +44,12 @@ class Server:
     model: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        kept = importlib.import_module("multigpu.multigpu_core.comfy.memory.retained_outputs")
+        outputs = importlib.import_module("multigpu.multigpu_core.comfy.memory.retained_outputs")
         self.queue = importlib.import_module("execution").PromptQueue(_Server())
         self.worker = importlib.import_module("multigpu.multigpu_core.comfy.host.prompt_worker").PromptWorker(
             self.queue
         )
-        self.kept = kept.KeptModels(lambda: self.minutes * 60)
-        object.__setattr__(self.comfyui.framework.context, "kept", self.kept)
+        self.kept = self.comfyui.framework.context.models.retained = outputs.RetainedOutputs(lambda: self.minutes * 60)
         self.runs(WITH_NODE)
 
     def runs(self, prompt: dict[str, Any], minutes: float = 1.0) -> None:
@@ -89,10 +88,10 @@ class Server:
 
 @pytest.fixture
 def kept_server(comfyui: ComfyUI) -> Iterator[Server]:
-    context = comfyui.framework.context
-    before = context.kept
+    models = comfyui.framework.context.models
+    before = models.retained
     yield Server(comfyui)
-    object.__setattr__(context, "kept", before)
+    models.retained = before
 
 
 def test_a_deleted_node_s_model_stays_for_the_next_hour_of_other_prompts(kept_server: Server) -> None:
@@ -108,7 +107,7 @@ def test_then_it_is_released_and_the_log_says_how_to_keep_it_longer(
     kept_server.runs({})
     kept_server.passes(60)
     assert not kept_server.has_model and len(kept_server.kept) == 0
-    assert f"Node 4 ({NODE}) was in no prompt for 60 minutes" in caplog.text
+    assert f"Unloaded the model kept by node 4 ({NODE}): unused for 60 minutes" in caplog.text
     assert "set memory.kept_idle_minutes in plugins.toml" in caplog.text
 
 
@@ -228,4 +227,4 @@ def test_the_server_goes_on_while_a_watch_waits_for_the_queue(
 
 def _watch(kept_server: Server) -> Any:
     module = importlib.import_module("multigpu.multigpu_core.comfy.memory.retention")
-    return module.KeptWatch(kept_server.kept, kept_server.queue, kept_server.worker, kept_server.idle_minutes)
+    return module.RetentionWatch(kept_server.kept, kept_server.queue, kept_server.worker, kept_server.idle_minutes)

@@ -25,7 +25,7 @@ def ours(comfyui: ComfyUI) -> Any:
 
 @pytest.fixture
 def tracked(ours: Any, comfyui: ComfyUI) -> Any:
-    return ours.OurModels(lambda models, reason, size: set(), comfyui.framework.context.host.registry)
+    return ours.TrackedModels(lambda models, reason, size: set(), comfyui.framework.context.host.registry)
 
 
 @pytest.fixture
@@ -37,6 +37,10 @@ def restless() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def _record(ours: Any, name: str, **fields: Any) -> Any:
+    return ours.TrackedModel(name, ours.Devices(torch.device("cpu")), **fields)
+
+
 class _Loaded:
     """One of ComfyUI's loaded models, as far as it is looked at."""
 
@@ -46,14 +50,14 @@ class _Loaded:
 
 def test_models_are_read_and_kept_while_others_are_added(ours: Any, tracked: Any, restless: None) -> None:
     models = [nn.Identity() for _ in range(MODELS)]
-    tracked.add(models[0], ours.OurModel("first", False))
+    tracked.add(models[0], _record(ours, "first"))
     key = tracked.of(_Loaded(models[0])).key
     failures: list[BaseException] = []
 
     def add() -> None:
         try:
             for model in models[1:]:
-                tracked.add(model, ours.OurModel("another", False))
+                tracked.add(model, _record(ours, "another"))
         except BaseException as error:
             failures.append(error)
 
@@ -72,9 +76,9 @@ def test_models_are_read_and_kept_while_others_are_added(ours: Any, tracked: Any
 
 def test_a_model_that_is_added_while_another_is_kept_is_not_lost(ours: Any, tracked: Any) -> None:
     first, second = nn.Identity(), nn.Identity()
-    adding = threading.Thread(target=lambda: tracked.add(second, ours.OurModel("second", False)))
+    adding = threading.Thread(target=lambda: tracked.add(second, _record(ours, "second")))
 
-    class Interrupted(ours.OurModel):  # type: ignore[misc]
+    class Interrupted(ours.TrackedModel):  # type: ignore[misc]
         """Another thread comes in the middle of a change."""
 
         def __init__(self, **fields: Any) -> None:
@@ -83,7 +87,7 @@ def test_a_model_that_is_added_while_another_is_kept_is_not_lost(ours: Any, trac
                 adding.start()
                 adding.join(0.3)  # it has to wait for the change, or has ended by now
 
-    tracked.add(first, Interrupted(name="first", keep_loaded=False))
+    tracked.add(first, Interrupted(name="first", devices=_record(ours, "first").devices, keep_loaded=False))
     tracked.set_keep(tracked.of(_Loaded(first)).key, True)
     adding.join()
     assert tracked.of(_Loaded(first)).keep_loaded
@@ -92,7 +96,7 @@ def test_a_model_that_is_added_while_another_is_kept_is_not_lost(ours: Any, trac
 
 def test_a_model_that_is_gone_is_forgotten(ours: Any, tracked: Any) -> None:
     model = nn.Identity()
-    tracked.add(model, ours.OurModel("one", False))
+    tracked.add(model, _record(ours, "one"))
     key = tracked.of(_Loaded(model)).key
     del model
     gc.collect()
@@ -103,9 +107,9 @@ def test_a_model_that_is_gone_is_forgotten(ours: Any, tracked: Any) -> None:
 
 def test_a_model_that_is_loaded_again_is_another_one_to_its_users(ours: Any, tracked: Any) -> None:
     model = nn.Identity()
-    tracked.add(model, ours.OurModel("one", False))
+    tracked.add(model, _record(ours, "one"))
     before = tracked.of(_Loaded(model)).key
-    tracked.add(model, ours.OurModel("one", True))
+    tracked.add(model, _record(ours, "one", keep_loaded=True))
     now = tracked.of(_Loaded(model))
     assert now.key != before and now.keep_loaded
     with pytest.raises(ours.UnknownModelError):

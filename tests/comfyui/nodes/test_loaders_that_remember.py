@@ -160,7 +160,7 @@ def test_a_split_model_that_its_loader_hands_out_again_is_split_once(comfyui: Co
     assert torch.equal(sampled(comfyui, model), expected)
     for keep_loaded in (True, False):
         again = _run(node, **SPLIT, keep_loaded=keep_loaded)
-        comfyui.framework.context.kept.release_all()
+        comfyui.framework.context.models.retained.release_all()
         assert (type(again).__mro__, _wrappers(again), again.placement) == (kinds, wrappers, placement)
         ours = comfyui.framework.context.models.of(model_management().current_loaded_models[0])
         assert ours.keep_loaded is keep_loaded and ours.residency() is not None

@@ -87,9 +87,10 @@ def test_a_pack_s_own_node_is_told_so_while_it_runs_on_a_model_s_device(
 ) -> None:
     ours = importlib.import_module("multigpu.multigpu_core.comfy.packs.pack_nodes")
     monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, "Asking", Asking)
-    models = comfyui.framework.context.devices
+    models = comfyui.framework.context.models
+    tracking = importlib.import_module("multigpu.multigpu_core.comfy.memory.tracked_models")
     model = torch.nn.Linear(1, 1)
-    models.remember(model, ours.Devices(torch.device("npu:1")))
+    models.add(model, tracking.TrackedModel("Linear", ours.Devices(torch.device("npu:1"))))
     packs = ours.Packs(comfyui.framework.context.host.registry, models)
     packs.follow([Asking], PackDevices(model_types=("ASKED_MODEL",)))
     try:
@@ -101,7 +102,7 @@ def test_a_pack_s_own_node_is_told_so_while_it_runs_on_a_model_s_device(
 
 def test_without_our_models_comfyui_s_own_answer_stands(comfyui: ComfyUI) -> None:
     mm = importlib.import_module("comfy.model_management")
-    assert len(comfyui.framework.context.devices) == 0, "an earlier test keeps a model"
+    assert len(comfyui.framework.context.models) == 0, "an earlier test keeps a model"
     with comfyui.machine.module.device(1):
         assert str(mm.intermediate_device()) == "npu:1"
 

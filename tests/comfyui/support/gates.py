@@ -53,8 +53,8 @@ gate(execution.PromptExecutor, "reset")
 gate(mm, "unload_all_models")
 
 def gate_ours():
-    ours = sys.modules["multigpu.multigpu_core.comfy.memory.tracked_models"]
-    gate(ours.OurModels, "unload")
+    tracked = sys.modules["multigpu.multigpu_core.comfy.memory.tracked_models"]
+    gate(tracked.TrackedModels, "unload")
 
 server = PromptServer.instance
 
