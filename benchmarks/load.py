@@ -27,8 +27,8 @@ def measure(cycles: int = CYCLES) -> Iterator[Record]:
     inside.machine.reset_peaks()
     with HostMemoryMeter() as host:
         mm.load_models_gpu([split])
-    plan = split.placement.distribution.plan
-    largest = split.placement.distribution.inventory.largest_block_bytes
+    plan = split.multigpu_placement.distribution.plan
+    largest = split.multigpu_placement.distribution.inventory.largest_block_bytes
     for device in inside.machine.devices:
         beside = max(largest, plan.staging_bytes) if device.name == plan.compute_device else largest
         bound = plan.bytes_by_device[device.name] + beside

@@ -30,7 +30,7 @@ class MovesWholeModelError(RuntimeError):
 
 @contextmanager
 def refusing_split_models(inputs: Mapping[str, Any], compute: torch.device) -> Iterator[None]:
-    if hasattr(inputs.get("model"), "placement"):
+    if hasattr(inputs.get("model"), "multigpu_placement"):
         raise MovesWholeModelError(compute)
     yield
 

@@ -56,12 +56,51 @@ class Residency:
     """What a step took of late; None before the second."""
 
 
+@dataclass(frozen=True)
+class Home:
+    """The model is whole on its offload device, and none of our hooks is on it."""
+
+
+@dataclass(frozen=True)
+class Placing:
+    """A plan is in force. Blocks are being placed, and none of our hooks is on the model."""
+
+    plan: AllocationPlan
+    streamer: Streamer
+    relay: Relay | None
+    """Where the plan has other devices compute."""
+    current_device: CurrentDevice
+    storage: PackedStorage | None
+    """Where the compute device has streams, so that packed weights can be copied ahead of time."""
+
+    @property
+    def hooks(self) -> tuple[Streamer | Relay | CurrentDevice, ...]:
+        """What is attached to the model while it is served."""
+        return tuple(filter(None, (self.streamer, self.relay, self.current_device)))
+
+    @property
+    def ping_pong(self) -> PingPong | None:
+        return self.relay.ping_pong if self.relay is not None else None
+
+
+@dataclass(frozen=True)
+class Serving(Placing):
+    """Every block is placed, and the hooks are on that bring each offloaded block to where it is computed."""
+
+    devices: Mapping[str, str]
+    """Where each block was placed, by block name."""
+
+
+State = Home | Placing
+"""``Home ─begin▶ Placing ─serve▶ Serving ─place▶ Placing``, and `release` leads ``Home`` from anywhere."""
+
+
 class Distribution:
     """Places a model's blocks on devices and serves the offloaded ones to the compute device.
 
-    It is shared by all patchers that share the model. Between `begin` and `release` the weights are ours to place;
-    outside, the model lies whole on its offload device and none of our hooks is on it. A block's place is read off its
-    tensors, never remembered: others patch and exchange them too.
+    It is shared by all patchers that share the model. Its state is one frozen value that is replaced as a whole, so
+    that other threads may read it at any moment. Where a block is, is read off its tensors and never remembered: others
+    patch and exchange them too.
     """
 
     def __init__(
@@ -70,12 +109,7 @@ class Distribution:
         self.module = module
         self._registry = registry
         self._locked = locked
-        self._plan: AllocationPlan | None = None
-        self._storage: PackedStorage | None = None
-        self._streamer: Streamer | None = None
-        self._current_device: CurrentDevice | None = None
-        self._relay: Relay | None = None
-        self._served: Mapping[str, str] | None = None
+        self._state: State = Home()
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -93,12 +127,13 @@ class Distribution:
     @property
     def plan(self) -> AllocationPlan | None:
         """The plan in force, or None while the model is not loaded."""
-        return self._plan
+        state = self._state
+        return state.plan if isinstance(state, Placing) else None
 
     @property
     def is_served(self) -> bool:
         """Whether the hooks are on that bring each offloaded block to where it is computed."""
-        return self._served is not None
+        return isinstance(self._state, Serving)
 
     @property
     def served_devices(self) -> Mapping[str, str]:
@@ -106,34 +141,39 @@ class Distribution:
 
         Empty while nothing is served.
         """
-        return self._served or {}
+        state = self._state
+        return state.devices if isinstance(state, Serving) else {}
 
     @property
     def record(self) -> StepRecord:
         """What the steps since the last load have moved, and taken."""
-        return self._streamer.record if self._streamer is not None else StepRecord()
+        state = self._state
+        return state.streamer.record if isinstance(state, Placing) else StepRecord()
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
-        for hooks in (self._streamer, self._relay, self._current_device):
-            if hooks is not None:
+        if isinstance(self._state, Placing):
+            for hooks in self._state.hooks:
                 hooks.settle()
 
     def weights_changed(self) -> None:
         """Say that stored weights have been written to in place, so that no earlier copy of them is used."""
-        if self._streamer is not None:
-            self._streamer.forget_copies()
+        if isinstance(self._state, Placing):
+            self._state.streamer.forget_copies()
 
     def begin(self, plan: AllocationPlan) -> None:
         """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
-        self._stop_serving()
-        self._plan = plan
+        self._detach()
         compute = plan.compute_device
-        self._streamer = Streamer(self._registry, compute, self._locked, plan.staging_bytes)
-        self._relay = Relay(self._registry, compute)
-        self._current_device = CurrentDevice(self._registry, compute)
+        is_relayed = any(placement.relayed for placement in plan.placements)
         has_streams = self._registry.streams(compute) is not None
-        self._storage = PackedStorage(self._registry, compute, self._locked) if has_streams else None
+        self._state = Placing(
+            plan,
+            Streamer(self._registry, compute, self._locked, plan.staging_bytes),
+            Relay(self._registry, compute) if is_relayed else None,
+            CurrentDevice(self._registry, compute),
+            PackedStorage(self._registry, compute, self._locked) if has_streams else None,
+        )
 
     def device_of(self, block: Block) -> str:
         """The device of a block's first tensor."""
@@ -144,24 +184,26 @@ class Distribution:
         target, slots = self._registry.torch_device(device), self._slots[block.name]
         if not all(slot.tensor.device == target for slot in slots):
             return False
-        if self._storage is None or self._plan is None or device == self._plan.compute_device:
+        state = self._state
+        if isinstance(state, Home) or state.storage is None or device == state.plan.compute_device:
             return True
         parts = self._slots_to_pack(self._modules.get(block.name), slots)
-        return all(self._storage.is_done(part, device) for part in parts)
+        return all(state.storage.is_done(part, device) for part in parts)
 
     def place(self, block: Block, device: str) -> None:
         """Store one block on a device: ready to be streamed, unless it computes there. `serve` follows."""
-        assert self._plan, "place() follows begin()"
-        if self._streamer is not None and self.is_served:
-            self._served = None
-            self._streamer.detach()  # it holds on to the memory that blocks leave
+        if isinstance(self._state, Serving):
+            self._state = _placing(self._state)
+            self._state.streamer.detach()  # it holds on to the memory that blocks leave
+        state = self._state
+        assert isinstance(state, Placing), "place() follows begin()"
         slots = self._slots[block.name]
-        if self._storage is None or device == self._plan.compute_device:
+        if state.storage is None or device == state.plan.compute_device:
             move_slots(slots, self._registry.torch_device(device))
             return
         root = self._modules.get(block.name)
         for of_module in self._slots_to_pack(root, slots):
-            if not self._storage.store(of_module, device):
+            if not state.storage.store(of_module, device):
                 move_slots(of_module, self._registry.torch_device(device))
 
     def serve(self, devices: Mapping[str, str]) -> None:
@@ -172,8 +214,8 @@ class Distribution:
         Raises:
             DistributionError: the tensors are not there.
         """
-        assert self._plan and self._streamer and self._current_device and self._relay, "serve() follows begin()"
-        self._served = None
+        assert isinstance(self._state, Placing), "serve() follows begin()"
+        state = self._state = _placing(self._state)
         expected: dict[str, int] = {}
         for block in self.inventory.blocks:
             device = devices[block.name]
@@ -181,8 +223,8 @@ class Distribution:
         actual = self.bytes_by_device()
         if expected != actual:
             raise DistributionError(expected, actual)
-        compute = self._plan.compute_device
-        relayed = {p.block.name: p.device for p in self._plan.placements if p.relayed}
+        compute = state.plan.compute_device
+        relayed = {p.block.name: p.device for p in state.plan.placements if p.relayed}
         relayed = {name: device for name, device in relayed.items() if devices[name] == device}
         streamed = [name for name, device in devices.items() if device != compute and name not in relayed]
         for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
@@ -190,13 +232,14 @@ class Distribution:
             move_slots([slot], self._registry.torch_device(home))
         # Before the relay, which then comes first in a forward: after one that was interrupted it leaves the donor, and
         # only what is current then is to be current again afterwards.
-        self._current_device.attach(self.module)
-        self._relay.attach(self.module, self._slots, relayed)
-        if relayed and not streamed:
-            computing = (compute, *dict.fromkeys(relayed.values()))
-            self._relay.ping_pong = ping_pong_on(self._registry, computing, self.module, self.settle)
-        self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
-        self._served = dict(devices)
+        state.current_device.attach(self.module)
+        if state.relay is not None:
+            state.relay.attach(self.module, self._slots, relayed)
+            if relayed and not streamed:
+                computing = (compute, *dict.fromkeys(relayed.values()))
+                state.relay.ping_pong = ping_pong_on(self._registry, computing, self.module, self.settle)
+        state.streamer.attach(self.module, {name: self._slots[name] for name in streamed})
+        self._state = Serving(**vars(state), devices=dict(devices))
 
     def demote(self, bytes_wanted: int, device: str, source: str | None = None) -> int:
         """Move blocks off `source`, or else the compute device, to `device` until `bytes_wanted` are free; heads stay.
@@ -204,10 +247,11 @@ class Distribution:
         Takes them evenly along execution order. Returns the bytes freed, which may be fewer: what staging grows by, if
         one of them is larger than all that were streamed before, is not free.
         """
-        if self._plan is None or device in (self._plan.compute_device, source):
+        plan = self.plan
+        if plan is None or device in (plan.compute_device, source):
             return 0
         devices = {block.name: self.device_of(block) for block in self.inventory.blocks}
-        movable = self.movable_on(source or self._plan.compute_device)
+        movable = self.movable_on(source or plan.compute_device)
         staging = self.staging_bytes
         growth = max(0, max(map(staged_bytes, movable), default=0) - staging)
         demoted = _spread(movable, bytes_wanted + growth)
@@ -220,8 +264,8 @@ class Distribution:
     def save_staging(self) -> int:
         """Keep no more for blocks on their way than the largest of them needs. Returns the bytes freed."""
         before = self.staging_bytes
-        if self._streamer is not None:
-            self._streamer.save_memory()
+        if isinstance(self._state, Placing):
+            self._state.streamer.save_memory()
         return before - self.staging_bytes
 
     def movable_on(self, device: str) -> list[Block]:
@@ -231,8 +275,8 @@ class Distribution:
 
     def release(self) -> None:
         """Take our hooks off, unpin the weights and forget the plan; whoever calls this moves the weights home."""
-        storage, self._plan = self._storage, None
-        self._stop_serving()
+        storage = self._state.storage if isinstance(self._state, Placing) else None
+        self._detach()
         if storage is not None:
             for slots in self._slots.values():
                 storage.unpin(slots)
@@ -248,22 +292,23 @@ class Distribution:
 
     def residency(self) -> Residency | None:
         """What is occupied now, or None while the model is not loaded."""
-        plan = self._plan  # it may be asked for while the model is unloaded
-        if plan is None:
+        state = self._state  # it may be asked for while the model is unloaded
+        if isinstance(state, Home):
             return None
-        steps = self.record
+        steps, staging = state.streamer.record, state.streamer.staging_bytes
         sizes = self.bytes_by_device()
-        return Residency(plan, sizes, steps.step_bytes, steps.total_bytes, self.staging_bytes, steps.step_seconds)
+        return Residency(state.plan, sizes, steps.step_bytes, steps.total_bytes, staging, steps.step_seconds)
 
     @property
     def ping_pong(self) -> PingPong | None:
         """How to run two halves of a step at once; None where they are not to be split."""
-        return self._relay.ping_pong if self._relay is not None else None
+        return self._state.ping_pong if isinstance(self._state, Placing) else None
 
     @property
     def staging_bytes(self) -> int:
         """Bytes of the compute device that are kept for weights on their way."""
-        return self._streamer.staging_bytes if self._streamer is not None else 0
+        state = self._state
+        return state.streamer.staging_bytes if isinstance(state, Placing) else 0
 
     def _move_or_put_back(self, before: Mapping[str, str], moves: Mapping[str, str]) -> None:
         """Move some blocks, by name, and serve all; if that fails in the middle, all is as `before`."""
@@ -279,13 +324,15 @@ class Distribution:
                 self.place(block, devices[block.name])
         self.serve(devices)
 
-    def _stop_serving(self) -> None:
-        self._served = None
+    def _detach(self) -> None:
+        """Take all of our hooks off. Where one cannot be taken off, this raises, and may be called again."""
+        if isinstance(self._state, Home):
+            return
+        state = self._state = _placing(self._state)
         with ExitStack() as all_of_them:  # also after one that fails
-            for hooks in (self._streamer, self._relay, self._current_device):
-                if hooks is not None:
-                    all_of_them.callback(hooks.detach)
-        self._streamer = self._relay = self._current_device = self._storage = None
+            for hooks in state.hooks:
+                all_of_them.callback(hooks.detach)
+        self._state = Home()
 
     def _slots_to_pack(self, root: nn.Module | None, slots: tuple[TensorSlot, ...]) -> list[tuple[TensorSlot, ...]]:
         """A block's slots by the module that is called, each to be packed by itself.
@@ -295,6 +342,11 @@ class Distribution:
         parts = [part for _, part in slots_by_called_module(root, slots)]
         tensors = sum(len(list(slots_by_tensor(part))) for part in parts)
         return parts if tensors == len(list(slots_by_tensor(slots))) else [slots]
+
+
+def _placing(state: Placing) -> Placing:
+    """The state without hooks that serve; what carries out the plan stays."""
+    return Placing(state.plan, state.streamer, state.relay, state.current_device, state.storage)
 
 
 def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:

@@ -51,14 +51,15 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
 
     BASE: type
     """The class that the loader gave the patcher."""
-    placement: ModelPlacement
+    multigpu_placement: ModelPlacement
+    """The one attribute that we set on an object of ComfyUI's or a pack's."""
     skip_injection: bool
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         cloned = super().clone(*args, **kwargs)
         if cloned.model is self.model:
             cloned.__class__ = type(self)  # GGUF's patcher sets its own class on every clone
-            cloned.placement = self.placement
+            cloned.multigpu_placement = self.multigpu_placement
         else:  # a deep clone, for another device: whole, and ComfyUI's to place
             cloned.__class__ = self.BASE
             cloned.size = 0  # it was given this one's: the compute device's share
@@ -70,7 +71,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
 
     def model_size(self) -> int:
         """The compute device's share: what ComfyUI must find room for there."""
-        return self.placement.compute_bytes_wanted
+        return self.multigpu_placement.compute_bytes_wanted
 
     def load(
         self,
@@ -101,11 +102,11 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
     def partially_unload(
         self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False, **kwargs: Any
     ) -> int:
-        return self._freed_by(partial(self.placement.demote, memory_to_free))
+        return self._freed_by(partial(self.multigpu_placement.demote, memory_to_free))
 
     def offload_more(self, share: float) -> int:
         """Move a share of what may move off the computing devices, until the model is unloaded. Returns bytes."""
-        return self._freed_by(partial(self.placement.offload_more, share))
+        return self._freed_by(partial(self.multigpu_placement.offload_more, share))
 
     def detach(self, unpatch_all: bool = True) -> Any:
         """ComfyUI's. Where it fails, the model is unloaded all the same, unless ComfyUI still lists it as loaded."""
@@ -129,7 +130,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         ejecting = _tried_twice(self.eject_model)
         if len(ejecting) == TRIES:  # a pack's own code: it must not keep the weights on their devices
             self.is_injected = False
-        failures = [ejecting, _tried_twice(self.placement.release), _tried_twice(unpatch)]
+        failures = [ejecting, _tried_twice(self.multigpu_placement.release), _tried_twice(unpatch)]
         errors = [error for of_step in failures for error in of_step]
         for error in errors:
             if not isinstance(error, Exception):
@@ -146,17 +147,17 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         try:
             super().patch_hooks(hooks)
         finally:
-            self.placement.weights_changed()
+            self.multigpu_placement.weights_changed()
 
     def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().unpatch_hooks(*args, **kwargs)
         finally:
-            self.placement.weights_changed()
+            self.multigpu_placement.weights_changed()
 
     def _freed_by(self, free: Callable[[], int]) -> int:
         """Move weights off devices by `free`; where that fails and cannot be undone, the model is unloaded."""
-        distribution = self.placement.distribution
+        distribution = self.multigpu_placement.distribution
         try:
             with self.use_ejected():
                 self.unpatch_hooks()
@@ -167,21 +168,21 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             raise
         finally:
             if distribution.is_served:
-                self.model.model_loaded_weight_memory = self.placement.compute_bytes_loaded
+                self.model.model_loaded_weight_memory = self.multigpu_placement.compute_bytes_loaded
 
     def _load_or_offload_more(self, extra_memory: float, force_patch_weights: bool) -> None:
         """Load as planned; where memory runs out and the plan may be bent, once more with less on that device."""
-        before = self.placement.compute_bytes_loaded
+        before = self.multigpu_placement.compute_bytes_loaded
         try:
             self._load_as_planned(extra_memory, force_patch_weights)
             return
         except Exception as error:
             if not comfy.model_management.is_oom(error):
                 raise
-            shortage = self.placement.shortage()
-            if (refusal := self.placement.refusal(shortage)) is not None:
+            shortage = self.multigpu_placement.shortage()
+            if (refusal := self.multigpu_placement.refusal(shortage)) is not None:
                 raise refusal from error
-            if not self.placement.host.memory.retry_load:
+            if not self.multigpu_placement.host.memory.retry_load:
                 raise
         # Only now is the error gone, and with it what its frames held on the device.
         name = type(self.model).__name__
@@ -195,16 +196,16 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         )
         self.unpatch_model(self.offload_device)
         self.patch_model(load_weights=False)
-        self.placement.limit(shortage)
+        self.multigpu_placement.limit(shortage)
         self._load_as_planned(extra_memory + before, force_patch_weights)
 
     def _load_as_planned(self, extra_memory: float, force_patch_weights: bool) -> None:
         """What core's `load` does, with the placement in the place of its choice of modules."""
-        planned = self.placement.options.request.compute_device
-        if self.load_device != self.placement.host.registry.torch_device(planned):
+        planned = self.multigpu_placement.options.request.compute_device
+        if self.load_device != self.multigpu_placement.host.registry.torch_device(planned):
             raise AnotherDeviceError(self.load_device, planned)
         self.unpatch_hooks()
-        self.placement.load(self, extra_memory)
+        self.multigpu_placement.load(self, extra_memory)
         self._prepare_casting()
         self._tell_model()
         for callback in self.get_all_callbacks(comfy.patcher_extension.CallbacksMP.ON_LOAD):
@@ -231,7 +232,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         self.model.device = self.load_device
         self.model.model_lowvram = False
         self.model.lowvram_patch_counter = 0
-        self.model.model_loaded_weight_memory = self.placement.compute_bytes_loaded
+        self.model.model_loaded_weight_memory = self.multigpu_placement.compute_bytes_loaded
         self.model.model_offload_buffer_memory = 0
         self.model.current_weight_patches_uuid = self.patches_uuid
 
@@ -240,7 +241,7 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     """Make a patcher that has not been loaded yet a distributed one, in place, and return it."""
     base: type = type(patcher)
     patcher.__class__ = _distributed_class(base)
-    patcher.placement = placement
+    patcher.multigpu_placement = placement
     patcher.load_device = compute
     patcher.offload_device = torch.device("cpu")
     guard_sampling(patcher, placement)
@@ -264,7 +265,7 @@ def _tried_twice(step: Callable[[], object]) -> list[BaseException]:
 def placement_of(value: Any) -> ModelPlacement | None:
     """The placement of a split model that a loader's output is or holds; None for any other output."""
     patcher = patcher_of(value)
-    return patcher.placement if isinstance(patcher, DistributedPatcher) else None
+    return patcher.multigpu_placement if isinstance(patcher, DistributedPatcher) else None
 
 
 def undistribute(patcher: Any) -> None:
@@ -273,7 +274,7 @@ def undistribute(patcher: Any) -> None:
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.PREPARE_SAMPLING):
         patcher.remove_wrappers_with_key(kind, WRAPPER_KEY)
     patcher.__class__ = patcher.BASE
-    del patcher.placement
+    del patcher.multigpu_placement
 
 
 @cache

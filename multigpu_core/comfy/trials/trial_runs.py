@@ -113,7 +113,7 @@ class _Runs:
         self._start()
         model = self._loaded("DisTorch2MultiGPU", {"compute_device": self._trial.compute_device, **widgets})
         seconds, output = self._sampled(model)
-        residency = model.placement.distribution.residency()
+        residency = model.multigpu_placement.distribution.residency()
         if residency is None:
             raise TrialError("ComfyUI unloaded the split model while it was sampling: free memory and try again.")
         where = dict(residency.bytes_by_device)

@@ -82,7 +82,7 @@ def test_a_split_model_takes_a_dynamic_one_s_memory_and_gives_it_back(
         assert split.loaded_size() == 0, "ComfyUI wants the device for the dynamic one"
         assert torch.equal(sampler.picture(split), expected)
         assert _addresses(dynamic).loaded_size() == 0
-        assert split.placement.distribution.bytes_by_device().keys() == {"npu:0", "npu:1"}
+        assert split.multigpu_placement.distribution.bytes_by_device().keys() == {"npu:0", "npu:1"}
     del dynamic, split
     comfyui.reset()
     assert comfyui.held_bytes() == [0, 0, 0]

@@ -83,7 +83,7 @@ def test_a_split_quantised_model_makes_the_picture_of_one_device(comfyui: ComfyU
 def test_weights_are_stored_and_moved_quantised(comfyui: ComfyUI, pack: str) -> None:
     split = _split(comfyui, "q8_0")
     sampled(comfyui, split)
-    residency = split.placement.distribution.residency()
+    residency = split.multigpu_placement.distribution.residency()
     held = {name: size for name, size in residency.bytes_by_device.items() if name != "cpu"}
     assert comfyui.held_bytes() == [held["npu:0"] + residency.staging_bytes, held["npu:1"], 0]
     offloaded = [placement.block for placement in residency.plan.offloaded]
@@ -110,7 +110,7 @@ def test_the_first_generation_s_switch_fills_other_cards_before_the_cpu(comfyui:
     for use_other_vram, donor in ((True, "npu:1"), (False, "cpu")):
         (split,) = comfyui.run(node, use_other_vram=use_other_vram, **inputs)
         sampled(comfyui, split)
-        assert set(split.placement.distribution.bytes_by_device()) == {"npu:0", donor}
+        assert set(split.multigpu_placement.distribution.bytes_by_device()) == {"npu:0", donor}
 
 
 def test_a_whole_quantised_model_goes_to_the_device_of_the_node(comfyui: ComfyUI, pack: str) -> None:

@@ -30,7 +30,7 @@ def test_old_and_new_checkpoint_loaders_load_on_the_chosen_device(comfyui: Comfy
 def test_a_checkpoint_is_split(comfyui: ComfyUI) -> None:
     shares = "npu:0,40%;npu:1,30%;cpu,30%"
     model, _, _ = comfyui.run(SPLIT, compute_device="npu:0", expert_mode_allocations=shares, **CHECKPOINT)
-    assert set(model.placement.draft().bytes_by_device) == {"npu:0", "npu:1", "cpu"}
+    assert set(model.multigpu_placement.draft().bytes_by_device) == {"npu:0", "npu:1", "cpu"}
 
 
 def test_the_upscaler_is_placed_whole_or_split(comfyui: ComfyUI) -> None:
@@ -41,7 +41,10 @@ def test_the_upscaler_is_placed_whole_or_split(comfyui: ComfyUI) -> None:
     (split,) = comfyui.run(
         f"{node}DisTorch2MultiGPU", model_name="made up", compute_device="npu:0", expert_mode_allocations=shares
     )
-    assert {device for device, size in split.placement.draft().bytes_by_device.items() if size} == {"npu:0", "npu:1"}
+    assert {device for device, size in split.multigpu_placement.draft().bytes_by_device.items() if size} == {
+        "npu:0",
+        "npu:1",
+    }
 
 
 def test_text_encoder_and_audio_vae_are_placed_whole(comfyui: ComfyUI) -> None:

@@ -156,12 +156,12 @@ def test_a_split_model_that_its_loader_hands_out_again_is_split_once(comfyui: Co
     comfyui.reset()
     _, node = wrap(Remembering)
     model = _run(node, **SPLIT)
-    kinds, wrappers, placement = type(model).__mro__, _wrappers(model), model.placement
+    kinds, wrappers, placement = type(model).__mro__, _wrappers(model), model.multigpu_placement
     assert torch.equal(sampled(comfyui, model), expected)
     for keep_loaded in (True, False):
         again = _run(node, **SPLIT, keep_loaded=keep_loaded)
         comfyui.framework.context.models.retained.release_all()
-        assert (type(again).__mro__, _wrappers(again), again.placement) == (kinds, wrappers, placement)
+        assert (type(again).__mro__, _wrappers(again), again.multigpu_placement) == (kinds, wrappers, placement)
         ours = comfyui.framework.context.models.of(model_management().current_loaded_models[0])
         assert ours.keep_loaded is keep_loaded and ours.residency() is not None
     assert torch.equal(sampled(comfyui, again), expected)
@@ -235,5 +235,5 @@ def test_another_node_s_split_model_that_a_wrapped_class_hands_through_stays_spl
 
     (model,) = comfyui.run("UNETLoaderDisTorch2MultiGPU", **FLUX, weight_dtype="default", **SPLIT)
     through = _run(wrap(Through)[0], model=model, device="npu:1")
-    assert through.placement is model.placement
+    assert through.multigpu_placement is model.multigpu_placement
     assert set(_loaded(through)) == {"npu:1", "cpu"}

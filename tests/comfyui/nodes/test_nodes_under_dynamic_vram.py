@@ -90,7 +90,7 @@ def test_a_dynamic_model_whose_loader_leaves_no_way_back_is_loaded_by_that_loade
     model, *_ = comfyui.run("CheckpointLoaderSimpleDisTorch2MultiGPU", ckpt_name="flux.safetensors", **SPLIT)
     assert not model.is_dynamic()
     computed(comfyui, [model])
-    assert len(model.placement.distribution.bytes_by_device()) > 1
+    assert len(model.multigpu_placement.distribution.bytes_by_device()) > 1
 
 
 def test_a_dynamic_model_on_the_cpu_becomes_plain(comfyui: ComfyUI, dynamic: type) -> None:

@@ -40,7 +40,10 @@ def test_checkpoints_with_an_image_encoder_go_to_the_device_or_are_split(comfyui
     assert len(patchers) >= 2 and {str(patcher.load_device) for patcher in patchers} == {"npu:1"}
     shares = {"compute_device": "npu:0", "expert_mode_allocations": "npu:0,50%;npu:1,50%"}
     model, *_ = comfyui.run(f"{loader}DisTorch2MultiGPU", **shares, **CHECKPOINT)
-    assert {name for name, size in model.placement.draft().bytes_by_device.items() if size} == {"npu:0", "npu:1"}
+    assert {name for name, size in model.multigpu_placement.draft().bytes_by_device.items() if size} == {
+        "npu:0",
+        "npu:1",
+    }
 
 
 def test_an_upscale_model_works_on_its_device(comfyui: ComfyUI) -> None:

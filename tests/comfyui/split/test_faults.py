@@ -104,14 +104,19 @@ class Scene:
 
     def is_whole(self) -> None:
         """Nothing is lost, and nothing is held that the model does not account for."""
-        distribution, page_locked = self.split.placement.distribution, self.comfyui.framework.context.host.page_locked
+        distribution, page_locked = (
+            self.split.multigpu_placement.distribution,
+            self.comfyui.framework.context.host.page_locked,
+        )
         sizes = distribution.bytes_by_device()
         held = [sizes.get(f"npu:{index}", 0) for index in range(3)]
         uncounted = sum(slot.tensor.nbytes for slot in distribution._uncounted if slot.tensor.device.type != "cpu")
         live = self.comfyui.held_bytes()
         assert sum(live) - sum(held) in range(distribution.staging_bytes, distribution.staging_bytes + uncounted + 1)
         assert sum(sizes.values()) == distribution.inventory.total_bytes
-        assert self.split.loaded_size() == self.split.placement.compute_bytes_loaded or distribution.plan is None
+        assert (
+            self.split.loaded_size() == self.split.multigpu_placement.compute_bytes_loaded or distribution.plan is None
+        )
         if distribution.plan is None:
             assert live == [0, 0, 0]
             assert page_locked.locked_bytes == 0

@@ -145,13 +145,13 @@ class Scene:
 
     def is_loaded(self) -> bool:
         """Whether it is wholly loaded; fails where it is neither that nor wholly at home."""
-        distribution = self.model.placement.distribution
+        distribution = self.model.multigpu_placement.distribution
         has_hooks = any(m._forward_pre_hooks or m._forward_hooks for m in self.model.model.modules())
         assert torch.npu.current_device() == 0  # type: ignore[attr-defined]
         if distribution.plan is not None:
             assert has_hooks and distribution.is_served
             assert self._listed == [self.model]
-            assert self.model.loaded_size() == self.model.placement.compute_bytes_loaded > 0
+            assert self.model.loaded_size() == self.model.multigpu_placement.compute_bytes_loaded > 0
             return True
         assert not has_hooks and not distribution.is_served
         if any(device.live_bytes for device in self.comfyui.machine.devices):  # collecting garbage takes its time
@@ -185,7 +185,7 @@ def scene(comfyui: ComfyUI) -> Iterator[Scene]:
     model.add_callback(extension.CallbacksMP.ON_DETACH, called("detached"))
     weights = weights_of(split)
     model_management().load_models_gpu([model])
-    placed = model.placement.distribution.bytes_by_device()
+    placed = model.multigpu_placement.distribution.bytes_by_device()
     yield Scene(comfyui, sampler, model, weights, placed)
 
 

@@ -47,14 +47,14 @@ def replace_settings(settings: Any, entries: dict[str, Any]) -> Any:
 
 def _another_program_takes(split: Any, size_bytes: int, device: str = "npu:0") -> list[torch.Tensor]:
     """When the plan is made, and the driver has said what is free, some of that goes to another program."""
-    begin, taken = split.placement.distribution.begin, []
+    begin, taken = split.multigpu_placement.distribution.begin, []
 
     def then_take(plan: Any) -> None:
         begin(plan)
         if not taken:
             taken.append(torch.zeros(size_bytes, dtype=torch.uint8, device=device))
 
-    split.placement.distribution.begin = then_take
+    split.multigpu_placement.distribution.begin = then_take
     return taken
 
 
@@ -77,9 +77,11 @@ def test_a_load_that_runs_out_of_memory_offloads_more_and_is_done(
     taken = _another_program_takes(split, free - 5 * MB)
     with capture_logs() as logs:
         model_management().load_models_gpu([split])
-    plan = split.placement.distribution.plan
+    plan = split.multigpu_placement.distribution.plan
     assert 0 < plan.compute_bytes <= 5 * MB
-    assert split.placement.distribution.bytes_by_device() == {d: s for d, s in plan.bytes_by_device.items() if s}
+    assert split.multigpu_placement.distribution.bytes_by_device() == {
+        d: s for d, s in plan.bytes_by_device.items() if s
+    }
     assert any("npu:0 ran out of memory" in entry["message"] for entry in logs)
     taken.clear()
     assert torch.equal(sampler.picture(split, steps=2), expected)

@@ -55,7 +55,7 @@ def test_the_plan_is_made_once_for_a_load_and_stays_until_the_model_is_unloaded(
     model = Sampler(comfyui, "flux").split(**MODES[mode])
     _load(model)
     _load(model.clone())
-    assert model.placement.distribution.plan is not None and len(plans.asked) == 2
+    assert model.multigpu_placement.distribution.plan is not None and len(plans.asked) == 2
     importlib.import_module("comfy.model_management").unload_all_models()
     _load(model)
     assert len(plans.asked) == 3, "what is free may have changed, the draft has not"
@@ -63,7 +63,7 @@ def test_the_plan_is_made_once_for_a_load_and_stays_until_the_model_is_unloaded(
 
 def test_another_inventory_gets_another_draft(comfyui: ComfyUI, plans: CountsPlans) -> None:
     model = Sampler(comfyui, "flux").split(**THIRDS)
-    placement = model.placement
+    placement = model.multigpu_placement
     smaller = Inventory(placement.distribution.inventory.blocks[:-1])
     placement.distribution.inventory = smaller
     placement.draft()

@@ -30,18 +30,18 @@ def _load(comfyui: ComfyUI, model: Any) -> HostMemoryMeter:
 
 
 def _shares(model: Any) -> dict[str, int]:
-    shares: dict[str, int] = model.placement.distribution.plan.bytes_by_device
+    shares: dict[str, int] = model.multigpu_placement.distribution.plan.bytes_by_device
     return shares
 
 
 def _largest_block(model: Any) -> int:
-    largest: int = model.placement.distribution.inventory.largest_block_bytes
+    largest: int = model.multigpu_placement.distribution.inventory.largest_block_bytes
     return largest
 
 
 def _slack_on_compute(model: Any) -> int:
     """One block is patched there at a time while the model is loaded; then comes the staging that the plan names."""
-    staging: int = model.placement.distribution.plan.staging_bytes
+    staging: int = model.multigpu_placement.distribution.plan.staging_bytes
     return max(staging, _largest_block(model))
 
 
@@ -73,7 +73,7 @@ def test_what_is_streamed_from_host_memory_is_page_locked_from_the_first_load_on
     locked = comfyui.framework.context.host.page_locked
     _load(comfyui, split)
     stored = dict(split.model.named_parameters())
-    blocks = [p.block for p in split.placement.distribution.plan.streamed if p.device == "cpu"]
+    blocks = [p.block for p in split.multigpu_placement.distribution.plan.streamed if p.device == "cpu"]
     names = [name for block in blocks for name in block.parameters]
     assert names and all(locked.holds(stored[name]) for name in names)
     _load(comfyui, split)
@@ -100,7 +100,7 @@ def test_with_a_lora_host_memory_holds_the_file_and_the_patched_weights_stored_t
 def test_each_device_s_share_is_within_one_block_of_what_was_asked(sampler: Sampler, comfyui: ComfyUI) -> None:
     split = sampler.split(expert_mode_allocations="npu:0,35%;npu:1,40%;cpu,25%")
     _load(comfyui, split)
-    inventory = split.placement.distribution.inventory
+    inventory = split.multigpu_placement.distribution.inventory
     for device, percent in {"npu:0": 35, "npu:1": 40, "cpu": 25}.items():
         asked = inventory.total_bytes * percent / 100
         assert abs(_shares(split)[device] - asked) <= max(inventory.largest_block_bytes, inventory.head_bytes - asked)
@@ -144,7 +144,7 @@ def test_an_error_inside_a_block_leaves_every_weight_where_it_was(sampler: Sampl
     split = sampler.split(**MODES["ratio"])
     expected = sampler.picture(split)
     stored = dict(split.model.named_parameters())
-    block = split.placement.distribution.plan.offloaded[0].block
+    block = split.multigpu_placement.distribution.plan.offloaded[0].block
     inner = split.model.get_submodule(block.parameters[-1].rpartition(".")[0])
 
     def failing(module: torch.nn.Module, args: object) -> None:

@@ -55,7 +55,7 @@ def test_weights_as_they_were_before_a_lora_take_no_page_locked_memory(
         return memory
 
     monkeypatch.setattr(type(locked), "allocate", noted)
-    largest = max(placement.block.size_bytes for placement in split.placement.distribution.plan.streamed)
+    largest = max(placement.block.size_bytes for placement in split.multigpu_placement.distribution.plan.streamed)
     for strength in (0.5, 0.9):
         sampler.picture(sampler.with_lora(split, strength))
         assert locked.locked_bytes == without
@@ -89,7 +89,7 @@ def test_low_precision_loras_are_patched_where_the_weight_is_stored(sampler: Sam
     picture = sampler.picture(sampler.with_lora(split, 0.5))
     assert not torch.equal(picture, plain)
     assert torch.allclose(picture, expected, atol=0.2)
-    block = split.placement.distribution.plan.offloaded[0].block
+    block = split.multigpu_placement.distribution.plan.offloaded[0].block
     assert {copy.source for copy in comfyui.machine.copies.records if copy.destination == "npu:1"} == {"cpu"}, (
         f"{block.name} and the others never passed through the compute device"
     )

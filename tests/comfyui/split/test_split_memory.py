@@ -56,7 +56,7 @@ def test_an_interrupt_in_the_middle_of_a_block_harms_nothing(sampler: Sampler, c
     split = sampler.split(**THIRDS)
     expected = sampler.picture(split)
     stored = dict(split.model.named_parameters())
-    offloaded = split.placement.distribution.plan.offloaded[0].block
+    offloaded = split.multigpu_placement.distribution.plan.offloaded[0].block
     inner = split.model.get_submodule(offloaded.parameters[0].rpartition(".")[0])
 
     def interrupting(module: torch.nn.Module, args: object) -> None:
@@ -86,7 +86,7 @@ def test_room_is_made_on_a_donor_before_it_is_filled(sampler: Sampler, small_car
     assert small_cards.held_bytes()[1] == size
     split = sampler.split(expert_mode_allocations="npu:1,2mb;npu:0,*")
     sampler.picture(split)
-    placed = split.placement.distribution.bytes_by_device()
+    placed = split.multigpu_placement.distribution.bytes_by_device()
     assert placed["npu:1"] > 0 and model.patcher.loaded_size() < size
     assert small_cards.held_bytes()[1] == placed["npu:1"] + model.patcher.loaded_size()
 
@@ -95,7 +95,7 @@ def test_two_split_models_take_turns_on_a_donor_that_holds_one(sampler: Sampler,
     """The two models of a Wan 2.2 workflow, say, split alike."""
     first, second = (sampler.split(expert_mode_allocations="npu:1,80%;npu:0,20%") for _ in range(2))
     expected = sampler.picture(first)
-    stored = first.placement.distribution.bytes_by_device()["npu:1"]
+    stored = first.multigpu_placement.distribution.bytes_by_device()["npu:1"]
     comfyui.reset()
     comfyui.machine.configure([64 * MB, int(1.5 * stored), 64 * MB])
     for model, other in ((first, second), (second, first), (first, second)):
@@ -128,7 +128,7 @@ def test_virtual_vram_that_a_donor_cannot_take_spills_with_a_warning(sampler: Sa
     split = sampler.split(virtual_vram_gb=0.006, donor_device="npu:1")
     small_cards.machine.configure([64 * MB, 3 * MB, 64 * MB])
     sampler.picture(split)
-    plan = split.placement.distribution.plan
+    plan = split.multigpu_placement.distribution.plan
     assert plan.bytes_by_device["cpu"] > 0 and plan.bytes_by_device["npu:1"] <= 3 * MB
     assert any("npu:1" in warning for warning in plan.warnings)
 

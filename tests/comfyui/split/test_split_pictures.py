@@ -90,7 +90,7 @@ def test_what_lies_on_each_device_is_what_the_plan_says(comfyui: ComfyUI) -> Non
     sampler = Sampler(comfyui, "flux")
     split = sampler.split(**THIRDS)
     sampler.picture(split)
-    residency = split.placement.distribution.residency()
+    residency = split.multigpu_placement.distribution.residency()
     on_cards = {name: size for name, size in residency.bytes_by_device.items() if name != "cpu"}
     assert residency.bytes_by_device == residency.plan.bytes_by_device
     on_compute = on_cards["npu:0"] + residency.staging_bytes
@@ -104,7 +104,7 @@ def test_a_step_moves_each_offloaded_block_once(comfyui: ComfyUI) -> None:
     sampler = Sampler(comfyui, "flux")
     split = sampler.split(**THIRDS)
     sampler.picture(split)
-    residency = split.placement.distribution.residency()
+    residency = split.multigpu_placement.distribution.residency()
     offloaded = sum(placement.block.size_bytes for placement in residency.plan.offloaded)
     assert residency.step_transfer_bytes == offloaded
     comfyui.machine.copies.clear()

@@ -74,7 +74,7 @@ class Steps:
                 model.get_submodule(f"blocks.{block}.up").weight.mul_(1.5)
 
     def wait_for_copies(self) -> None:
-        streamer = self.distribution._streamer
+        streamer = self.distribution._state.streamer
         assert streamer is not None and streamer._prefetcher is not None
         streamer._prefetcher.wait()
 
