@@ -1,9 +1,11 @@
-"""Where in a loader's outputs the patchers are, and how to move what has not been loaded yet to another device."""
+"""A loader's outputs: where their patchers are, how to move them to another device, and how to load them again."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as mm
@@ -18,6 +20,8 @@ ALL_BYTES = 1e30
 """What `free_memory` is asked for to unload everything: the number that ComfyUI's own unload_all_models uses."""
 DEVICE_ATTRIBUTES = ("device", "load_device")
 """Where such objects remember the device a second time."""
+PLAIN = (str, int, float, bool, type(None))
+"""What a loader's inputs are where they name files and settings: it can be called with them again at any time."""
 
 
 def map_outputs(result: Any, place: Callable[[int, Any], Any]) -> Any:
@@ -114,3 +118,34 @@ def set_devices(value: Any, device: torch.device) -> None:
     for attribute in DEVICE_ATTRIBUTES:
         if isinstance(fields.get(attribute), torch.device):
             setattr(value, attribute, device)
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Calls a loader again and gives the patcher that one of its outputs is or holds.
+
+    ComfyUI's own device nodes and its CFG split give each device a model that was loaded afresh. A loader says how in
+    `cached_patcher_init` of its patcher: a function, its arguments, and the place in the result if it has several.
+    """
+
+    load: Callable[[], Any]
+    output: int
+
+    def __call__(self, disable_dynamic: bool = False) -> Any:
+        """A fresh patcher; one that is not DynamicVRAM's where ComfyUI wants that."""
+        found: list[Any] = []
+        with without_dynamic_vram() if disable_dynamic else nullcontext():
+            map_outputs(self.load(), lambda index, value: found.append(value) if index == self.output else None)
+        return patcher_of(found[0])
+
+
+def make_rebuildable(value: Any, output: int, load: Callable[[], Any], inputs: Mapping[str, Any]) -> None:
+    """Let ComfyUI get the model of a loader's output again by `load`, unless the loader has said how itself.
+
+    A loader that was given a model of another node cannot be called again: its `inputs` may have changed since.
+    """
+    patcher = patcher_of(value)
+    if patcher is None or getattr(patcher, "cached_patcher_init", ()) is not None:
+        return
+    if all(isinstance(given, PLAIN) for given in inputs.values()):
+        patcher.cached_patcher_init = (Reload(load, output), ())

@@ -31,6 +31,7 @@ from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
 from .current_while_called import current_while_called
 from .loader_class import LoaderClass, LoaderInstances, call_loader, is_v3, loader_function
 from .loader_outputs import (
+    make_rebuildable,
     map_outputs,
     patcher_of,
     retarget,
@@ -40,7 +41,6 @@ from .loader_outputs import (
     with_plain_patcher,
 )
 from .model_files import is_model_file
-from .rebuilding import make_rebuildable
 
 log = structlog.get_logger("multigpu")
 

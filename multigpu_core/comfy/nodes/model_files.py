@@ -1,10 +1,20 @@
-"""Model files by the names that ComfyUI's lists show: what a request over HTTP may name, and nothing else."""
+"""Model files by the names that ComfyUI's lists show, and which of them is damaged when a loader fails.
+
+A request over HTTP may name these files and no others. What loaders raise often says what is wrong, but not where.
+"""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+
+from multigpu.multigpu_core.allocation import HeaderError, check_header
+from multigpu.multigpu_core.allocation.formats.header_error import DOWNLOAD_AGAIN
 
 SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 _FOLDERS_BY_INPUT = {
@@ -44,3 +54,42 @@ def model_file(name: str, input_name: str) -> Path:
             if path is not None:
                 return Path(path)
     raise UnknownFileError(name)
+
+
+@contextmanager
+def naming_damaged_files(inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Run a loader on these inputs.
+
+    Raises:
+        HeaderError: the loader raised, and a file among its inputs is damaged; the file is named as the input names it.
+            Any other exception of the loader goes through unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (damaged := _damage(inputs)) is not None:
+            raise damaged from error
+        raise
+
+
+def _damage(inputs: Mapping[str, Any]) -> HeaderError | None:
+    """What is wrong with the first of the inputs' files that is damaged."""
+    for input_name, value in inputs.items():
+        if is_model_file(value):
+            try:
+                _check(model_file(value, input_name))
+            except HeaderError as error:
+                return HeaderError(Path(value), error.field, error.reason)
+            except (UnknownFileError, OSError):
+                continue  # the loader's own error says more
+    return None
+
+
+def _check(path: Path) -> None:
+    """Raise HeaderError for a file whose format shows that it is damaged."""
+    with path.open("rb") as file:
+        is_of_pytorch = file.read(2) == b"PK"
+    if path.suffix.lower() in (".safetensors", ".sft", ".gguf"):
+        check_header(path)
+    elif is_of_pytorch and not zipfile.is_zipfile(path):
+        raise HeaderError(path, "archive", f"has no table of contents; {DOWNLOAD_AGAIN}")

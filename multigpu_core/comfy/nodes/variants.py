@@ -16,7 +16,6 @@ from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack
 from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
 
-from .damaged_files import naming_damaged_files
 from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs, with_added
 from .loader_class import (
     LoaderClass,
@@ -28,6 +27,7 @@ from .loader_class import (
     takes,
 )
 from .loading import LoadContext, LoadJob, Target
+from .model_files import naming_damaged_files
 from .validate_inputs import accepting_any_device
 
 CATEGORY = "multigpu"

@@ -5,7 +5,7 @@ They are off while the whole region is staged: a layer without hooks is called s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch.utils.hooks import RemovableHandle
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 
 from .offloaded_module import Region
-from .suspendable_hook import SuspendableHook
 
 Copies = Callable[[Region], list[torch.Tensor]]
 """Makes copies of a region's tensors on the compute device."""
@@ -80,3 +79,36 @@ def _stage(region: Region, copies: Copies, after: list[RemovableHandle], module:
 def _unstage(region: Region, module: nn.Module, args: Any, output: Any) -> None:
     if region.leave():
         region.unstage()
+
+
+class SuspendableHook:
+    """A forward pre-hook that can be off for a while. It does not keep the module alive.
+
+    All of a block's are switched for each of its calls, twenty and more at once, so that is done here in one loop.
+    With `with_kwargs` the hook gets keyword arguments, too; one that is `first` runs before those of other extensions.
+    """
+
+    def __init__(
+        self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, first: bool = False
+    ) -> None:
+        self._hook = hook
+        self._first = first
+        self._handle = module.register_forward_pre_hook(hook, prepend=first, with_kwargs=with_kwargs)
+        self._id = self._handle.id
+        self._hooks = module._forward_pre_hooks
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+    @staticmethod
+    def suspend(those: Iterable[SuspendableHook]) -> None:
+        for one in those:
+            one._hooks.pop(one._id, None)
+
+    @staticmethod
+    def resume(those: Iterable[SuspendableHook]) -> None:
+        for one in those:
+            hooks = one._hooks
+            hooks[one._id] = one._hook
+            if one._first and len(hooks) > 1:
+                hooks.move_to_end(one._id, last=False)  # type: ignore[attr-defined]

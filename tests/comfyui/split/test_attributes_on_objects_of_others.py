@@ -26,7 +26,7 @@ def test_a_split_adds_one_attribute_to_the_patcher_and_none_to_the_model(comfyui
     split = sampler.split(**THIRDS)
     sampler.picture(split)
     found = _attributes(split)
-    more = {where: found[where] - expected[where] for where in found if found[where] != expected[where]}
+    more = {where: added for where in found if (added := found[where] - expected[where])}
     assert more == {"patcher": {OURS}}
 
 
