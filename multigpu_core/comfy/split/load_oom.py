@@ -1,4 +1,4 @@
-"""A load that ran out of memory: on which device, how much found room there, and what to tell whoever asked for it."""
+"""A load that ran out of memory: on which device, how much fit there, and the error for the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multigpu.multigpu_core.allocation import readable_bytes
 
 @dataclass(frozen=True)
 class Shortage:
-    """What a device turned out to take of a model's weights, against what the plan gave it. Sizes are bytes."""
+    """What fit on a device of a model's weights and staging buffer, and what was planned. Sizes are bytes."""
 
     device: str
     planned_bytes: int
@@ -19,7 +19,7 @@ class Shortage:
 
     def __str__(self) -> str:
         planned, placed = readable_bytes(self.planned_bytes), readable_bytes(self.placed_bytes)
-        return f"{self.device} ran out of memory: of {planned} of weights and staging {placed} found room"
+        return f"{self.device} ran out of memory: only {placed} of the planned {planned} of weights and staging fit"
 
 
 class LoadOutOfMemoryError(torch.cuda.OutOfMemoryError):  # so that ComfyUI's executor sees what it is

@@ -188,7 +188,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         name = type(self.model).__name__
         log.warning(
             "loading_out_of_memory",
-            message=f"{shortage}; {name} is loaded again with more of it offloaded.",
+            message=f"{shortage}. Loading {name} again with more of it offloaded.",
             model=name,
             devices=[shortage.device],
             planned_bytes=shortage.planned_bytes,

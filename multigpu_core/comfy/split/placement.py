@@ -179,7 +179,7 @@ class ModelPlacement:
         return Shortage(self._filling, planned.get(self._filling, 0), placed.get(self._filling, 0))
 
     def limit(self, shortage: Shortage) -> None:
-        """Plan no more for a device than found room there, until `release`."""
+        """Plan no more for a device than fit there, until `release`."""
         self._planning.limits[shortage.device] = shortage.placed_bytes
         self.host.registry.empty_cache(shortage.device)
 

@@ -63,7 +63,7 @@ def log_steps(model: str, residency: Residency, prediction: StepPrediction) -> N
 def log_demoted(model: str, device: str, freed_bytes: int) -> None:
     log.info(
         "weights_demoted",
-        message=f"{model}: {readable_bytes(freed_bytes)} went from {device} to system memory, for other models",
+        message=f"{model}: moved {readable_bytes(freed_bytes)} from {device} to system memory for other models",
         model=model,
         devices=[device],
         freed_bytes=freed_bytes,
@@ -73,7 +73,7 @@ def log_demoted(model: str, device: str, freed_bytes: int) -> None:
 def log_unloaded(model: str, found: Mapping[str, int]) -> None:
     log.info(
         "split_unloaded",
-        message=f"{model} is unloaded: {_shares(found)} are free",
+        message=f"{model} is unloaded; freed {_shares(found)}",
         model=model,
         devices=list(found),
         bytes_by_device=dict(found),

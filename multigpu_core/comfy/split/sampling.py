@@ -78,8 +78,8 @@ def _offload_more(patcher: Any, placement: ModelPlacement, share: float) -> None
     model, setting = type(patcher.model).__name__, placement.setting_in_force
     log.warning(
         "sampling_out_of_memory",
-        message=f"{model}: sampling ran out of memory and is done again with the same seed, after "
-        f"{readable_bytes(freed)} of its weights went to system memory. To avoid this set {setting}.",
+        message=f"{model}: sampling ran out of memory. Moved {readable_bytes(freed)} of its weights to system memory; "
+        f"retrying with the same seed. To avoid this, set {setting}.",
         model=model,
         devices=[str(device) for device in placement.computing_devices],
         freed_bytes=freed,

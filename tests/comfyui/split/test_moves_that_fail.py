@@ -31,7 +31,6 @@ UNLOADING: tuple[Step, ...] = (
     (*DISTRIBUTION, "residency"),
     (*DISTRIBUTION, "release"),
     (f"{CORE}.execution.streaming.streamer", "Streamer", "detach"),
-    (f"{CORE}.execution.relay.relay", "Relay", "detach"),
     (f"{CORE}.execution.distribution", "CurrentDevice", "detach"),
     (f"{CORE}.comfy.split.weight_patches", "AppliedPatches", "forget"),
     ("comfy.utils", "", "set_attr_param"),

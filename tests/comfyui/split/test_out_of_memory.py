@@ -142,7 +142,7 @@ def test_a_sampling_that_runs_out_of_memory_is_done_again_and_gives_the_same_pic
         picture = sampler.picture(split, steps=2)
     assert torch.equal(picture, expected)
     warnings = [entry["message"] for entry in logs if entry["log_level"] == "warning"]
-    assert warnings and all("done again" in each and "To avoid this set" in each for each in warnings)
+    assert warnings and all("retrying with the same seed" in each and "To avoid this, set" in each for each in warnings)
     assert torch.equal(sampler.picture(split, steps=2), expected), "what was offloaded stays so"
     del occupant
 
@@ -163,7 +163,7 @@ def test_samplers_that_draw_noise_draw_the_same_again(sampler: Sampler, comfyui:
     occupant = _crowded(comfyui, split, 20_000)
     with capture_logs() as logs:
         assert torch.equal(sampled(split), expected)
-    assert any("done again" in entry["message"] for entry in logs)
+    assert any("retrying with the same seed" in entry["message"] for entry in logs)
     del occupant
 
 
