@@ -3,7 +3,7 @@
 A plugin is a module or an object whose functions are marked with `hookimpl` and named after the hooks below:
 
     from multigpu import hookimpl
-    from multigpu.hookspecs import WrappedLoader, split_and_device
+    from multigpu.api import WrappedLoader, split_and_device
 
     @hookimpl
     def multigpu_wrap_loader():
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from multigpu.multigpu_core.plugins.loaders import (
+from multigpu.multigpu_core.contract.loaders import (
     DevicePart,
     ExtraInput,
     NodeVariant,
@@ -36,7 +36,7 @@ from multigpu.multigpu_core.plugins.loaders import (
     device_only,
     split_and_device,
 )
-from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

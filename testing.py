@@ -17,8 +17,11 @@ from multigpu.multigpu_core.conformance.fixtures import simulated_comfyui, simul
 if TYPE_CHECKING:
     from multigpu.multigpu_core.conformance.host_allocations import HostMemoryMeter
     from multigpu.multigpu_core.conformance.kit import ConformanceError, LoaderTrial, check_loader, check_plugin
+    from multigpu.multigpu_core.provisioning.client import ComfyUIClient, WorkflowError
     from multigpu.multigpu_core.provisioning.comfyui_view import appear_to_comfyui
     from multigpu.multigpu_core.provisioning.in_process import ComfyUI, start_comfyui
+    from multigpu.multigpu_core.provisioning.release import comfyui_folder
+    from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
     from multigpu.multigpu_core.simulation.environment import (
         ENVIRONMENT_VARIABLE,
         parse_sizes,
@@ -46,6 +49,9 @@ _MODULES = {
         "ComfyUI",
         "start_comfyui",
     ),
+    "provisioning.client": ("ComfyUIClient", "WorkflowError"),
+    "provisioning.release": ("comfyui_folder",),
+    "provisioning.server": ("ComfyUIServer", "install_custom_node"),
     "simulation.environment": (
         "ENVIRONMENT_VARIABLE",
         "parse_sizes",
@@ -85,6 +91,8 @@ __all__ = [
     "GB",
     "ClockSettings",
     "ComfyUI",
+    "ComfyUIClient",
+    "ComfyUIServer",
     "ConformanceError",
     "CopyLog",
     "CopyRecord",
@@ -98,11 +106,14 @@ __all__ = [
     "SimulationUnavailableError",
     "Span",
     "VirtualClock",
+    "WorkflowError",
     "WrongCurrentDeviceError",
     "appear_to_comfyui",
     "check_loader",
     "check_plugin",
     "chrome_trace",
+    "comfyui_folder",
+    "install_custom_node",
     "parse_sizes",
     "simulate",
     "simulate_from_environment",

@@ -1,5 +1,17 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
+from multigpu.multigpu_core.contract.loaders import (
+    DevicePart,
+    ExtraInput,
+    NodeVariant,
+    OwnNode,
+    PackDevices,
+    ReplacedInput,
+    WrappedLoader,
+    device_only,
+    split_and_device,
+)
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.settings.configuration import (
     Configuration,
     ConfigurationProblem,
@@ -18,21 +30,9 @@ from .discovery import (
     plain_name,
     version_of_pack,
 )
-from .loaders import (
-    DevicePart,
-    ExtraInput,
-    NodeVariant,
-    OwnNode,
-    PackDevices,
-    ReplacedInput,
-    WrappedLoader,
-    device_only,
-    split_and_device,
-)
 from .manager import PluginManager
 from .record import PackState, PluginRecord, TargetPack
 from .report import report_json, report_lines
-from .unloading import LoadedModelInfo, UnloadReason
 from .validation import PLUGIN_API, PluginError
 
 __all__ = [

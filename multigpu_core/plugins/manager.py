@@ -13,14 +13,14 @@ from typing import Any
 import pluggy
 import structlog
 
+from multigpu.multigpu_core.contract.loaders import OwnNode, WrappedLoader
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.settings.configuration import Configuration, ConfigurationProblem, validated_options
 
 from .discovery import Candidate
 from .isolation import Result, Wait, described, printable, run_step, wait_at_most
-from .loaders import OwnNode, WrappedLoader
 from .plan_check import check_plan
 from .record import PluginRecord, TargetPack
-from .unloading import LoadedModelInfo, UnloadReason
 from .validation import HookImplementations, PluginError, check_answer, check_plugin
 
 log = structlog.get_logger("multigpu")

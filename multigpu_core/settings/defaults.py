@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from multigpu.hookspecs import LoadedModelInfo, UnloadReason, hookimpl
+from multigpu import hookimpl
 from multigpu.multigpu_core import allocation
 from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
 

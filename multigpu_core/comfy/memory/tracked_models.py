@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution import Residency
-from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
 
 log = structlog.get_logger("multigpu")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.plugins.loaders import DevicePart, ExtraInput, NodeVariant, OwnNode
+from multigpu.multigpu_core.contract.loaders import DevicePart, ExtraInput, NodeVariant, OwnNode
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.comfy.host.host import Host

@@ -29,7 +29,7 @@ from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack, Packs, input_typ
 from multigpu.multigpu_core.comfy.split.patcher import distribute, placement_of, undistribute
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement, PlacementOptions
 from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
-from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
+from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
 
 from .current_while_called import current_while_called
 from .loader_class import LoaderClass, LoaderInstances, call_loader, is_v3, loader_function

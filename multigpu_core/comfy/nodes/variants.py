@@ -14,7 +14,7 @@ from typing import Any
 
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack
-from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
+from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, PackDevices
 
 from .damaged_files import naming_damaged_files
 from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs, with_added

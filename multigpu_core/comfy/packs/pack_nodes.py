@@ -13,8 +13,8 @@ from multigpu.multigpu_core.comfy.host.scope import DeviceScope, current_scope, 
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
 from multigpu.multigpu_core.comfy.memory.model_devices import Devices, ModelDevices, decisive_model
 from multigpu.multigpu_core.comfy.nodes.loader_class import LoaderClass, is_v3
+from multigpu.multigpu_core.contract.loaders import PackDevices
 from multigpu.multigpu_core.devices import DeviceRegistry
-from multigpu.multigpu_core.plugins.loaders import PackDevices
 
 from .pack_globals import PackGlobals
 

@@ -1,0 +1,117 @@
+"""Every name that the author of a plugin needs beside the hooks of `multigpu.hookspecs`.
+
+    from multigpu import hookimpl
+    from multigpu.api import AllocationPlan, Placement, WrappedLoader, split_and_device
+
+The names load when they are first used: data about loaders needs neither torch nor ComfyUI, while inventories, plans
+and devices bring torch. Everything under `multigpu.multigpu_core` may move without notice; these names do not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import (
+        AllocationError,
+        AllocationMode,
+        AllocationPlan,
+        AllocationRequest,
+        Block,
+        BlockKind,
+        HeaderError,
+        Inventory,
+        Placement,
+        PlanError,
+        Share,
+        Strategy,
+    )
+    from multigpu.multigpu_core.comfy.split.patcher import is_split
+    from multigpu.multigpu_core.contract.loaders import (
+        DevicePart,
+        ExtraInput,
+        NodeVariant,
+        OwnNode,
+        PackDevices,
+        ReplacedInput,
+        WrappedLoader,
+        device_only,
+        split_and_device,
+    )
+    from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
+    from multigpu.multigpu_core.devices import DeviceError, DeviceInfo, HardwareProfile, LinkSpeed
+    from multigpu.multigpu_core.plugins import PackState, PluginError, TargetPack
+
+_MODULES = {
+    "allocation": (
+        "AllocationError",
+        "AllocationMode",
+        "AllocationPlan",
+        "AllocationRequest",
+        "Block",
+        "BlockKind",
+        "HeaderError",
+        "Inventory",
+        "Placement",
+        "PlanError",
+        "Share",
+        "Strategy",
+    ),
+    "comfy.split.patcher": ("is_split",),
+    "contract.loaders": (
+        "DevicePart",
+        "ExtraInput",
+        "NodeVariant",
+        "OwnNode",
+        "PackDevices",
+        "ReplacedInput",
+        "WrappedLoader",
+        "device_only",
+        "split_and_device",
+    ),
+    "contract.unloading": ("LoadedModelInfo", "UnloadReason"),
+    "devices": ("DeviceError", "DeviceInfo", "HardwareProfile", "LinkSpeed"),
+    "plugins": ("PackState", "PluginError", "TargetPack"),
+}
+
+__all__ = [
+    "AllocationError",
+    "AllocationMode",
+    "AllocationPlan",
+    "AllocationRequest",
+    "Block",
+    "BlockKind",
+    "DeviceError",
+    "DeviceInfo",
+    "DevicePart",
+    "ExtraInput",
+    "HardwareProfile",
+    "HeaderError",
+    "Inventory",
+    "LinkSpeed",
+    "LoadedModelInfo",
+    "NodeVariant",
+    "OwnNode",
+    "PackDevices",
+    "PackState",
+    "Placement",
+    "PlanError",
+    "PluginError",
+    "ReplacedInput",
+    "Share",
+    "Strategy",
+    "TargetPack",
+    "UnloadReason",
+    "WrappedLoader",
+    "device_only",
+    "is_split",
+    "split_and_device",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"multigpu.multigpu_core.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
