@@ -104,13 +104,18 @@ def multigpu_plan_allocation(
     request: AllocationRequest,
     devices: Sequence[DeviceInfo],
     reserve_bytes: Mapping[str, int],
-    profile: HardwareProfile | None,
+    profile: HardwareProfile,
+    draft: bool,
 ) -> AllocationPlan | None:
-    """Decide the device of every block of a model that is about to be loaded, or return None to leave it to others.
+    """Decide the device of every block of a model, or return None to leave it to others.
 
-    `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
-    free of that for inference, by device name; `profile` says how fast the links and the devices are, as measured or,
-    before that, as published for their kind.
+    `devices` are those that the request may use. Their `free_bytes` are what the plan may use: what is free now, and
+    what this model occupies there already. `reserve_bytes` is what must stay free of that for inference, by device
+    name. `profile` says how fast the links and the devices are, as measured or, before that, as published.
+
+    `draft` is true where no load follows: ComfyUI asks how much a model needs, the allocation editor shows a preview,
+    or an error message suggests another split. For the first two, other models count as unloaded, so `free_bytes` may
+    be all of a device's memory. A draft should be quick: it may be asked for often.
 
     The plan is an `AllocationPlan`, no subclass. It holds every block of the inventory exactly once, unchanged and in
     the inventory's order, on one of `devices`. It computes on the request's compute device and keeps heads there. Only

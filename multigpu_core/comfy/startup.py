@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import structlog
 
 import multigpu
 from multigpu import hookspecs
+from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
 from multigpu.multigpu_core.comfy.host.compatibility import missing_features
 from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
 from multigpu.multigpu_core.comfy.host.devices_in_comfyui import comfyui_registry
@@ -31,6 +32,8 @@ from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration
 from multigpu.multigpu_core.comfy.packs.target_packs import loadable_packs
 from multigpu.multigpu_core.comfy.page.routes import add_routes
+from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.plugins import (
     Candidate,
     PluginManager,
@@ -171,10 +174,22 @@ async def _keep_looking(watch: HostMemoryWatch | KeptWatch) -> None:
         log.exception("watch_failed", message=f"{type(watch).__name__} is off until ComfyUI is started again")
 
 
-def _plan_with(plugins: PluginManager) -> Any:
-    def plan(inventory: Any, request: Any, devices: Any, reserve_bytes: Any, profile: Any) -> Any:
+def _plan_with(plugins: PluginManager) -> PlanAllocation:
+    def plan(
+        inventory: Inventory,
+        request: AllocationRequest,
+        devices: Sequence[DeviceInfo],
+        reserve_bytes: Mapping[str, int],
+        profile: HardwareProfile,
+        draft: bool,
+    ) -> AllocationPlan:
         return plugins.plan_allocation(
-            inventory=inventory, request=request, devices=devices, reserve_bytes=reserve_bytes, profile=profile
+            inventory=inventory,
+            request=request,
+            devices=devices,
+            reserve_bytes=reserve_bytes,
+            profile=profile,
+            draft=draft,
         )
 
     return plan

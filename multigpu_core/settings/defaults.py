@@ -21,10 +21,8 @@ class DefaultPlanner:
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
         reserve_bytes: Mapping[str, int],
-        profile: HardwareProfile | None,
+        profile: HardwareProfile,
     ) -> AllocationPlan:
-        if profile is None:
-            return allocation.plan_allocation(inventory, request, devices, reserve_bytes)
         return allocation.plan_with_profile(inventory, request, devices, reserve_bytes, profile)
 
 

@@ -68,7 +68,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
         reserve = {}
         if request.mode is AllocationMode.AUTO:
             reserve[request.compute_device] = host.inference_reserve_bytes(request.compute_device, 0)
-        found = plan(inventory, request, devices, reserve, host.profile)
+        found = plan(inventory, request, devices, reserve, host.profile, draft=True)
         return {
             **plan_report(found, predict_step(found, host.profile)),
             "total_bytes": inventory.total_bytes,

@@ -35,7 +35,8 @@ class PlanAllocation(Protocol):
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
         reserve_bytes: Mapping[str, int],
-        profile: HardwareProfile | None,
+        profile: HardwareProfile,
+        draft: bool,
     ) -> AllocationPlan: ...
 
 
@@ -57,7 +58,7 @@ class Planning:
         """The plan as it would be on empty devices."""
         infos = (self._host.registry.info(name) for name in self._device_names())
         empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
-        return self._plan_allocation(inventory, self.request, empty, {}, None)
+        return self._plan_allocation(inventory, self.request, empty, {}, self._host.profile, draft=True)
 
     def plan(
         self, inventory: Inventory, module: nn.Module, held: Mapping[str, int], weight_budget_bytes: float
@@ -73,7 +74,7 @@ class Planning:
             granted = weight_budget_bytes + held.get(request.compute_device, 0)
             reserve[request.compute_device] = self._host.inference_reserve_bytes(request.compute_device, granted)
         devices = self._host.devices_for(self._device_names(), held, self.limits)
-        return self._plan_allocation(inventory, request, devices, reserve, self._host.profile)
+        return self._plan_allocation(inventory, request, devices, reserve, self._host.profile, draft=False)
 
     def predict(self, plan: AllocationPlan) -> StepPrediction | None:
         """What a step is expected to take, where the machine's speeds are known."""
@@ -98,7 +99,7 @@ class Planning:
         limits = {shortage.device: shortage.placed_bytes}
         devices = self._host.devices_for(self._device_names(), held, limits)
         try:
-            fitting = self._plan_allocation(inventory, bent, devices, {}, None)
+            fitting = self._plan_allocation(inventory, bent, devices, {}, self._host.profile, draft=True)
         except PlanError:
             return LoadOutOfMemoryError(shortage, "")
         return LoadOutOfMemoryError(shortage, fitting.expert_string)
