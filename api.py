@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         Share,
         Strategy,
     )
+    from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
+    from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
     from multigpu.multigpu_core.comfy.split.patcher import is_split
     from multigpu.multigpu_core.contract.loaders import (
         DevicePart,
@@ -40,7 +42,14 @@ if TYPE_CHECKING:
         split_and_device,
     )
     from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
-    from multigpu.multigpu_core.devices import DeviceError, DeviceInfo, HardwareProfile, LinkSpeed
+    from multigpu.multigpu_core.devices import (
+        DeviceBackend,
+        DeviceError,
+        DeviceInfo,
+        HardwareProfile,
+        LinkSpeed,
+        MemoryReading,
+    )
     from multigpu.multigpu_core.plugins import PackState, PluginError, TargetPack
 
 _MODULES = {
@@ -58,6 +67,8 @@ _MODULES = {
         "Share",
         "Strategy",
     ),
+    "allocation.formats.file_format": ("FileFormat",),
+    "allocation.inventory.of_tensors": ("StoredTensor",),
     "comfy.split.patcher": ("is_split",),
     "contract.loaders": (
         "DevicePart",
@@ -71,7 +82,7 @@ _MODULES = {
         "split_and_device",
     ),
     "contract.unloading": ("LoadedModelInfo", "UnloadReason"),
-    "devices": ("DeviceError", "DeviceInfo", "HardwareProfile", "LinkSpeed"),
+    "devices": ("DeviceBackend", "DeviceError", "DeviceInfo", "HardwareProfile", "LinkSpeed", "MemoryReading"),
     "plugins": ("PackState", "PluginError", "TargetPack"),
 }
 
@@ -82,15 +93,18 @@ __all__ = [
     "AllocationRequest",
     "Block",
     "BlockKind",
+    "DeviceBackend",
     "DeviceError",
     "DeviceInfo",
     "DevicePart",
     "ExtraInput",
+    "FileFormat",
     "HardwareProfile",
     "HeaderError",
     "Inventory",
     "LinkSpeed",
     "LoadedModelInfo",
+    "MemoryReading",
     "NodeVariant",
     "OwnNode",
     "PackDevices",
@@ -100,6 +114,7 @@ __all__ = [
     "PluginError",
     "ReplacedInput",
     "Share",
+    "StoredTensor",
     "Strategy",
     "TargetPack",
     "UnloadReason",

@@ -20,7 +20,7 @@ multigpu_startup and its multigpu_wrap_loader run on a thread of their own, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
-    from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+    from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
+    from multigpu.multigpu_core.devices import DeviceBackend, DeviceInfo, HardwareProfile
 
 __all__ = [
     "DevicePart",
@@ -56,6 +57,9 @@ __all__ = [
     "WrappedLoader",
     "device_only",
     "hookimpl",
+    "multigpu_commands",
+    "multigpu_device_backends",
+    "multigpu_file_formats",
     "multigpu_plan_allocation",
     "multigpu_shutdown",
     "multigpu_startup",
@@ -94,6 +98,34 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
     really registered under it, with that class's own inputs and outputs, and not at all where it is absent. An
     `OwnNode` is a node class of yours, for what a generic wrapper cannot do. `PackDevices` says what else a pack needs
     to compute on a model's device, when its later nodes ask for a device again.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def multigpu_device_backends() -> Iterable[DeviceBackend]:
+    """Add families of devices, each a `DeviceBackend` under a type (``npu``) that no other backend has.
+
+    A backend that cannot count its devices leaves its plugin out.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def multigpu_file_formats() -> Iterable[FileFormat]:
+    """Add formats of model files: how to recognise one, and how to read its tensors' names and sizes from the header.
+
+    They serve the allocation editor, `multigpu plan` and the error that names a damaged file. Built-in formats are
+    tried first.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def multigpu_commands() -> Iterable[Callable[..., None]]:
+    """Add commands to `multigpu`: functions as typer takes them. ``def my_check() -> None`` becomes `my-check`.
+
+    Called only where the command line needs it: for help, and for a command that is not built in.
     """
     raise NotImplementedError
 

@@ -22,6 +22,7 @@ from multigpu.multigpu_core.settings.configuration import (
 from .discovery import (
     Candidate,
     built_in,
+    built_in_names,
     carried_by_packs,
     installed,
     name_of_pack,
@@ -55,6 +56,7 @@ __all__ = [
     "UnloadReason",
     "WrappedLoader",
     "built_in",
+    "built_in_names",
     "carried_by_packs",
     "device_only",
     "installed",

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("multigpu")
 MAX_ANSWERS = 10_000
 """Of one hook of one plugin: an answer that never ends is cut off there."""
-ASKED_AT_START = frozenset({"multigpu_wrap_loader"})
+ASKED_AT_START = frozenset(
+    {"multigpu_wrap_loader", "multigpu_device_backends", "multigpu_file_formats", "multigpu_commands"}
+)
 """Hooks whose answer has a deadline."""
 _MAX_NAME_CHARACTERS = 200
 
@@ -84,7 +86,7 @@ class PluginManager:
 
     def loaders(self) -> Iterator[tuple[str, WrappedLoader | OwnNode]]:
         """What every plugin wraps, with the plugin's name; a plugin that raises is reported and left out."""
-        for name, loaders in self._ask_each("multigpu_wrap_loader", (WrappedLoader, OwnNode)):
+        for name, loaders in self.ask_each("multigpu_wrap_loader", (WrappedLoader, OwnNode)):
             self.records[name] = replace(self.records[name], names_no_loaders=not loaders)
             for loader in loaders:
                 yield name, loader
@@ -115,14 +117,14 @@ class PluginManager:
 
     def kept_models(self, models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> set[int]:
         """Keys of the models that any plugin keeps."""
-        answers = self._ask_each(
+        answers = self.ask_each(
             "multigpu_unload_policy", (int,), models=models, reason=reason, bytes_wanted=bytes_wanted
         )
         return {int.__index__(key) for _, keys in answers for key in keys}  # not what a subclass makes of it
 
     def shut_down(self) -> None:
         """Tell every plugin that this is the end, each one whatever the others do."""
-        list(self._ask_each("multigpu_shutdown", (object,)))
+        list(self.ask_each("multigpu_shutdown", (object,)))
 
     def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
         """Enter nodes that a plugin registered, or lost because somebody else has their ids, into its record."""
@@ -138,6 +140,9 @@ class PluginManager:
     def pack_named_by(self, plugin: str) -> str:
         """The pack that a plugin says it is for, as `multigpu_pack`, or that carries it; empty where neither."""
         return self._packs.get(plugin, "")
+
+    def works(self, plugin: str) -> bool:
+        return self.records[plugin].works
 
     def fail(self, plugin: str, error: BaseException) -> None:
         """Take a plugin out and say so, with its traceback in the log."""
@@ -203,7 +208,7 @@ class PluginManager:
     def _call(self, hook: str, name: str, plugin: object, arguments: dict[str, Any]) -> Any:
         return self._trace.call(name, hook, arguments, partial(self._alone(hook, plugin), **arguments))
 
-    def _ask_each(self, hook: str, kinds: tuple[type, ...], **arguments: Any) -> Iterator[tuple[str, list[Any]]]:
+    def ask_each(self, hook: str, kinds: tuple[type, ...], **arguments: Any) -> Iterator[tuple[str, list[Any]]]:
         """Call a hook plugin by plugin, because within one call an exception silences all later ones.
 
         Each answer is an iterable of things of one of `kinds`; they come as a list, with the plugin's name.

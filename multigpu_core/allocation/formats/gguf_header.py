@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
 
+from .file_format import FileFormat
 from .ggml_types import GGML_TYPES
 from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
 
@@ -243,3 +244,6 @@ def _check_layout(reader: _Reader, spans: list[_Span], data_begin: int) -> None:
         free_from = begin + tensor.size_bytes
         if data_begin + free_from > reader.file_bytes:
             reader.refuse(f"ends at byte {data_begin + free_from} of {reader.file_bytes}; {DOWNLOAD_AGAIN}")
+
+
+GGUF = FileFormat("gguf", (".gguf",), lambda begins: begins.startswith(MAGIC), read_gguf_header)

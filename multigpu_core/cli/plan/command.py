@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
+
 from .described_machine import described_machine, sizes_by_device
 
 if TYPE_CHECKING:
@@ -55,8 +57,9 @@ def plan(
         widgets = AllocationWidgets(
             device or here.first, virtual_vram, donors, expert or ("" if virtual_vram else "auto"), Strategy(strategy)
         )
+        formats = formats_here()
         found = [
-            _Outcome.of(inventory_of_file(file), request, here, reserve)
+            _Outcome.of(inventory_of_file(file, formats=formats), request, here, reserve)
             for request in (_requests(widgets, here.names) if compare else [_request(widgets, here.names)])
         ]
     except (AllocationError, DeviceError, HeaderError, CheckpointPartError, OSError, ValueError) as error:
@@ -84,9 +87,9 @@ class _Machine:
 
     @classmethod
     def here(cls) -> _Machine:
-        from multigpu.multigpu_core.devices import default_registry, known_profile
+        from multigpu.multigpu_core.devices import known_profile
 
-        registry = default_registry()
+        registry = registry_here()
         return cls(list(registry.devices()), known_profile(registry))
 
     @classmethod

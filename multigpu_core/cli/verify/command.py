@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
+from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
 
 from .report import is_equal, print_report
 
@@ -54,10 +55,10 @@ def verify(
     from multigpu.multigpu_core.allocation import AllocationWidgets, Strategy
     from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
     from multigpu.multigpu_core.allocation.language.errors import AllocationError
-    from multigpu.multigpu_core.devices import DeviceError, default_registry
+    from multigpu.multigpu_core.devices import DeviceError
 
     try:
-        registry = default_registry()
+        registry = registry_here()
         first = _first_accelerator(registry)
         compute = registry.resolve(device) if device else first
         widgets = AllocationWidgets(compute, virtual_vram, donors, expert, Strategy(strategy))
@@ -111,7 +112,7 @@ def _refuse_early(file: Path, widgets: AllocationWidgets, registry: DeviceRegist
         raise _CannotVerifyError(
             f"{request.compute_device} computes in that string: say --device {request.compute_device}."
         )
-    inventory_of_file(file)
+    inventory_of_file(file, formats=formats_here())
 
 
 def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:

@@ -249,7 +249,7 @@ class LoadJob:
         name = type(patcher.model).__name__
         reference = weakref.ref(placement) if placement is not None else None
         node = self.target.variant.node_id, executing_node() or ""
-        files = tuple(str(value) for value in self.theirs.values() if is_model_file(value))
+        files = tuple(str(value) for value in self.theirs.values() if is_model_file(value, context.host.formats))
         context.models.add(patcher.model, OurModel(name, self.keep_loaded, reference, node, files))
 
     def _devices_by_kind(self, context: LoadContext) -> dict[str, torch.device]:

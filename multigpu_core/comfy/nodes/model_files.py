@@ -6,7 +6,9 @@ from pathlib import Path
 
 import folder_paths
 
-SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin"})
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats
+
+SUFFIXES_WITHOUT_HEADER = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 _FOLDERS_BY_INPUT = {
     "unet": ("diffusion_models", "unet_gguf"),
     "ckpt": ("checkpoints",),
@@ -24,9 +26,10 @@ class UnknownFileError(ValueError):
         super().__init__(f"{name!r} is in none of ComfyUI's model folders. Choose a file that the node lists.")
 
 
-def is_model_file(value: object) -> bool:
+def is_model_file(value: object, formats: Formats) -> bool:
     """Whether an input's value is the name of a file with a model in it."""
-    return isinstance(value, str) and Path(value).suffix.lower() in SUFFIXES
+    suffixes = SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
+    return isinstance(value, str) and Path(value).suffix.lower() in suffixes
 
 
 def model_file(name: str, input_name: str) -> Path:

@@ -57,7 +57,7 @@ class VariantNode:
         if (kept := job.kept_result(self.CONTEXT)) is not None:
             return kept
         with job.scope(self.CONTEXT):
-            with naming_damaged_files(job.theirs):
+            with naming_damaged_files(job.theirs, self.CONTEXT.host.formats):
                 result = job.call(self._instances)
             return job.finish(result, self.CONTEXT)
 
@@ -69,7 +69,7 @@ class VariantNode:
         return await Stepwise(self._load_async(job), lambda: job.scope(self.CONTEXT))
 
     async def _load_async(self, job: LoadJob) -> Any:
-        with naming_damaged_files(job.theirs):
+        with naming_damaged_files(job.theirs, self.CONTEXT.host.formats):
             result = await job.call(self._instances)
         return job.finish(result, self.CONTEXT)
 
