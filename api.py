@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         Placement,
         PlanError,
         Share,
-        Strategy,
     )
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
     from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
         device_only,
         split_and_device,
     )
+    from multigpu.multigpu_core.contract.strategy import Strategy
     from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
     from multigpu.multigpu_core.devices import (
         DeviceBackend,
@@ -65,7 +65,6 @@ _MODULES = {
         "Placement",
         "PlanError",
         "Share",
-        "Strategy",
     ),
     "allocation.formats.file_format": ("FileFormat",),
     "allocation.inventory.of_tensors": ("StoredTensor",),
@@ -81,6 +80,7 @@ _MODULES = {
         "device_only",
         "split_and_device",
     ),
+    "contract.strategy": ("Strategy",),
     "contract.unloading": ("LoadedModelInfo", "UnloadReason"),
     "devices": ("DeviceBackend", "DeviceError", "DeviceInfo", "HardwareProfile", "LinkSpeed", "MemoryReading"),
     "plugins": ("PackState", "PluginError", "TargetPack"),

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
 from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
+from multigpu.multigpu_core.contract.strategy import Strategy
 
 from .report import is_equal, print_report
 
@@ -36,7 +37,7 @@ def verify(
     ] = "",
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
-    strategy: Annotated[str, typer.Option(help="interleave, contiguous or relay.")] = "interleave",
+    strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
     comfyui: Annotated[
@@ -52,7 +53,7 @@ def verify(
     Noise and prompt are made up, the same for both. Exit 0: equal bit for bit; 1: they differ; 2: wrong input.
     """
     # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.allocation import AllocationWidgets, Strategy
+    from multigpu.multigpu_core.allocation import AllocationWidgets
     from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
     from multigpu.multigpu_core.allocation.language.errors import AllocationError
     from multigpu.multigpu_core.devices import DeviceError
