@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from multigpu import hookimpl
-from multigpu.api import HardwareProfile
+from multigpu.api import HardwareProfile, is_split
 
 from ..support.in_process import ComfyUI
 from ..support.outputs import sampled
+
+
+FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
 
 
 class Recorder:
@@ -28,13 +31,13 @@ def test_drafts_are_marked_and_every_call_has_the_profile(comfyui: ComfyUI) -> N
     try:
         (model,) = comfyui.run(
             "UNETLoaderDisTorch2MultiGPU",
-            unet_name="flux.safetensors",
-            weight_dtype="default",
+            **FLUX,
             compute_device="npu:0",
             virtual_vram_gb=0.0005,
             donor_device="npu:1",
         )
         assert recorder.calls and all(draft for draft, *_ in recorder.calls), "nothing is loaded yet"
+        assert is_split(model) and not is_split(comfyui.run("UNETLoader", **FLUX)[0])
         sampled(comfyui, model)
     finally:
         plugins.fail("recorder", RuntimeError("the test has ended"))
