@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         Share,
     )
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
-    from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
+    from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
     from multigpu.multigpu_core.comfy.split.patcher import is_split
     from multigpu.multigpu_core.contract.loaders import (
         DevicePart,
@@ -67,7 +67,7 @@ _MODULES = {
         "Share",
     ),
     "allocation.formats.file_format": ("FileFormat",),
-    "allocation.inventory.of_tensors": ("StoredTensor",),
+    "allocation.formats.stored_tensor": ("StoredTensor",),
     "comfy.split.patcher": ("is_split",),
     "contract.loaders": (
         "DevicePart",

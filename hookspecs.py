@@ -13,9 +13,9 @@ An implementation may take fewer arguments than its hook offers; it must not giv
 fill those in. Plugins are asked in the order of their registration, and for a plan in the reverse order, each alone:
 there is nothing for a wrapper to wrap.
 
-Whatever a plugin raises, SystemExit and CancelledError included, takes out that plugin alone. Its import and
-the hooks that are called at start-up (all but multigpu_plan_allocation, multigpu_unload_policy and multigpu_shutdown) run
-on a thread of their own, and each has to end within `startup.plugin_seconds` of plugins.toml (30); with 0 they run on the
+Whatever a plugin raises, SystemExit and CancelledError included, takes out that plugin alone. Its import and the hooks
+that are called at start-up (all but multigpu_plan_allocation, multigpu_unload_policy and multigpu_shutdown) run on a
+thread of their own, and each has to end within `startup.plugin_seconds` of plugins.toml (30); with 0 they run on the
 thread that starts ComfyUI, without a deadline.
 """
 

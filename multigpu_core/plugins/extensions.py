@@ -15,7 +15,7 @@ from .validation import PluginError
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
-    from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
+    from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
     from multigpu.multigpu_core.devices import DeviceBackend
 
 Thing = TypeVar("Thing")

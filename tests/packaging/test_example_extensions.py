@@ -20,7 +20,7 @@ import example_planner
 from multigpu import hookspecs
 from multigpu.api import AllocationMode, AllocationRequest, Block, BlockKind, DeviceInfo, HardwareProfile, Inventory
 from multigpu.multigpu_core.plugins import Candidate, PluginManager
-from multigpu.multigpu_core.settings.defaults import DefaultPlanner
+from multigpu.multigpu_core.plugins.defaults import DefaultPlanner
 
 model = Inventory(tuple(Block(f"b.{i}", BlockKind.TRANSFORMER, "float16", 1000, (f"b.{i}.w",)) for i in range(10)))
 sizes = {"cpu": 100_000, "cuda:0": 4500, "cuda:1": 7500}

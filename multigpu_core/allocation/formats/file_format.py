@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
+from .stored_tensor import StoredTensor
 
 FIRST_BYTES = 64
 """So many bytes of a file are given to `FileFormat.recognises`."""

@@ -10,7 +10,6 @@ from multigpu.api import HardwareProfile, is_split
 from ..support.in_process import ComfyUI
 from ..support.outputs import sampled
 
-
 FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
 
 
