@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     )
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
     from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
-    from multigpu.multigpu_core.comfy.split.patcher import is_split
     from multigpu.multigpu_core.contract.loaders import (
         DevicePart,
         ExtraInput,
@@ -68,7 +67,6 @@ _MODULES = {
     ),
     "allocation.formats.file_format": ("FileFormat",),
     "allocation.formats.stored_tensor": ("StoredTensor",),
-    "comfy.split.patcher": ("is_split",),
     "contract.loaders": (
         "DevicePart",
         "ExtraInput",
@@ -123,6 +121,13 @@ __all__ = [
     "is_split",
     "split_and_device",
 ]
+
+
+def is_split(model: object) -> bool:
+    """Return whether a MODEL, CLIP, VAE or other output of a loader has weights that one of our nodes splits."""
+    from multigpu.multigpu_core.comfy.split.patcher import placement_of  # importable where ComfyUI is
+
+    return placement_of(model) is not None
 
 
 def __getattr__(name: str) -> Any:

@@ -267,11 +267,6 @@ def placement_of(value: Any) -> ModelPlacement | None:
     return patcher.placement if isinstance(patcher, DistributedPatcher) else None
 
 
-def is_split(model: object) -> bool:
-    """Return whether a MODEL, CLIP, VAE or other output of a loader has weights that one of our nodes splits."""
-    return placement_of(model) is not None
-
-
 def undistribute(patcher: Any) -> None:
     """Make a distributed patcher what its loader made it, unloaded: the opposite of `distribute`."""
     unload(patcher)

@@ -16,8 +16,6 @@ from multigpu.multigpu_core.cli.new_integration import package_files
 
 ROOT = Path(__file__).parents[3]
 PUBLIC = {"multigpu", "multigpu.hookspecs", "multigpu.api", "multigpu.testing"}
-FOR_COMFYUI_ALONE = {"is_split"}
-"""Of multigpu.api: importable where ComfyUI is."""
 
 
 def authors_code() -> Iterator[tuple[str, str]]:
@@ -69,8 +67,8 @@ def test_our_own_integrations_do_with_public_modules_as_well(file: Path) -> None
 def test_every_public_name_is_there_and_listed_once(module: object) -> None:
     listed = module.__all__  # type: ignore[attr-defined]
     assert sorted(set(listed)) == sorted(listed)
-    assert {name for names in module._MODULES.values() for name in names} == set(listed)  # type: ignore[attr-defined]
-    for name in set(listed) - FOR_COMFYUI_ALONE:
+    assert {name for names in module._MODULES.values() for name in names} == set(listed) - {"is_split"}  # type: ignore[attr-defined]
+    for name in listed:
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         module.nothing  # type: ignore[attr-defined]  # noqa: B018
