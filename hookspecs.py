@@ -3,7 +3,7 @@
 A plugin is a module or an object whose functions are marked with `hookimpl` and named after the hooks below:
 
     from multigpu import hookimpl
-    from multigpu.hookspecs import WrappedLoader, split_and_device
+    from multigpu.api import WrappedLoader, split_and_device
 
     @hookimpl
     def multigpu_wrap_loader():
@@ -13,19 +13,20 @@ An implementation may take fewer arguments than its hook offers; it must not giv
 fill those in. Plugins are asked in the order of their registration, and for a plan in the reverse order, each alone:
 there is nothing for a wrapper to wrap.
 
-Whatever a plugin raises, SystemExit and CancelledError included, takes out that plugin alone. Its import, its
-multigpu_startup and its multigpu_wrap_loader run on a thread of their own, and each has to end within
-`startup.plugin_seconds` of plugins.toml (30); with 0 they run on the thread that starts ComfyUI, without a deadline.
+Whatever a plugin raises, SystemExit and CancelledError included, takes out that plugin alone. Its import and the hooks
+that are called at start-up (all but multigpu_plan_allocation, multigpu_unload_policy and multigpu_shutdown) run on a
+thread of their own, and each has to end within `startup.plugin_seconds` of plugins.toml (30); with 0 they run on the
+thread that starts ComfyUI, without a deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
 
-from multigpu.multigpu_core.plugins.loaders import (
+from multigpu.multigpu_core.contract.loaders import (
     DevicePart,
     ExtraInput,
     NodeVariant,
@@ -36,13 +37,14 @@ from multigpu.multigpu_core.plugins.loaders import (
     device_only,
     split_and_device,
 )
-from multigpu.multigpu_core.plugins.unloading import LoadedModelInfo, UnloadReason
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
-    from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+    from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
+    from multigpu.multigpu_core.devices import DeviceBackend, DeviceInfo, HardwareProfile
 
 __all__ = [
     "DevicePart",
@@ -56,6 +58,9 @@ __all__ = [
     "WrappedLoader",
     "device_only",
     "hookimpl",
+    "multigpu_commands",
+    "multigpu_device_backends",
+    "multigpu_file_formats",
     "multigpu_plan_allocation",
     "multigpu_shutdown",
     "multigpu_startup",
@@ -98,19 +103,52 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
     raise NotImplementedError
 
 
+@hookspec
+def multigpu_device_backends() -> Iterable[DeviceBackend]:
+    """Add families of devices, each a `DeviceBackend` under a type (``npu``) that no other backend has.
+
+    A backend that cannot count its devices leaves its plugin out.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def multigpu_file_formats() -> Iterable[FileFormat]:
+    """Add formats of model files: how to recognise one, and how to read its tensors' names and sizes from the header.
+
+    They serve the allocation editor, `multigpu plan` and the error that names a damaged file. Built-in formats are
+    tried first.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def multigpu_commands() -> Iterable[Callable[..., None]]:
+    """Add commands to `multigpu`: functions as typer takes them. ``def my_check() -> None`` becomes `my-check`.
+
+    Called only where the command line needs it: for help, and for a command that is not built in.
+    """
+    raise NotImplementedError
+
+
 @hookspec(firstresult=True)
 def multigpu_plan_allocation(
     inventory: Inventory,
     request: AllocationRequest,
     devices: Sequence[DeviceInfo],
     reserve_bytes: Mapping[str, int],
-    profile: HardwareProfile | None,
+    profile: HardwareProfile,
+    draft: bool,
 ) -> AllocationPlan | None:
-    """Decide the device of every block of a model that is about to be loaded, or return None to leave it to others.
+    """Decide the device of every block of a model, or return None to leave it to others.
 
-    `devices` are those that the request may use, with the bytes free on them now; `reserve_bytes` is what must stay
-    free of that for inference, by device name; `profile` says how fast the links and the devices are, as measured or,
-    before that, as published for their kind.
+    `devices` are those that the request may use. Their `free_bytes` are what the plan may use: what is free now, and
+    what this model occupies there already. `reserve_bytes` is what must stay free of that for inference, by device
+    name. `profile` says how fast the links and the devices are, as measured or, before that, as published.
+
+    `draft` is true where no load follows: ComfyUI asks how much a model needs, the allocation editor shows a preview,
+    or an error message suggests another split. For the first two, other models count as unloaded, so `free_bytes` may
+    be all of a device's memory. A draft should be quick: it may be asked for often.
 
     The plan is an `AllocationPlan`, no subclass. It holds every block of the inventory exactly once, unchanged and in
     the inventory's order, on one of `devices`. It computes on the request's compute device and keeps heads there. Only

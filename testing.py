@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from multigpu.multigpu_core.conformance.host_allocations import HostMemoryMeter
     from multigpu.multigpu_core.conformance.kit import ConformanceError, check_loader, check_plugin
     from multigpu.multigpu_core.conformance.trial import LoaderTrial
+    from multigpu.multigpu_core.provisioning.client import ComfyUIClient, WorkflowError
     from multigpu.multigpu_core.provisioning.in_process import ComfyUI, start_comfyui
+    from multigpu.multigpu_core.provisioning.release import comfyui_folder
+    from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
     from multigpu.multigpu_core.simulation.comfyui_view import appear_to_comfyui
     from multigpu.multigpu_core.simulation.environment import (
         ENVIRONMENT_VARIABLE,
@@ -47,6 +50,9 @@ _MODULES = {
         "ComfyUI",
         "start_comfyui",
     ),
+    "provisioning.client": ("ComfyUIClient", "WorkflowError"),
+    "provisioning.release": ("comfyui_folder",),
+    "provisioning.server": ("ComfyUIServer", "install_custom_node"),
     "simulation.environment": (
         "ENVIRONMENT_VARIABLE",
         "parse_sizes",
@@ -86,6 +92,8 @@ __all__ = [
     "GB",
     "ClockSettings",
     "ComfyUI",
+    "ComfyUIClient",
+    "ComfyUIServer",
     "ConformanceError",
     "CopyLog",
     "CopyRecord",
@@ -99,11 +107,14 @@ __all__ = [
     "SimulationUnavailableError",
     "Span",
     "VirtualClock",
+    "WorkflowError",
     "WrongCurrentDeviceError",
     "appear_to_comfyui",
     "check_loader",
     "check_plugin",
     "chrome_trace",
+    "comfyui_folder",
+    "install_custom_node",
     "parse_sizes",
     "simulate",
     "simulate_from_environment",

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from multigpu.hookspecs import DevicePart, NodeVariant, OwnNode, PackDevices, WrappedLoader, hookimpl, split_and_device
+from multigpu import hookimpl
+from multigpu.api import DevicePart, NodeVariant, OwnNode, PackDevices, WrappedLoader, split_and_device
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, PackDevices, WrappedLoader, hookimpl, split_and_device
+from multigpu import hookimpl
+from multigpu.api import DevicePart, NodeVariant, PackDevices, WrappedLoader, split_and_device
 
 multigpu_pack = "ComfyUI-LTXVideo"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import DevicePart, NodeVariant, WrappedLoader, hookimpl
+from multigpu import hookimpl
+from multigpu.api import DevicePart, NodeVariant, WrappedLoader
 
 multigpu_pack = "ComfyUI_bitsandbytes_NF4"
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from multigpu.hookspecs import PackDevices, WrappedLoader, hookimpl
+from multigpu import hookimpl
+from multigpu.api import PackDevices, WrappedLoader
 
 multigpu_pack = "ComfyUI-PuLID-Flux"
 

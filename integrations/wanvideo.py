@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from multigpu.hookspecs import DevicePart, ExtraInput, NodeVariant, PackDevices, ReplacedInput, WrappedLoader, hookimpl
+from multigpu import hookimpl
+from multigpu.api import DevicePart, ExtraInput, NodeVariant, PackDevices, ReplacedInput, WrappedLoader
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from multigpu.hookspecs import DevicePart, NodeVariant, PackDevices, WrappedLoader, hookimpl
+from multigpu import hookimpl
+from multigpu.api import DevicePart, NodeVariant, PackDevices, WrappedLoader
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,6 @@ import { button, bytes, element, seconds } from "./elements.js";
 import * as server from "./server.js";
 import { ShareBar } from "./share_bar.js";
 
-const STRATEGIES = ["interleave", "contiguous", "relay"];
-
 export class AllocationEditor {
   #allocation;
   #dialog;
@@ -37,7 +35,7 @@ export class AllocationEditor {
     this.#strategy = element(
       "select",
       { id: "multigpu-strategy", onchange: () => this.#ask() },
-      STRATEGIES.map((name) => element("option", { value: name }, name)),
+      allocation.strategies.map((name) => element("option", { value: name }, name)),
     );
     this.#strategy.value = allocation.strategy;
     this.#apply = button("Write into the node", () => this.#write(), { class: "multigpu-primary" });

@@ -50,6 +50,11 @@ export class Allocation {
     return this.#widget("strategy", "")?.value ?? "interleave";
   }
 
+  /** The names that the node's own widget offers, as the server listed them. */
+  get strategies() {
+    return this.#widget("strategy", "")?.options?.values ?? [];
+  }
+
   get hasStrategy() {
     return this.#widget("strategy", "") !== undefined;
   }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from multigpu import hookimpl
-from multigpu.hookspecs import OwnNode, WrappedLoader, split_and_device
+from multigpu.api import OwnNode, WrappedLoader, split_and_device
 from pydantic import BaseModel
 
 multigpu_api = 1  # the version of the hooks that this plugin is written for

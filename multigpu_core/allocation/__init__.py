@@ -8,7 +8,7 @@ from multigpu.multigpu_core.allocation.language.amounts import format_bytes, rea
 from multigpu.multigpu_core.allocation.language.device_names import KnownDevices, Resolver
 from multigpu.multigpu_core.allocation.language.errors import AllocationError, PlanError
 from multigpu.multigpu_core.allocation.language.parser import format_expert, format_request, parse_expert, parse_full
-from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share, Strategy
+from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
 from multigpu.multigpu_core.allocation.language.widgets import AllocationWidgets, request_from_widgets
 from multigpu.multigpu_core.allocation.planner.fastest_plan import plan_with_profile
 from multigpu.multigpu_core.allocation.planner.plan import AllocationPlan, Placement
@@ -16,6 +16,7 @@ from multigpu.multigpu_core.allocation.planner.planner import plan_allocation
 from multigpu.multigpu_core.allocation.planner.staging_ring import StagingRing, staging_ring
 from multigpu.multigpu_core.allocation.planner.step_time import StepPrediction, predict_step
 from multigpu.multigpu_core.allocation.planner.table import plan_table
+from multigpu.multigpu_core.contract.strategy import Strategy
 
 __all__ = [
     "AllocationError",

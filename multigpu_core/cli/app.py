@@ -16,9 +16,10 @@ from .bench import bench
 from .devices import devices
 from .new_integration import new_integration
 from .plugins import plugins
+from .plugins_here import CommandsWithPlugins
 from .profile import profile
 
-app = typer.Typer(name="multigpu", no_args_is_help=True)
+app = typer.Typer(name="multigpu", cls=CommandsWithPlugins, no_args_is_help=True)
 
 
 @app.callback()

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .plugins_here import registry_here
+
 if TYPE_CHECKING:
     from multigpu.multigpu_core.devices import DeviceInfo, DeviceSurvey
 
@@ -21,10 +23,7 @@ def devices(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for
 
     Exit 0, also where a device does not answer: that is told.
     """
-    # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.devices import default_registry
-
-    survey = default_registry().survey()
+    survey = registry_here().survey()
     if as_json:
         typer.echo(json.dumps(_report(survey), indent=2))
         return

@@ -11,7 +11,7 @@ import typer
 
 from multigpu.multigpu_core.files import write_atomically
 from multigpu.multigpu_core.plugins import PLUGIN_API
-from multigpu.multigpu_core.plugins.discovery import BUILT_IN
+from multigpu.multigpu_core.plugins.discovery import built_in_names
 
 PYPROJECT = """\
 [build-system]
@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from multigpu import hookimpl
-from multigpu.hookspecs import OwnNode, WrappedLoader, split_and_device
+from multigpu.api import OwnNode, WrappedLoader, split_and_device
 from pydantic import BaseModel
 
 multigpu_api = {api}  # the version of the hooks that this plugin is written for
@@ -127,7 +127,7 @@ def new_integration(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         typer.echo(f"{name!r} is no plugin name: use small letters, digits and underscores, as in my_pack.", err=True)
         raise typer.Exit(2)
-    if name in BUILT_IN:
+    if name in built_in_names():
         typer.echo(f"{name!r} is a plugin of MultiGPU's own: choose another name.", err=True)
         raise typer.Exit(2)
     folder = directory or Path(f"multigpu-{name.replace('_', '-')}")

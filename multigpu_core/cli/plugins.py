@@ -20,6 +20,7 @@ from multigpu.multigpu_core.plugins import (
     PluginRecord,
     TargetPack,
     built_in,
+    built_in_names,
     carried_by_packs,
     installed,
     pack_folders,
@@ -54,7 +55,7 @@ def plugins(
     Exit 0: all that are switched on work; 1: one cannot be used; 2: wrong input.
     """
     configure_logging("error")
-    folders = custom_nodes or _own_custom_nodes()
+    folders = custom_nodes or own_custom_nodes()
     if user_directory is None and folders:
         user_directory = folders[0].parent / "user"
     manager = plugins_of(folders, user_directory)
@@ -77,7 +78,7 @@ def plugins(
 
 def plugins_of(custom_nodes: Iterable[Path], user_directory: Path | None) -> PluginManager:
     """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings."""
-    configuration = read_configuration([SHIPPED, *user_files(user_directory)])
+    configuration = read_configuration([SHIPPED, *user_files(user_directory)], built_in_names())
     manager = PluginManager(hookspecs, configuration)
     for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes))):
         manager.register_all(found)
@@ -85,7 +86,7 @@ def plugins_of(custom_nodes: Iterable[Path], user_directory: Path | None) -> Plu
     return manager
 
 
-def _own_custom_nodes() -> list[Path]:
+def own_custom_nodes() -> list[Path]:
     """The custom_nodes folder that this package is a node pack of, if it is one."""
     folder = Path(multigpu.__file__).parent.parent
     return [folder] if folder.name == "custom_nodes" else []

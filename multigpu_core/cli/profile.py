@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .plugins_here import registry_here
+
 if TYPE_CHECKING:
     from multigpu.multigpu_core.devices import DeviceRegistry, HardwareProfile
 
@@ -26,9 +28,9 @@ def profile(
     Exit 0: measured and kept; 2: it cannot be measured, or not be kept.
     """
     # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.devices import ProfileError, default_registry, load_profile, profile_file
+    from multigpu.multigpu_core.devices import ProfileError, load_profile, profile_file
 
-    registry = default_registry()
+    registry = registry_here()
     try:
         found = (None if again else load_profile(registry)) or _measured(registry, Console(stderr=True))
     except ProfileError as error:

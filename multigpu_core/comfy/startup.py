@@ -35,6 +35,7 @@ from multigpu.multigpu_core.plugins import (
     Candidate,
     PluginManager,
     built_in,
+    built_in_names,
     carried_by_packs,
     installed,
     read_configuration,
@@ -42,6 +43,7 @@ from multigpu.multigpu_core.plugins import (
     user_files,
 )
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
+from multigpu.multigpu_core.plugins.extensions import device_backends, file_formats
 
 log = structlog.get_logger("multigpu")
 
@@ -93,13 +95,16 @@ class Framework:
 def start() -> Framework:
     """Start the framework in the running ComfyUI, once."""
     user_directory = Path(folder_paths.get_user_directory())
-    configuration = read_configuration([SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)])
+    configuration = read_configuration(
+        [SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)], built_in_names()
+    )
     start_logging(configuration.logging, user_directory)
-    host = Host(comfyui_registry(), configuration.planner.strategy, configuration.memory)
     plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
+    registry = comfyui_registry(device_backends(plugins))
+    host = Host(registry, configuration.planner.strategy, configuration.memory, file_formats(plugins))
     plugins.problems += [*configuration.unknown_plugins(plugins.records), *configuration.idle_options()]
     models = TrackedModels(plugins.kept_models, host.registry)
     context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing_features())

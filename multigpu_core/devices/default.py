@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from multigpu.multigpu_core.devices.backends.accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
 from multigpu.multigpu_core.devices.backends.base import DeviceBackend
@@ -14,12 +14,14 @@ from multigpu.multigpu_core.devices.backends.vendor import import_vendor_package
 from .registry import DeviceRegistry
 
 
-def default_registry(*, hints: Mapping[str, str] | None = None) -> DeviceRegistry:
-    """A registry over all backends; `hints` as in `DeviceRegistry`.
+def default_registry(
+    *, hints: Mapping[str, str] | None = None, more_backends: Iterable[DeviceBackend] = ()
+) -> DeviceRegistry:
+    """A registry over all backends and `more_backends`, those of plugins; `hints` as in `DeviceRegistry`.
 
     Vendors' packages that are installed (torch_npu, torch_mlu, torch_directml) are imported, as ComfyUI does.
     """
-    return DeviceRegistry(default_backends(), hints=hints)
+    return DeviceRegistry((*default_backends(), *more_backends), hints=hints)
 
 
 def default_backends() -> tuple[DeviceBackend, ...]:

@@ -1,24 +1,6 @@
 """Which plugins there are, what they offer, and what to do when one fails."""
 
-from multigpu.multigpu_core.settings.configuration import (
-    Configuration,
-    ConfigurationProblem,
-    read_configuration,
-    user_files,
-)
-
-from .discovery import (
-    Candidate,
-    built_in,
-    carried_by_packs,
-    installed,
-    name_of_pack,
-    pack_folders,
-    packs_in,
-    plain_name,
-    version_of_pack,
-)
-from .loaders import (
+from multigpu.multigpu_core.contract.loaders import (
     DevicePart,
     ExtraInput,
     NodeVariant,
@@ -29,10 +11,29 @@ from .loaders import (
     device_only,
     split_and_device,
 )
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
+from multigpu.multigpu_core.settings.configuration import (
+    Configuration,
+    ConfigurationProblem,
+    read_configuration,
+    user_files,
+)
+
+from .discovery import (
+    Candidate,
+    built_in,
+    built_in_names,
+    carried_by_packs,
+    installed,
+    name_of_pack,
+    pack_folders,
+    packs_in,
+    plain_name,
+    version_of_pack,
+)
 from .manager import PluginManager
 from .record import PackState, PluginRecord, TargetPack
 from .report import report_json, report_lines
-from .unloading import LoadedModelInfo, UnloadReason
 from .validation import PLUGIN_API, PluginError
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "UnloadReason",
     "WrappedLoader",
     "built_in",
+    "built_in_names",
     "carried_by_packs",
     "device_only",
     "installed",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from multigpu.hookspecs import LoadedModelInfo, UnloadReason, hookimpl
+from multigpu import hookimpl
 from multigpu.multigpu_core import allocation
 from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
 
@@ -20,10 +21,8 @@ class DefaultPlanner:
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
         reserve_bytes: Mapping[str, int],
-        profile: HardwareProfile | None,
+        profile: HardwareProfile,
     ) -> AllocationPlan:
-        if profile is None:
-            return allocation.plan_allocation(inventory, request, devices, reserve_bytes)
         return allocation.plan_with_profile(inventory, request, devices, reserve_bytes, profile)
 
 

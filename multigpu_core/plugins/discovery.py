@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import importlib_metadata
 
-from multigpu import __version__
+from multigpu import __version__, integrations
 from multigpu.multigpu_core.settings.toml import read_toml
 
 from .isolation import printable
@@ -22,21 +23,6 @@ GROUP = "multigpu.integrations"
 """The entry-point group of installed plugins."""
 PACK_FILE = "multigpu_plugin.py"
 """The file by which a node pack carries a plugin; its pyproject.toml can name another in [tool.multigpu] plugin."""
-BUILT_IN = (
-    "comfy_core",
-    "gguf",
-    "florence2",
-    "hunyuan",
-    "ipadapter",
-    "ltx",
-    "nf4",
-    "pulid",
-    "pulid_flux",
-    "mmaudio",
-    "wanvideo",
-    "xflux",
-)
-"""Our own integrations, registered through the same door as everybody's; modules of `multigpu.integrations`."""
 MAX_CHARACTERS = 300
 
 
@@ -60,8 +46,13 @@ class Candidate:
             object.__setattr__(self, "name", f"unnamed, of {self.source}")
 
 
+def built_in_names() -> tuple[str, ...]:
+    """The names of our own integrations: the modules in the folder integrations."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(integrations.__path__)))
+
+
 def built_in() -> Iterator[Candidate]:
-    for name in BUILT_IN:
+    for name in built_in_names():
         yield Candidate(name, "built in", __version__, _module(f"multigpu.integrations.{name}"))
 
 

@@ -8,24 +8,32 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 import structlog
 
+from multigpu.multigpu_core.contract.loaders import OwnNode, WrappedLoader
+from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.settings.configuration import Configuration, ConfigurationProblem, validated_options
 
 from .discovery import Candidate
 from .isolation import Result, Wait, described, printable, run_step, wait_at_most
-from .loaders import OwnNode, WrappedLoader
 from .plan_check import check_plan
 from .record import PluginRecord, TargetPack
-from .unloading import LoadedModelInfo, UnloadReason
+from .tracing import HookTrace
 from .validation import HookImplementations, PluginError, check_answer, check_plugin
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import AllocationPlan
 
 log = structlog.get_logger("multigpu")
 MAX_ANSWERS = 10_000
 """Of one hook of one plugin: an answer that never ends is cut off there."""
+ASKED_AT_START = frozenset(
+    {"multigpu_wrap_loader", "multigpu_device_backends", "multigpu_file_formats", "multigpu_commands"}
+)
+"""Hooks whose answer has a deadline."""
 _MAX_NAME_CHARACTERS = 200
 
 
@@ -56,6 +64,7 @@ class PluginManager:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._packs: dict[str, str] = {}
+        self._trace = HookTrace()
         self.records: dict[str, PluginRecord] = {}
         self.problems: list[ConfigurationProblem] = list(self._configuration.problems)
 
@@ -77,9 +86,12 @@ class PluginManager:
 
     def loaders(self) -> Iterator[tuple[str, WrappedLoader | OwnNode]]:
         """What every plugin wraps, with the plugin's name; a plugin that raises is reported and left out."""
-        yield from self._ask_each("multigpu_wrap_loader", (WrappedLoader, OwnNode))
+        for name, loaders in self.ask_each("multigpu_wrap_loader", (WrappedLoader, OwnNode)):
+            self.records[name] = replace(self.records[name], names_no_loaders=not loaders)
+            for loader in loaders:
+                yield name, loader
 
-    def plan_allocation(self, **arguments: Any) -> Any:
+    def plan_allocation(self, **arguments: Any) -> AllocationPlan:
         """The first plan that a plugin makes, those registered last asked first.
 
         Raises:
@@ -92,7 +104,7 @@ class PluginManager:
         for implementation in others:
             name = implementation.plugin_name
             try:
-                plan = self._alone(hook.name, implementation.plugin)(**arguments)
+                plan: AllocationPlan | None = self._call(hook.name, name, implementation.plugin, arguments)
                 if plan is not None:
                     check_plan(plan, name, arguments["inventory"], arguments["request"], arguments["devices"])
                     return plan
@@ -100,18 +112,19 @@ class PluginManager:
                 raise
             except BaseException as error:
                 self.fail(name, error)
-        return self._alone(hook.name, last_resort.plugin)(**arguments)
+        made: AllocationPlan = self._call(hook.name, last_resort.plugin_name, last_resort.plugin, arguments)
+        return made
 
     def kept_models(self, models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> set[int]:
         """Keys of the models that any plugin keeps."""
-        answers = self._ask_each(
+        answers = self.ask_each(
             "multigpu_unload_policy", (int,), models=models, reason=reason, bytes_wanted=bytes_wanted
         )
-        return {int.__index__(key) for _, key in answers}  # not what a subclass makes of it
+        return {int.__index__(key) for _, keys in answers for key in keys}  # not what a subclass makes of it
 
     def shut_down(self) -> None:
         """Tell every plugin that this is the end, each one whatever the others do."""
-        list(self._ask_each("multigpu_shutdown", (object,)))
+        list(self.ask_each("multigpu_shutdown", (object,)))
 
     def note_nodes(self, plugin: str, nodes: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
         """Enter nodes that a plugin registered, or lost because somebody else has their ids, into its record."""
@@ -127,6 +140,9 @@ class PluginManager:
     def pack_named_by(self, plugin: str) -> str:
         """The pack that a plugin says it is for, as `multigpu_pack`, or that carries it; empty where neither."""
         return self._packs.get(plugin, "")
+
+    def works(self, plugin: str) -> bool:
+        return self.records[plugin].works
 
     def fail(self, plugin: str, error: BaseException) -> None:
         """Take a plugin out and say so, with its traceback in the log."""
@@ -151,8 +167,10 @@ class PluginManager:
             self._manager.register(prepared.hooks, name)
             self._packs[name] = prepared.pack
             self.problems += prepared.problems
-            startup = partial(self._alone("multigpu_startup", prepared.hooks), options=prepared.options)
-            self._in_time(name, "multigpu_startup", startup)
+            if self._implements("multigpu_startup", prepared.hooks):
+                options = {"options": prepared.options}
+                startup = partial(self._call, "multigpu_startup", name, prepared.hooks, options)
+                self._in_time(name, "multigpu_startup", startup)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # an import may raise anything, CancelledError and SystemExit included
@@ -184,24 +202,30 @@ class PluginManager:
         others = [other for other in self._manager.get_plugins() if other is not plugin]
         return self._manager.subset_hook_caller(hook, others)
 
-    def _ask_each(self, hook: str, kinds: tuple[type, ...], **arguments: Any) -> Iterator[tuple[str, Any]]:
+    def _implements(self, hook: str, plugin: object) -> bool:
+        return any(each.plugin is plugin for each in getattr(self._manager.hook, hook).get_hookimpls())
+
+    def _call(self, hook: str, name: str, plugin: object, arguments: dict[str, Any]) -> Any:
+        return self._trace.call(name, hook, arguments, partial(self._alone(hook, plugin), **arguments))
+
+    def ask_each(self, hook: str, kinds: tuple[type, ...], **arguments: Any) -> Iterator[tuple[str, list[Any]]]:
         """Call a hook plugin by plugin, because within one call an exception silences all later ones.
 
-        Each answer is an iterable of things of one of `kinds`; they come one by one, with the plugin's name.
+        Each answer is an iterable of things of one of `kinds`; they come as a list, with the plugin's name.
         """
         for name, plugin in self._manager.list_name_plugin():
-            if plugin is None:
+            if plugin is None or not self._implements(hook, plugin):
                 continue
-            ask = partial(self._answers, hook, kinds, name, plugin, arguments)
+            read = partial(self._answers, hook, kinds, name, plugin, arguments)
+            ask = partial(self._trace.call, name, hook, arguments, read)
             try:
-                said = self._in_time(name, hook, ask) if hook == "multigpu_wrap_loader" else ask()
+                said = self._in_time(name, hook, ask) if hook in ASKED_AT_START else ask()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 self.fail(name, error)
                 continue
-            for thing in said:
-                yield name, thing
+            yield name, said
 
     def _answers(
         self, hook: str, kinds: tuple[type, ...], name: str, plugin: object, arguments: dict[str, Any]

@@ -36,7 +36,8 @@ class PluginRecord:
     `source` says where it came from: ``built in``, a distribution's name, or a file. `why_not` is empty for a plugin
     that works, else one sentence; `traceback` is there where an exception was the reason. `nodes` are the ids that it
     registered, `taken` those that somebody else has, `absent` the loaders it knows that this ComfyUI does not have,
-    `targets` the packs whose loaders it wraps, or would; `seconds` is what finding and registering it took.
+    `targets` the packs whose loaders it wraps, or would. `names_no_loaders` is true where its `multigpu_wrap_loader`
+    returned nothing. `seconds` is what finding and registering it took.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PluginRecord:
     absent: tuple[str, ...] = ()
     targets: tuple[TargetPack, ...] = ()
     seconds: float = 0.0
+    names_no_loaders: bool = False
 
     @property
     def works(self) -> bool:

@@ -26,6 +26,8 @@ def _state(record: PluginRecord) -> str:
     if record.why_not:
         return f"FAILED: {record.why_not} ({record.source})"
     origin = f"{record.source} {record.version}".rstrip()
+    if record.names_no_loaders and not record.nodes:
+        return f"names no loaders ({origin})"
     if not record.nodes and not record.taken:
         return f"no nodes: {_why_none(record.targets)} ({origin})" if record.absent else f"works ({origin})"
     taken = f", taken by others: {', '.join(record.taken)}" if record.taken else ""

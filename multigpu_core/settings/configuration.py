@@ -22,7 +22,7 @@ from .toml import read_toml_with_lines
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
 DEFAULT = "default"
-"""The key in [integrations] that speaks for every plugin that has no entry of its own."""
+"""The key in [integrations] for every plugin of other people that has no entry of its own."""
 ENABLED = "enabled"
 """The key in [integrations.NAME] that does what NAME = true or false does in [integrations]."""
 
@@ -57,10 +57,12 @@ class Configuration:
     options: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
     core: Mapping[tuple[str, str], Entry] = field(default_factory=dict)
     problems: tuple[ConfigurationProblem, ...] = ()
+    built_in: frozenset[str] = frozenset()
+    """The plugins that come with MultiGPU. The entry `default` is about all others."""
 
     def is_enabled(self, plugin: str) -> bool:
-        """Whether a plugin is on: its own entry, or the default one, or yes."""
-        entry = self.switches.get(plugin) or self.switches.get(DEFAULT)
+        """Whether a plugin is on: by its own entry, else by `default` unless it is built in, else yes."""
+        entry = self.switches.get(plugin) or (None if plugin in self.built_in else self.switches.get(DEFAULT))
         return True if entry is None else bool(entry.value)
 
     @property
@@ -109,7 +111,7 @@ def user_files(user_directory: Path | None, environ: Mapping[str, str] = os.envi
     return [file for file in own if os.path.isfile(file)] + named  # unlike Path.is_file it never raises
 
 
-def read_configuration(files: Iterable[Path]) -> Configuration:
+def read_configuration(files: Iterable[Path], built_in: Iterable[str] = ()) -> Configuration:
     """Read files, weakest first. Never raises for what stands in them: see `problems`."""
     switches: dict[str, Entry] = {}
     options: dict[str, dict[str, Entry]] = {}
@@ -133,7 +135,7 @@ def read_configuration(files: Iterable[Path]) -> Configuration:
                 switches[path[1]] = entry
             else:
                 options.setdefault(path[1], {})[path[2]] = entry
-    return Configuration(switches, options, core, tuple(problems))
+    return Configuration(switches, options, core, tuple(problems), frozenset(built_in))
 
 
 def validated_options(

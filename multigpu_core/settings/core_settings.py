@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from multigpu.multigpu_core.contract.strategy import Strategy
+
+if TYPE_CHECKING:
+    StrategyName = str
+else:
+    StrategyName = Literal[tuple(strategy.value for strategy in Strategy)]
 
 
 class CoreSettings(BaseModel):
@@ -16,7 +23,7 @@ class CoreSettings(BaseModel):
 class PlannerSettings(CoreSettings):
     """[planner]"""
 
-    strategy: Literal["interleave", "contiguous", "relay"] = "interleave"
+    strategy: StrategyName = Strategy.INTERLEAVE.value
     """What split nodes offer first."""
 
 

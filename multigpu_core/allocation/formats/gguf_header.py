@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from .file_format import FileFormat
 from .ggml_types import ggml_types
 from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
 from .stored_tensor import StoredTensor
@@ -242,3 +243,6 @@ def _check_layout(reader: _Reader, spans: list[_Span], data_begin: int) -> None:
         free_from = begin + tensor.size_bytes
         if data_begin + free_from > reader.file_bytes:
             reader.refuse(f"ends at byte {data_begin + free_from} of {reader.file_bytes}; {DOWNLOAD_AGAIN}")
+
+
+GGUF = FileFormat("gguf", (".gguf",), lambda begins: begins.startswith(MAGIC), read_gguf_header)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from multigpu.multigpu_core.bounded_json import parse_json
 
+from .file_format import FileFormat
 from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
 from .stored_tensor import StoredTensor
 
@@ -144,3 +145,11 @@ def _check_layout(path: Path, spans: list[_Span], data_bytes: int) -> None:
         covered = span.end
     if covered < data_bytes:
         raise HeaderError(path, "data", f"has {data_bytes - covered} bytes behind the last tensor; {DOWNLOAD_AGAIN}")
+
+
+SAFETENSORS = FileFormat(
+    "safetensors",
+    (".safetensors", ".sft"),
+    lambda begins: begins[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{",
+    read_safetensors_header,
+)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from multigpu.multigpu_core.allocation.formats.gguf_header import MAGIC, read_gguf_header
+from multigpu.multigpu_core.allocation.formats.file_format import FIRST_BYTES, FileFormat
+from multigpu.multigpu_core.allocation.formats.gguf_header import GGUF
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
-from multigpu.multigpu_core.allocation.formats.safetensors_header import read_safetensors_header
+from multigpu.multigpu_core.allocation.formats.safetensors_header import SAFETENSORS
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .checkpoint_parts import CheckpointPart, select_part
@@ -20,25 +22,33 @@ _ZIP = b"PK\x03\x04"
 _NO_HEADER = "is a file of PyTorch's, which cannot be planned unread; only .safetensors and .gguf files have a header"
 
 
-def inventory_of_file(path: str | PathLike[str], *, part: CheckpointPart | None = None) -> Inventory:
-    """The blocks of a .safetensors or .gguf file in execution order, their parameters under the file's names.
+Formats = Sequence[FileFormat]
+BUILT_IN_FORMATS: Formats = (GGUF, SAFETENSORS)
+
+
+def inventory_of_file(
+    path: str | PathLike[str], *, part: CheckpointPart | None = None, formats: Formats = BUILT_IN_FORMATS
+) -> Inventory:
+    """The blocks of a model file in execution order, their parameters under the file's names.
 
     Of a checkpoint that packs several models, `part` chooses one; by default the diffusion model. The format is
     recognised by the file's content. Raises HeaderError for a damaged file or another format, CheckpointPartError for
     a part that the file does not have, OSError where it cannot be read.
     """
     file = Path(path)
-    return inventory_of_tensors(select_part(file, _tensors_of(file), part), order_as_known)
+    return inventory_of_tensors(select_part(file, _tensors_of(file, formats), part), order_as_known)
 
 
-def check_header(path: Path) -> None:
-    """Raise HeaderError where a .safetensors or .gguf file is damaged, OSError where it cannot be read."""
-    _tensors_of(path)
+def check_header(path: Path, formats: Formats = BUILT_IN_FORMATS) -> None:
+    """Raise HeaderError where a file of one of `formats` is damaged, OSError where it cannot be read."""
+    _tensors_of(path, formats)
 
 
-def _tensors_of(file: Path) -> list[StoredTensor]:
+def _tensors_of(file: Path, formats: Formats) -> list[StoredTensor]:
     with file.open("rb") as opened:
-        begins = opened.read(len(MAGIC))
-    if begins == _ZIP:
+        begins = opened.read(FIRST_BYTES)
+    if begins.startswith(_ZIP):
         raise HeaderError(file, "format", _NO_HEADER)
-    return read_gguf_header(file) if begins == MAGIC else read_safetensors_header(file)
+    # What nobody recognises is read as .safetensors, whose error says what is wrong with it.
+    found = next((each for each in formats if each.recognises(begins)), SAFETENSORS)
+    return list(found.read_header(file))

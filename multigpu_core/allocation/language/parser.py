@@ -21,9 +21,11 @@ import difflib
 import re
 from fractions import Fraction
 
+from multigpu.multigpu_core.contract.strategy import Strategy
+
 from .amounts import GIB, LARGEST_BYTES, NUMBER, UNIT_BYTES, format_bytes, format_number, parse_number
 from .device_names import KnownDevices, resolve
-from .request import AllocationMode, AllocationRequest, Share, Strategy
+from .request import AllocationMode, AllocationRequest, Share
 from .source_span import SourceSpan
 
 AUTO_WORD = "auto"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
+from multigpu.multigpu_core.contract.strategy import Strategy
+
 
 class AllocationMode(str, Enum):
     """How the shares of a request are measured."""
@@ -20,21 +22,6 @@ class AllocationMode(str, Enum):
     """Move a number of bytes off the compute device to donors."""
     AUTO = "auto"
     """What fits now, from free memory on all devices."""
-
-
-class Strategy(str, Enum):
-    """In which blocks the offloaded bytes are taken."""
-
-    INTERLEAVE = "interleave"
-    """Spread evenly along execution order, so that transfers can hide behind the compute between them."""
-    CONTIGUOUS = "contiguous"
-    """The compute device keeps the end of the model; donors take the beginning, in turn."""
-    RELAY = "relay"
-    """Accelerators among the donors compute what they store, in a few chunks of consecutive blocks each."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> Strategy:
-        raise ValueError(f"There is no strategy {value!r}: it is one of {', '.join(one.value for one in cls)}.")
 
 
 @dataclass(frozen=True)

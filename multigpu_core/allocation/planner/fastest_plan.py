@@ -8,7 +8,8 @@ from fractions import Fraction
 
 from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
 from multigpu.multigpu_core.allocation.language.errors import PlanError
-from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share, Strategy
+from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
+from multigpu.multigpu_core.contract.strategy import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
 from .capacity import CPU, Capacity, measure_capacity

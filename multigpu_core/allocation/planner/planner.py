@@ -18,7 +18,8 @@ from itertools import compress
 
 from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
 from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
-from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Strategy
+from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest
+from multigpu.multigpu_core.contract.strategy import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo
 
 from .block_selection import keep_evenly, pick_evenly, pick_first, pick_last

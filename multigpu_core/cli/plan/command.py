@@ -12,6 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
+from multigpu.multigpu_core.contract.strategy import Strategy
+
 from .described_machine import described_machine, sizes_by_device
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def plan(
     expert: Annotated[str, typer.Option(help="An allocation string; auto unless you give it or --virtual-vram.")] = "",
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
-    strategy: Annotated[str, typer.Option(help="interleave, contiguous or relay.")] = "interleave",
+    strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
     fit: Annotated[list[str] | None, typer.Option(help="Leave so much free, as cuda:0=10gb; repeatable.")] = None,
     machine: Annotated[
         list[str] | None, typer.Option(help="Plan for devices that are not here, as cuda:0=24gb; repeatable.")
@@ -41,7 +44,7 @@ def plan(
     Exit 0: it fits; 1: nothing that was asked for fits; 2: wrong input.
     """
     # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError, Strategy
+    from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError
     from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
     from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPartError
     from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
@@ -55,8 +58,9 @@ def plan(
         widgets = AllocationWidgets(
             device or here.first, virtual_vram, donors, expert or ("" if virtual_vram else "auto"), Strategy(strategy)
         )
+        formats = formats_here()
         found = [
-            _Outcome.of(inventory_of_file(file), request, here, reserve)
+            _Outcome.of(inventory_of_file(file, formats=formats), request, here, reserve)
             for request in (_requests(widgets, here.names) if compare else [_request(widgets, here.names)])
         ]
     except (AllocationError, DeviceError, HeaderError, CheckpointPartError, OSError, ValueError) as error:
@@ -84,9 +88,9 @@ class _Machine:
 
     @classmethod
     def here(cls) -> _Machine:
-        from multigpu.multigpu_core.devices import default_registry, known_profile
+        from multigpu.multigpu_core.devices import known_profile
 
-        registry = default_registry()
+        registry = registry_here()
         return cls(list(registry.devices()), known_profile(registry))
 
     @classmethod
@@ -158,8 +162,6 @@ def _request(widgets: Any, known: list[str]) -> AllocationRequest:
 
 
 def _requests(widgets: Any, known: list[str]) -> Iterator[AllocationRequest]:
-    from multigpu.multigpu_core.allocation import Strategy
-
     for strategy in Strategy:
         yield _request(replace(widgets, strategy=strategy), known)
 

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
+from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
+from multigpu.multigpu_core.contract.strategy import Strategy
 
 from .report import is_equal, print_report
 
@@ -35,7 +37,7 @@ def verify(
     ] = "",
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
-    strategy: Annotated[str, typer.Option(help="interleave, contiguous or relay.")] = "interleave",
+    strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
     comfyui: Annotated[
@@ -51,13 +53,13 @@ def verify(
     Noise and prompt are made up, the same for both. Exit 0: equal bit for bit; 1: they differ; 2: wrong input.
     """
     # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.allocation import AllocationWidgets, Strategy
+    from multigpu.multigpu_core.allocation import AllocationWidgets
     from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
     from multigpu.multigpu_core.allocation.language.errors import AllocationError
-    from multigpu.multigpu_core.devices import DeviceError, default_registry
+    from multigpu.multigpu_core.devices import DeviceError
 
     try:
-        registry = default_registry()
+        registry = registry_here()
         first = _first_accelerator(registry)
         compute = registry.resolve(device) if device else first
         widgets = AllocationWidgets(compute, virtual_vram, donors, expert, Strategy(strategy))
@@ -111,7 +113,7 @@ def _refuse_early(file: Path, widgets: AllocationWidgets, registry: DeviceRegist
         raise _CannotVerifyError(
             f"{request.compute_device} computes in that string: say --device {request.compute_device}."
         )
-    inventory_of_file(file)
+    inventory_of_file(file, formats=formats_here())
 
 
 def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
+from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, Formats
 from multigpu.multigpu_core.comfy.memory.pinned_budget import ComfyUIPins
 from multigpu.multigpu_core.devices import (
     DeviceInfo,
@@ -31,8 +32,11 @@ class Host:
         registry: DeviceRegistry,
         default_strategy: str = Strategy.INTERLEAVE.value,
         memory: MemorySettings | None = None,
+        formats: Formats = BUILT_IN_FORMATS,
     ) -> None:
         self.registry = registry
+        self.formats = formats
+        """The formats of model files whose headers can be read, those of plugins included."""
         self._profile: tuple[int | None, HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
         self._own_device = registry.name_of(mm.get_torch_device())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.plugins.loaders import DevicePart, ExtraInput, NodeVariant, OwnNode
+from multigpu.multigpu_core.contract.loaders import DevicePart, ExtraInput, NodeVariant, OwnNode
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.comfy.host.host import Host
@@ -206,10 +206,6 @@ OPTIONS = {
 def _option(name: str, host: Host) -> InputSpec:
     if name != "strategy":
         return OPTIONS[name]
-    tooltip = (
-        "interleave spreads the offloaded blocks over the model, so that their transfers can hide behind compute; "
-        "contiguous offloads the beginning of the model in one piece; relay lets the other cards compute the blocks "
-        "that they store, so that activations travel instead of weights. plugins.toml says which is offered first."
-    )
+    tooltip = f"{Strategy.all_summaries()}. plugins.toml says which is offered first."
     choices = [strategy.value for strategy in Strategy]
     return InputSpec(name, "optional", (choices, {"default": host.default_strategy, "tooltip": tooltip}))

@@ -26,7 +26,7 @@ from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack, Packs, input_typ
 from multigpu.multigpu_core.comfy.split.patcher import distribute, placement_of, undistribute
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement, PlacementOptions
 from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
-from multigpu.multigpu_core.plugins.loaders import DevicePart, NodeVariant
+from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
 
 from .current_while_called import current_while_called
 from .loader_class import LoaderClass, LoaderInstances, call_loader, is_v3, loader_function
@@ -266,7 +266,9 @@ class LoadJob:
             keep_loaded=self.keep_loaded,
             placement=weakref.ref(placement) if placement is not None else None,
             node=(self.target.variant.node_id, executing_node() or ""),
-            files=tuple(str(value) for value in self.loader_inputs.values() if is_model_file(value)),
+            files=tuple(
+                str(value) for value in self.loader_inputs.values() if is_model_file(value, self.context.host.formats)
+            ),
         )
         self.context.models.add(value, tracked)
 

@@ -15,8 +15,9 @@ import folder_paths
 
 from multigpu.multigpu_core.allocation import HeaderError, check_header
 from multigpu.multigpu_core.allocation.formats.header_error import DOWNLOAD_AGAIN
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats
 
-SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin"})
+SUFFIXES_WITHOUT_HEADER = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 _FOLDERS_BY_INPUT = {
     "unet": ("diffusion_models", "unet_gguf"),
     "ckpt": ("checkpoints",),
@@ -34,9 +35,10 @@ class UnknownFileError(ValueError):
         super().__init__(f"{name!r} is in none of ComfyUI's model folders. Choose a file that the node lists.")
 
 
-def is_model_file(value: object) -> bool:
+def is_model_file(value: object, formats: Formats) -> bool:
     """Whether an input's value is the name of a file with a model in it."""
-    return isinstance(value, str) and Path(value).suffix.lower() in SUFFIXES
+    suffixes = SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
+    return isinstance(value, str) and Path(value).suffix.lower() in suffixes
 
 
 def model_file(name: str, input_name: str) -> Path:
@@ -57,7 +59,7 @@ def model_file(name: str, input_name: str) -> Path:
 
 
 @contextmanager
-def naming_damaged_files(inputs: Mapping[str, Any]) -> Iterator[None]:
+def naming_damaged_files(inputs: Mapping[str, Any], formats: Formats) -> Iterator[None]:
     """Run a loader on these inputs.
 
     Raises:
@@ -67,17 +69,17 @@ def naming_damaged_files(inputs: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (damaged := _damage(inputs)) is not None:
+        if (damaged := _damage(inputs, formats)) is not None:
             raise damaged from error
         raise
 
 
-def _damage(inputs: Mapping[str, Any]) -> HeaderError | None:
+def _damage(inputs: Mapping[str, Any], formats: Formats) -> HeaderError | None:
     """What is wrong with the first of the inputs' files that is damaged."""
     for input_name, value in inputs.items():
-        if is_model_file(value):
+        if is_model_file(value, formats):
             try:
-                _check(model_file(value, input_name))
+                _check(model_file(value, input_name), formats)
             except HeaderError as error:
                 return HeaderError(Path(value), error.field, error.reason)
             except (UnknownFileError, OSError):
@@ -85,11 +87,11 @@ def _damage(inputs: Mapping[str, Any]) -> HeaderError | None:
     return None
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, formats: Formats) -> None:
     """Raise HeaderError for a file whose format shows that it is damaged."""
     with path.open("rb") as file:
         is_of_pytorch = file.read(2) == b"PK"
-    if path.suffix.lower() in (".safetensors", ".sft", ".gguf"):
-        check_header(path)
+    if any(path.suffix.lower() in each.suffixes for each in formats):
+        check_header(path, formats)
     elif is_of_pytorch and not zipfile.is_zipfile(path):
         raise HeaderError(path, "archive", f"has no table of contents; {DOWNLOAD_AGAIN}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack
-from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, PackDevices
+from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, PackDevices
 
 from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs, with_added
 from .loader_class import (
@@ -57,7 +57,7 @@ class VariantNode:
         if (retained := job.retained_result()) is not None:
             return retained
         with job.scope():
-            with naming_damaged_files(job.loader_inputs):
+            with naming_damaged_files(job.loader_inputs, self.CONTEXT.host.formats):
                 result = job.call(self._instances)
             return job.finish(result)
 
@@ -69,7 +69,7 @@ class VariantNode:
         return await Stepwise(self._load_async(job), job.scope)
 
     async def _load_async(self, job: LoadJob) -> Any:
-        with naming_damaged_files(job.loader_inputs):
+        with naming_damaged_files(job.loader_inputs, self.CONTEXT.host.formats):
             result = await job.call(self._instances)
         return job.finish(result)
 

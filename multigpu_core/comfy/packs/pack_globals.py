@@ -16,7 +16,7 @@ import comfy.model_management as mm
 import torch
 
 from multigpu.multigpu_core.comfy.host.scope import Devices
-from multigpu.multigpu_core.plugins.loaders import PackDevices
+from multigpu.multigpu_core.contract.loaders import PackDevices
 
 
 class PackGlobals:

@@ -13,8 +13,8 @@ from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, devi
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels
 from multigpu.multigpu_core.comfy.nodes.loader_class import LoaderClass, is_v3
+from multigpu.multigpu_core.contract.loaders import PackDevices
 from multigpu.multigpu_core.devices import DeviceRegistry
-from multigpu.multigpu_core.plugins.loaders import PackDevices
 
 from .pack_globals import PackGlobals
 

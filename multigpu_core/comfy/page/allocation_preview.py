@@ -19,7 +19,7 @@ from multigpu.multigpu_core.allocation import (
 )
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
 from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
-from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats, inventory_of_file
 from multigpu.multigpu_core.allocation.language.errors import ALLOCATION_STRING, AllocationError
 from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 from multigpu.multigpu_core.comfy.host.host import Host
@@ -62,13 +62,20 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
     The accelerators count as empty: before a load, other models make room.
     """
     try:
-        inventory = _inventory(wanted)
+        inventory = _inventory(wanted, host.formats)
         request = request_from_widgets(_widgets(wanted), host.registry.resolve)
         devices = [_with_room(info) for info in host.registry.survey(wake=False).devices]
         reserve = {}
         if request.mode is AllocationMode.AUTO:
             reserve[request.compute_device] = host.inference_reserve_bytes(request.compute_device, 0)
-        found = plan(inventory=inventory, request=request, devices=devices, reserve_bytes=reserve, profile=host.profile)
+        found = plan(
+            inventory=inventory,
+            request=request,
+            devices=devices,
+            reserve_bytes=reserve,
+            profile=host.profile,
+            draft=True,
+        )
         return {
             **plan_report(found, predict_step(found, host.profile)),
             "total_bytes": inventory.total_bytes,
@@ -92,10 +99,11 @@ def _refused(message: str, **more: Any) -> dict[str, Any]:
     return {"fits": False, "error": {"message": message, **more}}
 
 
-def _inventory(wanted: PreviewRequest) -> Inventory:
+def _inventory(wanted: PreviewRequest, formats: Formats) -> Inventory:
     part = CheckpointPart(wanted.part) if wanted.part else None
     found = [
-        _as_loaded(inventory_of_file(model_file(file.name, file.input), part=part), wanted) for file in wanted.files
+        _as_loaded(inventory_of_file(model_file(file.name, file.input), part=part, formats=formats), wanted)
+        for file in wanted.files
     ]
     if len(found) == 1:
         return found[0]

@@ -18,7 +18,7 @@ from multigpu.multigpu_core.comfy.nodes.inputs import (
     extra_input,
     own_device_inputs,
 )
-from multigpu.multigpu_core.plugins.loaders import NodeVariant, OwnNode, WrappedLoader
+from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, WrappedLoader
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.comfy.host.host import Host

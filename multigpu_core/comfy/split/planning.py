@@ -40,7 +40,8 @@ class PlanAllocation(Protocol):
         request: AllocationRequest,
         devices: Sequence[DeviceInfo],
         reserve_bytes: Mapping[str, int],
-        profile: HardwareProfile | None,
+        profile: HardwareProfile,
+        draft: bool,
     ) -> AllocationPlan: ...
 
 
@@ -57,17 +58,23 @@ class Planning:
         self._host = host
         self._plan_allocation = plan
         self._make_room = make_room
-        self._draft: tuple[Inventory, AllocationPlan] | None = None
+        self._draft: tuple[tuple[Inventory, HardwareProfile], AllocationPlan] | None = None
 
     def draft(self, inventory: Inventory) -> AllocationPlan:
-        """The plan as it would be on empty devices: made once, and again only for another inventory."""
-        if self._draft is None or self._draft[0] != inventory:
+        """The plan as it would be on empty devices: made once, and again for another inventory or profile."""
+        known = inventory, self._host.profile
+        if self._draft is None or self._draft[0] != known:
             infos = (self._host.registry.info(name) for name in self._device_names())
             empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
             plan = self._plan_allocation(
-                inventory=inventory, request=self.request, devices=empty, reserve_bytes={}, profile=None
+                inventory=inventory,
+                request=self.request,
+                devices=empty,
+                reserve_bytes={},
+                profile=self._host.profile,
+                draft=True,
             )
-            self._draft = inventory, plan
+            self._draft = known, plan
         return self._draft[1]
 
     def plan(
@@ -88,7 +95,12 @@ class Planning:
             reserve[request.compute_device] = self._host.inference_reserve_bytes(request.compute_device, granted)
         devices = self._host.devices_for(self._device_names(), held, self.limits)
         return self._plan_allocation(
-            inventory=inventory, request=request, devices=devices, reserve_bytes=reserve, profile=self._host.profile
+            inventory=inventory,
+            request=request,
+            devices=devices,
+            reserve_bytes=reserve,
+            profile=self._host.profile,
+            draft=False,
         )
 
     def predict(self, plan: AllocationPlan) -> StepPrediction | None:
@@ -115,7 +127,12 @@ class Planning:
         devices = self._host.devices_for(self._device_names(), held, limits)
         try:
             fitting = self._plan_allocation(
-                inventory=inventory, request=bent, devices=devices, reserve_bytes={}, profile=None
+                inventory=inventory,
+                request=bent,
+                devices=devices,
+                reserve_bytes={},
+                profile=self._host.profile,
+                draft=True,
             )
         except PlanError:
             return LoadOutOfMemoryError(shortage, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multigpu.multigpu_core.plugins.discovery import BUILT_IN
+from multigpu.multigpu_core.plugins.discovery import built_in_names
 
 from ..support.in_process import ComfyUI, variants_of
 from ..support.packs_at_hand import NODES, assert_like_old_node, stand_in
@@ -12,7 +12,7 @@ from ..support.packs_at_hand import NODES, assert_like_old_node, stand_in
 
 @pytest.fixture(scope="module", autouse=True)
 def packs(started_comfyui: ComfyUI) -> None:
-    for integration in BUILT_IN:
+    for integration in built_in_names():
         if integration != "comfy_core":
             variants_of(started_comfyui, stand_in(integration), integration)
 

@@ -15,7 +15,7 @@ from multigpu.multigpu_core.allocation.language.parser import parse_expert
 from multigpu.multigpu_core.comfy.page import node_help
 from multigpu.multigpu_core.comfy.split.load_oom import LoadOutOfMemoryError, Shortage
 from multigpu.multigpu_core.devices import DeviceError
-from multigpu.multigpu_core.plugins.discovery import BUILT_IN
+from multigpu.multigpu_core.plugins.discovery import built_in_names
 
 from ..support.in_process import ComfyUI, variants_of
 from ..support.packs_at_hand import stand_in
@@ -26,7 +26,7 @@ PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "web" /
 
 @pytest.fixture(scope="module", autouse=True)
 def packs(started_comfyui: ComfyUI) -> None:
-    for integration in BUILT_IN:
+    for integration in built_in_names():
         if integration != "comfy_core":
             variants_of(started_comfyui, stand_in(integration), integration)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multigpu import hookspecs, testing
+from multigpu import api, hookspecs, testing
 from multigpu.multigpu_core.plugins import PLUGIN_API, PluginManager
 from multigpu.multigpu_core.plugins.discovery import GROUP, PACK_FILE
 
@@ -39,7 +39,7 @@ def test_the_first_example_is_a_working_plugin(tmp_path: Path) -> None:
 
 
 def test_every_class_that_the_guide_names_is_there() -> None:
-    ours = {*dir(hookspecs), *testing.__all__}
+    ours = {*dir(hookspecs), *api.__all__, *testing.__all__}
     the_author_s = {"ModelPatcher", "Options"}
     named = {name for name in re.findall(r"[`(=]([A-Z][a-z]\w+)", GUIDE) if not name.startswith("My")}
     assert named - ours - the_author_s == set()

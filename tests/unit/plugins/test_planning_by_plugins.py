@@ -21,7 +21,7 @@ from multigpu.multigpu_core.allocation import (
     PlanError,
     Strategy,
 )
-from multigpu.multigpu_core.devices import DeviceInfo
+from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.plugins import Candidate, PluginManager
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner
 
@@ -30,7 +30,15 @@ MODEL = Inventory(
 )
 CPU = DeviceInfo("cpu", "cpu", None, "cpu", 1000, 1000, can_pin_host_memory=False, has_streams=False)
 REQUEST = AllocationRequest("cpu")
-ARGUMENTS = {"inventory": MODEL, "request": REQUEST, "devices": [CPU], "reserve_bytes": {}, "profile": None}
+PROFILE = HardwareProfile({}, {})
+ARGUMENTS = {
+    "inventory": MODEL,
+    "request": REQUEST,
+    "devices": [CPU],
+    "reserve_bytes": {},
+    "profile": PROFILE,
+    "draft": False,
+}
 Plan = Callable[[], Any]
 
 
@@ -44,7 +52,8 @@ def planner(plan: Plan) -> object:
 
 
 def default_plan() -> AllocationPlan:
-    return DefaultPlanner().multigpu_plan_allocation(**ARGUMENTS)
+    arguments = {name: value for name, value in ARGUMENTS.items() if name != "draft"}
+    return DefaultPlanner().multigpu_plan_allocation(**arguments)
 
 
 def manager_of(**plans: Plan) -> PluginManager:

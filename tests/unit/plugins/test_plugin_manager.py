@@ -524,7 +524,7 @@ def hanging(where: str, gate: Gate) -> Callable[[], object]:
     return load
 
 
-@pytest.mark.parametrize(("where", "number"), [("Its import", 2), ("multigpu_startup", 3), ("multigpu_wrap_loader", 7)])
+@pytest.mark.parametrize(("where", "number"), [("Its import", 1), ("multigpu_startup", 2), ("multigpu_wrap_loader", 5)])
 def test_a_plugin_that_hangs_is_named_and_left_out_also_when_it_wakes_up_later(where: str, number: int) -> None:
     gate = Gate()
     steps = itertools.count()

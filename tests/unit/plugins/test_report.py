@@ -13,6 +13,7 @@ RECORDS = [
         PluginRecord(state.value, "built in", absent=("A",), targets=(TargetPack("ComfyUI-GGUF", "2.0", state),))
         for state in PackState
     ),
+    PluginRecord("idle", "a file", names_no_loaders=True),
     PluginRecord("off", "a file", enabled=False, why_not="Switched off."),
     PluginRecord("bad", "a file", why_not="ImportError: no", traceback="Traceback …"),
 ]
@@ -29,6 +30,7 @@ def test_each_plugin_has_one_short_line() -> None:
         "  disabled       no nodes: ComfyUI-GGUF 2.0 is disabled (built in)",
         "  import failed  no nodes: ComfyUI-GGUF 2.0 could not be imported (built in)",
         "  present        no nodes: ComfyUI-GGUF 2.0 is there (built in)",
+        "  idle           names no loaders (a file)",
         "  off            off (a file)",
         "  bad            FAILED: ImportError: no (a file)",
     ]

@@ -161,3 +161,10 @@ def test_no_file_keeps_the_framework_from_starting(tmp_path: Path, lines: list[s
         assert isinstance(getattr(configuration, name), section)
     assert configuration.is_enabled("comfy_core") in (True, False)
     list(configuration.unknown_plugins(["comfy_core"]))
+
+
+def test_the_default_switch_is_about_other_people_s_plugins(tmp_path: Path) -> None:
+    cautious = read_configuration([SHIPPED, written(tmp_path, "[integrations]\ndefault = false\n")], ["ours"])
+    assert cautious.is_enabled("ours") and not cautious.is_enabled("theirs")
+    off = read_configuration([written(tmp_path, "[integrations]\nours = false\n")], ["ours"])
+    assert not off.is_enabled("ours")
