@@ -4,9 +4,9 @@ python benchmarks/faults.py [--json] [--every-error] [--keep FILE]
 
 Runs tests/comfyui/split/test_faults.py with every step instead of a few: loading, loading with a LoRA, giving memory
 back, unloading and computing, with weights that stream and with relayed ones. The errors are out of memory, an
-unexpected one, ComfyUI's interrupt and Ctrl-C, in turn from step to step, or every one at every step. After each, bytes, hooks and
-ComfyUI's list are checked, and the next picture, bit for bit. Forty minutes of one core, or three hours; the first
-case that is not survived ends it.
+unexpected one, ComfyUI's interrupt and Ctrl-C, in turn from step to step, or every one at every step. After each,
+bytes, hooks and ComfyUI's list are checked, and the next picture, bit for bit. Forty minutes of one core, or three
+hours; the first case that is not survived ends it.
 """
 
 from __future__ import annotations
