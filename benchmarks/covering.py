@@ -1,16 +1,19 @@
 """A pytest plugin that records which tests run which lines, and how long each test takes.
 
-The environment variable `MULTIGPU_COVERING` names the file that it writes; without it, nothing is recorded.
+The environment variable `MULTIGPU_COVERING` names the file that it writes; without it, nothing is recorded. What torch
+compiles is run by nobody's Python, so a test that compiles counts as one that runs every line of the files it runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import coverage
@@ -57,6 +60,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seconds: dict[str, float] = {}
+        self._compiling: set[str] = set()
         self._coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{ROOT}/multigpu_core/*"])
         self._coverage.start()
 
@@ -69,14 +73,28 @@ class Recorder:
         finally:
             self._seconds[item.nodeid] = time.process_time() - began
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        if dynamo := sys.modules.get("torch._dynamo.utils"):
+            dynamo.counters.clear()
+        try:
+            return (yield)
+        finally:
+            dynamo = sys.modules.get("torch._dynamo.utils")
+            if dynamo is not None and dynamo.counters["frames"]:
+                self._compiling.add(item.nodeid)
+
     def pytest_sessionfinish(self) -> None:
         self._coverage.stop()
         data = self._coverage.get_data()
         tests = {}
         for file in data.measured_files():
             lines = data.contexts_by_lineno(file)
+            compiling = self._compiling.intersection(chain.from_iterable(lines.values()))
             # What runs outside of any test has the context "".
-            tests[str(Path(file).relative_to(ROOT))] = {line: [*filter(None, ids)] for line, ids in lines.items()}
+            tests[str(Path(file).relative_to(ROOT))] = {
+                line: sorted(filter(None, compiling.union(ids))) for line, ids in lines.items()
+            }
         self._path.write_text(json.dumps({"seconds": self._seconds, "tests": tests}))
 
 
