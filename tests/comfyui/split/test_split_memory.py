@@ -51,6 +51,13 @@ def test_what_was_given_back_returns_when_there_is_room(sampler: Sampler, comfyu
     assert comfyui.held_bytes() == held
 
 
+def test_comfyui_s_own_record_of_a_partial_load_is_over_when_the_model_is_loaded_split(sampler: Sampler) -> None:
+    split = sampler.split(**THIRDS)
+    split.model.model_lowvram, split.model.lowvram_patch_counter = True, 3
+    sampler.picture(split)
+    assert split.model.model_lowvram is False and split.lowvram_patch_counter() == 0
+
+
 def test_an_interrupt_in_the_middle_of_a_block_harms_nothing(sampler: Sampler, comfyui: ComfyUI) -> None:
     interrupt = model_management().InterruptProcessingException
     split = sampler.split(**THIRDS)
