@@ -94,6 +94,8 @@ $(COMFYUI): $(PACKAGES) FORCE
 lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --cache-dir .cache/import-linter
+	$(PY) .ci/structure.py --check
 	$(PY) -m bandit --quiet --configfile pyproject.toml --severity-level high -r $(wildcard *.py) multigpu_core integrations benchmarks examples
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.

@@ -16,9 +16,10 @@ from multigpu.multigpu_core.conformance.fixtures import simulated_comfyui, simul
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.conformance.host_allocations import HostMemoryMeter
-    from multigpu.multigpu_core.conformance.kit import ConformanceError, LoaderTrial, check_loader, check_plugin
-    from multigpu.multigpu_core.provisioning.comfyui_view import appear_to_comfyui
+    from multigpu.multigpu_core.conformance.kit import ConformanceError, check_loader, check_plugin
+    from multigpu.multigpu_core.conformance.trial import LoaderTrial
     from multigpu.multigpu_core.provisioning.in_process import ComfyUI, start_comfyui
+    from multigpu.multigpu_core.simulation.comfyui_view import appear_to_comfyui
     from multigpu.multigpu_core.simulation.environment import (
         ENVIRONMENT_VARIABLE,
         parse_sizes,
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
     from multigpu.multigpu_core.simulation.time.trace import chrome_trace, trace_picture
 
 _MODULES = {
+    "conformance.trial": ("LoaderTrial",),
     "conformance.host_allocations": ("HostMemoryMeter",),
     "conformance.kit": (
         "ConformanceError",
-        "LoaderTrial",
         "check_loader",
         "check_plugin",
     ),
-    "provisioning.comfyui_view": ("appear_to_comfyui",),
+    "simulation.comfyui_view": ("appear_to_comfyui",),
     "provisioning.in_process": (
         "ComfyUI",
         "start_comfyui",

@@ -41,7 +41,7 @@ from multigpu.multigpu_core.plugins import (
     report_lines,
     user_files,
 )
-from multigpu.multigpu_core.settings.defaults import DefaultPlanner, KeepWhatNodesKeep
+from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
 
 log = structlog.get_logger("multigpu")
 

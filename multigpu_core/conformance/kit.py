@@ -7,20 +7,17 @@ stand-in for it, in a ComfyUI on simulated accelerators (the fixture `simulated_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from multigpu import hookspecs
 from multigpu.multigpu_core.plugins import NodeVariant, OwnNode, PluginManager, WrappedLoader
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from multigpu.multigpu_core.provisioning.in_process import ComfyUI
 
-Loader = type[Any]
-"""A loader's node class, V1 or V3."""
+    from .trial import LoaderTrial
+
 SECTIONS = ("required", "optional")
 
 
@@ -30,21 +27,6 @@ class ConformanceError(AssertionError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
-
-
-@dataclass(frozen=True)
-class LoaderTrial:
-    """A loader on which a plugin's variants are tried.
-
-    `target` is its node id, as the plugin names it; `loader` its class, the real one or a stand-in; `inputs` what the
-    class is given for one load. `compute` gets the loader's outputs and gives what they compute, which has to be the
-    same on every device; without it the loaded weights are compared.
-    """
-
-    target: str
-    loader: Loader
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    compute: Callable[[tuple[Any, ...]], Sequence[Tensor]] | None = None
 
 
 def check_plugin(plugin: object) -> None:

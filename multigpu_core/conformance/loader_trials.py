@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.plugins import NodeVariant, WrappedLoader
 from multigpu.multigpu_core.provisioning.in_process import ComfyUI, finished
 
-from .kit import LoaderTrial
+from .trial import LoaderTrial
 
 
 class PlantedError(Exception):

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from multigpu.multigpu_core.simulation.comfyui_view import appear_to_comfyui
 from multigpu.multigpu_core.simulation.machine import GB, SimulatedMachine, simulate
 
-from .comfyui_view import appear_to_comfyui
 from .server import SIMULATED_ARGUMENTS
 
 SIZES = (4 * GB, 2 * GB, 2 * GB)

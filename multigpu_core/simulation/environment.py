@@ -6,8 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from multigpu.multigpu_core.provisioning.comfyui_view import appear_to_comfyui
-
+from .comfyui_view import appear_to_comfyui
 from .errors import SimulationSpecError
 from .machine import SimulatedMachine, simulate
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
-from multigpu.multigpu_core.simulation.memory.host_accesses import HostAccesses
+from multigpu.multigpu_core.simulation.deferral import Order
+from multigpu.multigpu_core.simulation.host_accesses import HostAccesses
 from multigpu.multigpu_core.simulation.memory.ledger import CopyLog, SimulatedDevice
 from multigpu.multigpu_core.simulation.time.clock import VirtualClock
-from multigpu.multigpu_core.simulation.time.deferral import Order
-from multigpu.multigpu_core.simulation.time.timeline import Timeline
+from multigpu.multigpu_core.simulation.timeline import Timeline
 
 from .backend import register, registered_backend
 from .device_module import DeviceLike, SimulatedDeviceModule

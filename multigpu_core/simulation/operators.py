@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from multigpu.multigpu_core.simulation.deferral import POISON
+from multigpu.multigpu_core.simulation.deferred_work import copy_later, rehearse
 from multigpu.multigpu_core.simulation.memory.ledger import SimulatedDevice
-from multigpu.multigpu_core.simulation.time.deferral import POISON
-from multigpu.multigpu_core.simulation.time.deferred_work import copy_later, rehearse
-from multigpu.multigpu_core.simulation.time.timeline import Timeline
+from multigpu.multigpu_core.simulation.timeline import Timeline
 
 from .host_call import HostCall, Results
 from .launches import Launches

@@ -10,10 +10,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
-
-from .ggml_types import GGML_TYPES
+from .ggml_types import ggml_types
 from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
+from .stored_tensor import StoredTensor
 
 MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 64 * 1024 * 1024
@@ -215,7 +214,7 @@ def _read_tensor(reader: _Reader) -> _Span:
         reader.refuse(f"claims {dimensions} dimensions")
     shape = [reader.u64() for _ in range(dimensions)]
     number, begin = reader.u32(), reader.u64()
-    kind = GGML_TYPES.get(number)
+    kind = ggml_types().get(number)
     if kind is None:
         reader.refuse(f"has the unknown type {number}; the file is damaged or of a newer format")
     if not shape and kind.name not in _TYPES_OF_NUMPY:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
-from multigpu.multigpu_core.allocation.inventory.of_tensors import StoredTensor
 from multigpu.multigpu_core.bounded_json import parse_json
 
 from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
+from .stored_tensor import StoredTensor
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from .of_tensors import StoredTensor
+from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 
 class CheckpointPart(str, Enum):

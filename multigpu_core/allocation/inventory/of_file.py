@@ -8,11 +8,12 @@ from pathlib import Path
 from multigpu.multigpu_core.allocation.formats.gguf_header import MAGIC, read_gguf_header
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
 from multigpu.multigpu_core.allocation.formats.safetensors_header import read_safetensors_header
+from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .checkpoint_parts import CheckpointPart, select_part
 from .execution_order import order_as_known
 from .inventory import Inventory
-from .of_tensors import StoredTensor, inventory_of_tensors
+from .of_tensors import inventory_of_tensors
 
 _ZIP = b"PK\x03\x04"
 """How what torch.save writes begins, as .ckpt, .pt and .pth files."""

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
+
 from .execution_order import order_as_registered
 from .inventory import Inventory
-from .of_tensors import StoredTensor, inventory_of_tensors
+from .of_tensors import inventory_of_tensors
 from .stored_size import storage_dtype_name, tensor_bytes
 
 

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+
+from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .block_names import BlockKey, group_by_block
 from .inventory import Block, BlockKind, Inventory
 from .work import work_of
-
-
-class StoredTensor(NamedTuple):
-    """One tensor of a model, counted once.
-
-    `aliases` are its other paths through the same module; `tied` are its names in other modules.
-    """
-
-    name: str
-    dtype: str
-    size_bytes: int
-    aliases: tuple[str, ...] = ()
-    tied: tuple[str, ...] = ()
 
 
 def inventory_of_tensors(tensors: Sequence[StoredTensor], order: Callable[[Iterable[str]], list[str]]) -> Inventory:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from multigpu.multigpu_core.allocation.formats.ggml_types import GGML_TYPES
+from multigpu.multigpu_core.allocation.formats.ggml_types import ggml_bits
 
 TEXT_SHARE = 9
 """One part of the tokens in so many is text: 512 of 4,608 for Flux at 1024 x 1024."""
@@ -21,10 +21,7 @@ _MODULATION = re.compile(
 _TEXT = re.compile(
     r"(^|\.)(txt_|text|context_block|add_[qkv]_proj|to_add_out|ff_context|cross_attn\.[kv]|attn2\.to_[kv])"
 )
-_BITS = {
-    "float64": 64, "int64": 64, "float32": 32, "int32": 32, "float16": 16, "bfloat16": 16, "int16": 16,
-    **{ggml.name: 8 * ggml.block_bytes / ggml.block_elements for ggml in GGML_TYPES.values()},
-}  # fmt: skip
+_BITS = {"float64": 64, "int64": 64, "float32": 32, "int32": 32, "float16": 16, "bfloat16": 16, "int16": 16}
 _EIGHT_BITS = 8
 
 
@@ -35,5 +32,12 @@ def work_of(name: str, dtype: str, size_bytes: int) -> int:
     """
     if _MODULATION.search(name):
         return 0
-    weights = int(size_bytes * 8 / _BITS.get(dtype, _EIGHT_BITS))
+    weights = int(size_bytes * 8 / _bits_of(dtype))
     return weights // TEXT_SHARE if _TEXT.search(name) else weights
+
+
+def _bits_of(dtype: str) -> float:
+    if dtype in _BITS:
+        return _BITS[dtype]
+    is_ggml = dtype.isupper()  # torch and safetensors write their types in lower case
+    return (ggml_bits(dtype) if is_ggml else None) or _EIGHT_BITS

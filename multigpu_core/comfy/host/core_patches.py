@@ -44,6 +44,7 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
 
 COSTS = {
     "intermediate_device": "with --gpu-only models on other cards leave their results there",
+    "free_memory": "a model whose last user ends while it is unloaded can stop ComfyUI's prompt worker",
     "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
     "unload_all_models": "models that are to be kept are unloaded with all others",
     "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
@@ -89,6 +90,7 @@ class CorePatches:
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
         self._replace("intermediate_device", self._bringing_results_home)
+        self._replace("free_memory", _keeping_patchers_alive)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
         execution = importlib.import_module("execution")
@@ -165,3 +167,21 @@ def _answered_by_scope(answer: ScopeAnswer, original: Callable[..., Any]) -> Cal
         return original(*args, **kwargs) if chosen is None else chosen
 
     return select_device
+
+
+def _keeping_patchers_alive(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the patchers of loaded models alive while ComfyUI unloads some of them.
+
+    ComfyUI refers to them weakly, and reads the name of a model right after unloading it. Where the last reference was
+    in garbage, such as the traceback of an interrupted prompt, a collection during the unload ends the patcher. ComfyUI
+    then fails in the middle, and its list of loaded models stops the prompt worker at the next prompt.
+    """
+
+    def free_memory(*args: Any, **kwargs: Any) -> Any:
+        patchers = [loaded.model for loaded in mm.current_loaded_models]
+        try:
+            return original(*args, **kwargs)
+        finally:
+            patchers.clear()
+
+    return free_memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 
-from multigpu.multigpu_core.devices.host_memory import read_host_memory
+from multigpu.multigpu_core.devices.backends.host_memory import read_host_memory
 
 from .base import DeviceBackend, MemoryReading
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from multigpu.multigpu_core.devices.host_memory import read_host_memory
+from multigpu.multigpu_core.devices.backends.host_memory import read_host_memory
 
 from .base import DeviceBackend, MemoryReading
 

@@ -23,12 +23,12 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
+from multigpu.multigpu_core.execution.device_copies import Hops
 from multigpu.multigpu_core.execution.parallel.micro_batches import PingPong
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 from multigpu.multigpu_core.execution.streaming.called_modules import called_modules, slots_by_called_module
 from multigpu.multigpu_core.execution.streaming.suspendable_hook import SuspendableHook
 
-from .hops import Hops
 from .remote_activations import Leg
 from .remote_call import Visit
 from .transfer_cache import Arguments, Constants

@@ -18,9 +18,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from multigpu.multigpu_core.execution.device_copies import Hops
 from multigpu.multigpu_core.execution.nested import replace_tensors
 
-from .hops import Hops
 from .write_back import Twin, Twins
 
 _PLAINLY = torch._C.DisableTorchFunctionSubclass

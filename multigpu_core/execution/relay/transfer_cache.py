@@ -13,7 +13,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .hops import Hops
+from multigpu.multigpu_core.execution.device_copies import Hops
 
 
 class Sent(NamedTuple):

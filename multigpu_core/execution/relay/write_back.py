@@ -6,7 +6,7 @@ from weakref import ref
 
 from torch import Tensor
 
-from .hops import Hops
+from multigpu.multigpu_core.execution.device_copies import Hops
 
 
 class Twin:

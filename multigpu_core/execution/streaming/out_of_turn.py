@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from multigpu.multigpu_core.devices import DeviceEvent, DeviceStream, Streams
-from multigpu.multigpu_core.execution.relay.hops import Hops
+from multigpu.multigpu_core.execution.device_copies import Hops
 
 from .offloaded_module import Region
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
-from multigpu.multigpu_core.execution.relay.hops import Hops
+from multigpu.multigpu_core.execution.device_copies import Hops
 from multigpu.multigpu_core.execution.step_record import StepRecord
 from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot

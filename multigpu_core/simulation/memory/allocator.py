@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.simulation.time.deferral import POISON
+from multigpu.multigpu_core.simulation.deferral import POISON
 from multigpu.multigpu_core.simulation.time.host_threads import Host, Knowledge, Mark
 from multigpu.multigpu_core.simulation.time.races import AccessLog
 from multigpu.multigpu_core.simulation.time.streams import SimulatedStream

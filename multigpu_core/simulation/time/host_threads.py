@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from .deferral import Deferral, Job
+from multigpu.multigpu_core.simulation.deferral import Deferral, Job
+
 from .faults import Faults
 from .schedule import Schedule, Work
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .deferral import Job
+from multigpu.multigpu_core.simulation.deferral import Job
+
 from .host_threads import Host, Knowledge, Mark, join
 from .schedule import Work
 

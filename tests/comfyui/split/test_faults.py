@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from multigpu.multigpu_core.simulation.machine import SimulatedMachine
 from multigpu.multigpu_core.simulation.memory.ledger import SimulatedDevice
-from multigpu.multigpu_core.simulation.time.timeline import Timeline
+from multigpu.multigpu_core.simulation.timeline import Timeline
 
 from ..support.in_process import ComfyUI
 from ..support.split_models import Sampler, model_management, weights_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, MemoryReading, MpsBackend, host_memory
-from multigpu.multigpu_core.devices.host_memory import read_host_memory
+from multigpu.multigpu_core.devices.backends.host_memory import read_host_memory
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from multigpu.multigpu_core.simulation.time.deferral import Order
+from multigpu.multigpu_core.simulation.deferral import Order
 from multigpu.testing import SimulatedMachine
 
 ORDERS: tuple[Order, ...] = ("late", 1, 2)

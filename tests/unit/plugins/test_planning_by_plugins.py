@@ -23,7 +23,7 @@ from multigpu.multigpu_core.allocation import (
 )
 from multigpu.multigpu_core.devices import DeviceInfo
 from multigpu.multigpu_core.plugins import Candidate, PluginManager
-from multigpu.multigpu_core.settings.defaults import DefaultPlanner
+from multigpu.multigpu_core.plugins.defaults import DefaultPlanner
 
 MODEL = Inventory(
     tuple(Block(f"blocks.{i}", BlockKind.TRANSFORMER, "bfloat16", 10, (f"blocks.{i}.weight",)) for i in range(4))

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from multigpu.multigpu_core.allocation.formats.ggml_types import GGML_TYPES
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
 from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
 from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
@@ -91,14 +90,6 @@ def test_a_gguf_file_counts_quantised_bytes_and_names_ggml_types(tmp_path: Path)
         ("double_blocks.9", "Q8_0", 2 * 256 // 32 * 34),
         ("double_blocks.10", "Q8_0", 2 * 256 // 32 * 34),
     ]
-
-
-def test_the_table_of_ggml_types_is_that_of_the_gguf_package() -> None:
-    known = {
-        kind.value: (kind.name, *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items() if kind.value in GGML_TYPES
-    }
-    assert known == {number: tuple(GGML_TYPES[number]) for number in known}
-    assert len(known) > 25
 
 
 def bytes_read() -> int:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.simulation.time.deferral import Order
+from multigpu.multigpu_core.simulation.deferral import Order
 from multigpu.testing import SimulatedMachine
 
 from ..adversarial import ORDERS, PinnedInputs, unfavourable, unfavourable_on_two_threads

@@ -18,7 +18,7 @@ from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placeme
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
 from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
-from multigpu.multigpu_core.simulation.time.deferral import Order
+from multigpu.multigpu_core.simulation.deferral import Order
 from multigpu.testing import SimulatedFaultError, SimulatedMachine
 
 from ..adversarial import ORDERS, PinnedInputs, unfavourable

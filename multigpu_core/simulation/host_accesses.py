@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from multigpu.multigpu_core.simulation.time.timeline import Timeline, tensors_in
+from .timeline import Timeline, tensors_in
 
 aten = torch.ops.aten
 _COPIES = frozenset({aten.copy_, aten.clone, aten._to_copy})

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multigpu.multigpu_core.simulation.deferral import POISON, poison
 from multigpu.multigpu_core.simulation.host_call import HostCall, Results
 from multigpu.multigpu_core.simulation.memory.allocator import Blocks
 from multigpu.multigpu_core.simulation.tensors import bytes_of
-
-from .deferral import POISON, poison
-from .timeline import Run, tensors_in
+from multigpu.multigpu_core.simulation.timeline import Run, tensors_in
 
 _VALUES_DECIDE = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
 _INDEXING = frozenset({torch.ops.aten.index, torch.ops.aten._unsafe_index})

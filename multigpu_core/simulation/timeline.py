@@ -15,15 +15,14 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from multigpu.multigpu_core.simulation.deferral import Deferral, Order, poison
 from multigpu.multigpu_core.simulation.memory.allocator import Block, Blocks
 from multigpu.multigpu_core.simulation.memory.ledger import CopyLog, CopyRecord
 from multigpu.multigpu_core.simulation.tensors import bytes_of
-
-from .clock import HOST, VirtualClock
-from .deferral import Deferral, Order, poison
-from .host_threads import Host, join
-from .races import REUSE, UNPINNING
-from .streams import SimulatedEvent, SimulatedStream
+from multigpu.multigpu_core.simulation.time.clock import HOST, VirtualClock
+from multigpu.multigpu_core.simulation.time.host_threads import Host, join
+from multigpu.multigpu_core.simulation.time.races import REUSE, UNPINNING
+from multigpu.multigpu_core.simulation.time.streams import SimulatedEvent, SimulatedStream
 
 Run = Callable[[], None]
 
