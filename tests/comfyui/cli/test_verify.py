@@ -22,6 +22,7 @@ from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models
 from multigpu.testing import GB
 
 from ..support.architectures import SDXL
+from ..support.gguf_files import write_gguf_files
 from ..support.in_process import ComfyUI
 from ..support.packs_at_hand import stand_in
 from ..support.split_models import write_split_models
@@ -109,15 +110,13 @@ def test_a_split_that_fits_nowhere_is_refused(verify: Callable[..., Result]) -> 
 
 
 def test_a_gguf_file_without_the_pack_that_reads_it_is_refused(comfyui_path: Path, tmp_path: Path) -> None:
-    gguf_files = importlib.import_module(".gguf_files", __package__)
-    gguf_files.write_gguf_files(tmp_path)
+    write_gguf_files(tmp_path)
     run = _verify(tmp_path / "q8_0.gguf", comfyui_path)
     assert run.returncode == 2 and "needs the node pack ComfyUI-GGUF" in run.stderr
 
 
 def test_a_gguf_file_is_compared_where_the_pack_that_reads_it_is(comfyui_path: Path, tmp_path: Path) -> None:
-    gguf_files = importlib.import_module(".gguf_files", __package__)
-    gguf_files.write_gguf_files(tmp_path)
+    write_gguf_files(tmp_path)
     home = shutil.copytree(comfyui_path, tmp_path / "ComfyUI", ignore=shutil.ignore_patterns("__pycache__", ".git"))
     shutil.copytree(stand_in("gguf"), home / "custom_nodes" / "ComfyUI-GGUF")
     run = _verify(tmp_path / "q8_0.gguf", home, "--json")
