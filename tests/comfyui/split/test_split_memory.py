@@ -150,6 +150,20 @@ def test_auto_leaves_what_inference_needs_on_the_compute_device(sampler: Sampler
     assert held[1] + held[2] > 0, "other cards come before system RAM"
 
 
+@pytest.mark.parametrize(("string", "gives_back"), [("auto", True), ("npu:0,90%;npu:1,10%", False)])
+def test_only_auto_gives_back_what_comfyui_has_granted_too_little_for(
+    sampler: Sampler, comfyui: ComfyUI, string: str, gives_back: bool
+) -> None:
+    split = sampler.split(expert_mode_allocations=string)
+    sampler.picture(split)
+    held = comfyui.held_bytes()[0]
+    split.placement.load(split, 1.0 * MB)
+    assert comfyui.held_bytes()[0] == held, "enough is granted"
+    split.placement.load(split, -1.0 * MB)
+    assert (comfyui.held_bytes()[0] <= held - MB) is gives_back
+    assert gives_back or comfyui.held_bytes()[0] == held
+
+
 @pytest.mark.parametrize(
     ("string", "hint"),
     [("npu:0,2xb", "2xb"), ("npu:7,50%;cpu,50%", "npu:0"), ("npu:0 50%", "comma"), (";;", "")],
