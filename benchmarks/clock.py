@@ -36,7 +36,7 @@ from multigpu.multigpu_core.allocation import (
 )
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 from multigpu.testing import GB, ClockSettings, SimulatedMachine, chrome_trace, simulate, trace_picture
 
 SIZES = Sizes(width=32, tokens=64, text_tokens=8)
@@ -55,7 +55,7 @@ LINKS = {
     "PCIe 5.0 x16": 52.0,
     "NVLink": 376.0,
 }
-"""Gigabytes a second one way, page-locked."""
+"""Gigabytes a second one way, pinned."""
 LATENCY_SECONDS = 10e-6
 BALANCED = "V/B = T"
 HOP_LINK = "PCIe 4.0 x8"
@@ -149,7 +149,7 @@ class Bench:
         plan = plan_allocation(inventory, request, self.registry.devices())
         if just_in_time:
             plan = replace(plan, staging_bytes=plan.staging_bytes * 2 // 3)
-        distribution = Distribution(model, inventory, self.registry, PageLockedMemory(self.registry, GB))
+        distribution = Distribution(model, inventory, self.registry, PinnedMemory(self.registry, GB))
         distribution.begin(plan)
         for placement in plan.placements:
             distribution.place(placement.block, placement.device)
@@ -251,9 +251,9 @@ class Relayed:
     profile: HardwareProfile
 
     def halves(self, *, in_turn: bool = False) -> object:
-        ping_pong = self.distribution.ping_pong
-        assert ping_pong is not None
-        return ping_pong.run([partial(self.model, self.x)] * 2, kind="half", in_turn=in_turn)
+        micro_batches = self.distribution.micro_batches
+        assert micro_batches is not None
+        return micro_batches.run([partial(self.model, self.x)] * 2, kind="half", in_turn=in_turn)
 
 
 def relayed(bench: Bench, other_card: float) -> Relayed:
@@ -277,7 +277,7 @@ def relaying(bench: Bench) -> Iterator[Record]:
         both = bench.timed(split.halves, split.profile)
         one = bench.timed(partial(split.model, split.x), split.profile)
         bound = 1 / 1.7 if other == 1 else None
-        yield Record(f"ping-pong, {name}: both halves over resident", both.seconds / (2 * resident), "times", bound)
+        yield Record(f"micro-batches, {name}: both halves over resident", both.seconds / (2 * resident), "times", bound)
         yield Record(f"relay, {name}: one pass over resident", one.seconds / resident, "times")
         split.distribution.release()
 
@@ -292,7 +292,7 @@ def issuing(bench: Bench) -> Iterator[Record]:
     for share in ISSUE_SHARES:
         launch_seconds = share * STEP_SECONDS["uniform"] / launches
         resident = 2 * bench.timed(alone, split.profile, launch_seconds=launch_seconds).seconds
-        name = f"ping-pong, issuing takes {share:.2f} of a half"
+        name = f"micro-batches, issuing takes {share:.2f} of a half"
         for order, in_turn in (("chunks alternate", False), ("one half after the other", True)):
             both = bench.timed(partial(split.halves, in_turn=in_turn), split.profile, launch_seconds=launch_seconds)
             bound = 1 / 1.6 if share <= 0.25 and not in_turn else None

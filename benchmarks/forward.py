@@ -19,7 +19,7 @@ from records import Record, main
 from torch import nn
 
 from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, default_registry
-from multigpu.multigpu_core.execution import PageLockedMemory, Streamer, TensorSlot
+from multigpu.multigpu_core.execution import PinnedMemory, Streamer, TensorSlot
 from multigpu.multigpu_core.execution.relay.relay import Relay
 from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
 
@@ -122,7 +122,7 @@ class _CpuWithStreams(CpuBackend):
     def streams(self) -> Any:
         return _Streams()
 
-    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
+    def empty_pinned(self, size_bytes: int) -> torch.Tensor:
         return torch.empty(size_bytes, dtype=torch.uint8)
 
 
@@ -139,7 +139,7 @@ def _hook_microseconds(often: Repetitions) -> float:
 
     bare = min(microseconds() for _ in range(often.rows))
     registry = DeviceRegistry([_CpuWithStreams()])
-    locked = PageLockedMemory(registry, 2**30)
+    locked = PinnedMemory(registry, 2**30)
     streamer = Streamer(registry, "cpu", locked, 0)
     slots = _slots("block", model["block"])
     assert PackedStorage(registry, "cpu", locked).store(slots, "cpu")

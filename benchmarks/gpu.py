@@ -2,7 +2,7 @@
 
 python benchmarks/gpu.py [--device cuda:0] [--fp8] [--minutes N] [--tiny] [--json] [--keep FILE]
 
-Controls first, in the same run: T, the resident model's step, and B, the link's page-locked bytes a second. Then, over
+Controls first, in the same run: T, the resident model's step, and B, the link's pinned bytes a second. Then, over
 the limit max(T, V/B), our step for each offloaded share; with everything offloaded the steps of those peers that are
 installed; and for each share the step where one contiguous part is fetched just in time. Peak memory of the card is
 beside every time. Medians of events, after warm-ups.
@@ -38,7 +38,7 @@ from multigpu.multigpu_core.allocation import (
 )
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import DeviceRegistry, HardwareProfile, LinkSpeed, default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 
 FULL = Sizes(width=3072, tokens=4608, text_tokens=512, dtype=torch.bfloat16)
 TINY = Sizes(width=64, tokens=32, text_tokens=8, dtype=torch.float32)
@@ -93,7 +93,7 @@ class Bench:
     def link_bytes_per_second(self) -> float:
         size = min(COPY_BYTES, self.registry.free_bytes(self.device) // 8)
         there = torch.empty(size, dtype=torch.uint8, device=self.torch_device)
-        here = self.registry.empty_page_locked(size, self.device)
+        here = self.registry.empty_pinned(size, self.device)
         return size / max(self.seconds(lambda: there.copy_(here, non_blocking=True)), 1e-9)
 
 
@@ -105,7 +105,7 @@ class Ours:
         self._devices = bench.registry.devices()  # while they are empty
         self._model = bench.model()
         self.inventory = inventory_of_module(self._model)
-        locked = PageLockedMemory(bench.registry, 2 * self.inventory.total_bytes)
+        locked = PinnedMemory(bench.registry, 2 * self.inventory.total_bytes)
         self.distribution = Distribution(self._model, self.inventory, bench.registry, locked)
 
     def split(self, fraction: float, strategy: Strategy) -> AllocationPlan:
@@ -147,7 +147,7 @@ def measure(bench: Bench, time_limit: TimeLimit) -> Iterator[Record]:
         work = sum(block.work for block in inventory_of_module(resident).blocks)
         del resident
         link = bench.link_bytes_per_second()
-        yield Record("B, page-locked", link, "bytes/s")
+        yield Record("B, pinned", link, "bytes/s")
         rate = {str(bench.sizes.dtype).removeprefix("torch."): 2 * work * bench.sizes.tokens / max(seconds, 1e-9)}
         controls = Controls(
             x, expected, seconds, HardwareProfile({("cpu", bench.device): LinkSpeed(link, link)}, {bench.device: rate})

@@ -5,7 +5,7 @@ from multigpu.multigpu_core.devices.backends.base import DeviceBackend, MemoryRe
 from multigpu.multigpu_core.devices.backends.cpu import CpuBackend
 from multigpu.multigpu_core.devices.backends.directml import DirectMLBackend
 from multigpu.multigpu_core.devices.backends.mps import MpsBackend
-from multigpu.multigpu_core.devices.backends.pinning import PageLockError
+from multigpu.multigpu_core.devices.backends.pinning import PinError
 from multigpu.multigpu_core.devices.backends.streams import DeviceEvent, DeviceStream, Streams
 from multigpu.multigpu_core.devices.backends.vendor import VendorPackage, import_vendor_package
 from multigpu.multigpu_core.devices.speeds.measure import Measured, measure_profile
@@ -47,7 +47,7 @@ __all__ = [
     "Measured",
     "MemoryReading",
     "MpsBackend",
-    "PageLockError",
+    "PinError",
     "PrivateUse1Backend",
     "ProfileError",
     "Streams",

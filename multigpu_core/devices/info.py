@@ -21,6 +21,6 @@ class DeviceInfo:
     total_bytes: int
     free_bytes: int
     can_pin_host_memory: bool
-    """Host memory can be page-locked for faster, asynchronous copies to this device."""
+    """Host memory can be pinned for faster, asynchronous copies to this device."""
     has_streams: bool
     """Copies to this device can run on a stream of their own beside its compute."""

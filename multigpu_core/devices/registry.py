@@ -152,14 +152,14 @@ class DeviceRegistry:
         backend = self._slot(name).backend
         return self._shared.after_capture.setdefault(backend, AfterCapture(backend.is_capturing))
 
-    def empty_page_locked(self, size_bytes: int, name: str) -> torch.Tensor:
-        """Fresh host memory, as bytes, page-locked for copies from and to the device.
+    def empty_pinned(self, size_bytes: int, name: str) -> torch.Tensor:
+        """Fresh host memory, as bytes, pinned for copies from and to the device.
 
         Raises RuntimeError where its driver refuses.
         """
         slot = self._slot(name)
         with slot.backend.device_scope(slot.index):  # a driver wakes the current card for it
-            return slot.backend.empty_page_locked(size_bytes)
+            return slot.backend.empty_pinned(size_bytes)
 
     def unlock_pages(self, memory: torch.Tensor, name: str) -> bool:
         """Make such memory ordinary memory where it is; false where the device's driver cannot.

@@ -1,6 +1,6 @@
 """Placing a model's blocks on devices and serving them to the compute device."""
 
-from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
 from multigpu.multigpu_core.execution.storage.tensor_parts import parts_of
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 from multigpu.multigpu_core.execution.streaming.streamer import Streamer
@@ -12,7 +12,7 @@ from .step_record import StepRecord
 __all__ = [
     "Distribution",
     "DistributionError",
-    "PageLockedMemory",
+    "PinnedMemory",
     "Residency",
     "StepRecord",
     "Streamer",

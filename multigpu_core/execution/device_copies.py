@@ -10,7 +10,7 @@ import torch
 from multigpu.multigpu_core.devices import DeviceRegistry, DeviceStream, Streams
 
 
-class Hops:
+class DeviceCopies:
     """Keeps copies between cards off the default stream.
 
     CUDA runs such a copy on the default stream alone: it begins when all earlier work of both cards is done, and all

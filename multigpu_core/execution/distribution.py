@@ -11,10 +11,10 @@ from torch import nn
 from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, Inventory
 from multigpu.multigpu_core.allocation.planner.staging_bytes import staged_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
-from multigpu.multigpu_core.execution.parallel.micro_batches import PingPong, ping_pong_on
+from multigpu.multigpu_core.execution.parallel.micro_batches import MicroBatches, micro_batches_on
 from multigpu.multigpu_core.execution.relay.relay import Relay
 from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
-from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
 from multigpu.multigpu_core.execution.storage.tensor_slots import (
     TensorSlot,
     move_slots,
@@ -64,9 +64,7 @@ class Distribution:
     tensors, never remembered: others patch and exchange them too.
     """
 
-    def __init__(
-        self, module: nn.Module, inventory: Inventory, registry: DeviceRegistry, locked: PageLockedMemory
-    ) -> None:
+    def __init__(self, module: nn.Module, inventory: Inventory, registry: DeviceRegistry, locked: PinnedMemory) -> None:
         self.module = module
         self._registry = registry
         self._locked = locked
@@ -194,7 +192,7 @@ class Distribution:
         self._relay.attach(self.module, self._slots, relayed)
         if relayed and not streamed:
             computing = (compute, *dict.fromkeys(relayed.values()))
-            self._relay.ping_pong = ping_pong_on(self._registry, computing, self.module, self.settle)
+            self._relay.micro_batches = micro_batches_on(self._registry, computing, self.module, self.settle)
         self._streamer.attach(self.module, {name: self._slots[name] for name in streamed})
         self._served = dict(devices)
 
@@ -256,9 +254,9 @@ class Distribution:
         return Residency(plan, sizes, steps.step_bytes, steps.total_bytes, self.staging_bytes, steps.step_seconds)
 
     @property
-    def ping_pong(self) -> PingPong | None:
+    def micro_batches(self) -> MicroBatches | None:
         """How to run two halves of a step at once; None where they are not to be split."""
-        return self._relay.ping_pong if self._relay is not None else None
+        return self._relay.micro_batches if self._relay is not None else None
 
     @property
     def staging_bytes(self) -> int:

@@ -18,7 +18,7 @@ def replace_tensors(tree: Any, replace: Replace, *, in_place: bool = False) -> A
     With `in_place`, dicts and lists keep their identity and get the new tensors, so that what the callee writes into
     them reaches the caller; tuples and dataclasses are always made anew.
     """
-    return _Walk(replace, in_place).visit(tree)
+    return _Walk(replace, in_place).call(tree)
 
 
 class _Walk:
@@ -27,7 +27,7 @@ class _Walk:
         self._in_place = in_place
         self._done: dict[int, Any] = {}
 
-    def visit(self, value: Any) -> Any:
+    def call(self, value: Any) -> Any:
         if type(value) in _ATOMS:  # the most frequent, and this is done for every block
             return value
         if isinstance(value, Tensor):
@@ -46,7 +46,7 @@ class _Walk:
         if id(value) in self._done:  # shared, or inside itself
             return self._done[id(value)]
         self._done[id(value)] = value
-        changed = [(key, new) for key, item in items if (new := self.visit(item)) is not item]
+        changed = [(key, new) for key, item in items if (new := self.call(item)) is not item]
         if changed and not self._in_place:
             value = self._done[id(value)] = copy.copy(value)
         for key, new in changed:
@@ -54,7 +54,7 @@ class _Walk:
         return value
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
-        items = [self.visit(item) for item in value]
+        items = [self.call(item) for item in value]
         if all(new is item for new, item in zip(items, value, strict=True)):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
@@ -63,7 +63,7 @@ class _Walk:
         made = value
         for name in type(value).__dataclass_fields__:
             item = getattr(value, name, None)
-            new = self.visit(item)
+            new = self.call(item)
             if new is not item:
                 made = copy.copy(value) if made is value else made
                 object.__setattr__(made, name, new)  # also where it is frozen

@@ -10,7 +10,7 @@ REMEMBERED_STEPS = 15
 
 
 class StepRecord:
-    """Bytes that streamed regions were given on the compute device, in all and for each step, and seconds a step."""
+    """Bytes staged on the compute device, in all and for each step, and the seconds of each step."""
 
     def __init__(self) -> None:
         self.total_bytes = 0
@@ -33,7 +33,7 @@ class StepRecord:
         return statistics.median(self._took_seconds) if self._took_seconds else None
 
     def entered(self, size_bytes: int, is_new_step: bool) -> None:
-        """Note a region that is entered, and whether a new step begins with it."""
+        """Note an offloaded module that is entered, and whether a new step begins with it."""
         if is_new_step:
             self._finished_step_bytes = self._running_step_bytes
             self._running_step_bytes = 0

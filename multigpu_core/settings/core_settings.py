@@ -24,7 +24,7 @@ class MemorySettings(CoreSettings):
     """[memory]"""
 
     page_locked_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    """The share of the host's memory that may be page-locked for streaming; 0 switches that off."""
+    """The share of the host's memory that may be pinned for streaming; 0 switches that off."""
     retry_load: bool = True
     """Whether a load by auto or virtual VRAM that runs out of memory is done once more, with more offloaded."""
     sampling_retries: Annotated[int, Field(ge=0, le=2)] = 2

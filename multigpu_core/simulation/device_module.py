@@ -123,19 +123,19 @@ class SimulatedDeviceModule(ModuleType):
     def can_device_access_peer(self, device: DeviceLike, peer: DeviceLike) -> bool:
         return frozenset((self._find(device).name, self._find(peer).name)) in self.simulated_machine.peers
 
-    def empty_page_locked(self, size_bytes: int) -> Tensor:
-        """Fresh host memory, page-locked until it is freed.
+    def empty_pinned(self, size_bytes: int) -> Tensor:
+        """Fresh host memory, pinned until it is freed.
 
         Raises RuntimeError beyond the machine's limit.
         """
-        return self.simulated_machine.empty_page_locked(size_bytes)
+        return self.simulated_machine.empty_pinned(size_bytes)
 
     def lock_pages(self, memory: Tensor) -> None:
         """Page-lock host memory where it is. Raises RuntimeError beyond the machine's limit."""
         self.simulated_machine.lock_pages(memory)
 
     def unlock_pages(self, memory: Tensor) -> None:
-        """Make page-locked host memory ordinary, where it is."""
+        """Make pinned host memory ordinary, where it is."""
         self.simulated_machine.timeline.unlock_pages(memory)
 
     def empty_cache(self) -> None:

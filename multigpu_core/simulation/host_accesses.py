@@ -1,4 +1,4 @@
-"""The host's own use of page-locked memory, which a copy may be reading or writing at that time."""
+"""The host's own use of pinned memory, which a copy may be reading or writing at that time."""
 
 from __future__ import annotations
 

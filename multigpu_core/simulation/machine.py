@@ -71,7 +71,7 @@ class SimulatedMachine:
 
     @contextmanager
     def detecting_races(self) -> Iterator[None]:
-        """Detect races within a `with` block, also those of this thread's own use of page-locked memory."""
+        """Detect races within a `with` block, also those of this thread's own use of pinned memory."""
         before, self.detect_races = self.detect_races, True
         try:
             with HostAccesses(self.timeline):
@@ -105,10 +105,10 @@ class SimulatedMachine:
         """
         self.timeline.host.faults.want(self.device(device).name, operator)
 
-    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
-        """Fresh host memory that counts as page-locked until it is freed; RuntimeError beyond the limit."""
+    def empty_pinned(self, size_bytes: int) -> torch.Tensor:
+        """Fresh host memory that counts as pinned until it is freed; RuntimeError beyond the limit."""
         self._require_lockable(size_bytes)
-        return self.timeline.blocks.page_locked(size_bytes)
+        return self.timeline.blocks.pinned(size_bytes)
 
     def lock_pages(self, memory: torch.Tensor) -> None:
         """Page-lock again what `unlock_pages` has made ordinary; RuntimeError beyond the limit."""

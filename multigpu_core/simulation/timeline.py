@@ -161,7 +161,7 @@ class Timeline:
             other.wait_stream(first)
         if source.device == destination.device:
             return
-        is_pageable = any(t.device.type == HOST and not self.is_page_locked(t) for t in (source, destination))
+        is_pageable = any(t.device.type == HOST and not self.is_pinned(t) for t in (source, destination))
         ends = str(source.device), str(destination.device)
         self.clock.copied(*ends, source.nbytes, streams, pageable=is_pageable)
         self.copies.add(CopyRecord(*ends, source.nbytes, source.dtype))
@@ -181,14 +181,14 @@ class Timeline:
         stream.synchronize()
 
     def used_by_host(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """Check what an operator of the host does with page-locked memory.
+        """Check what an operator of the host does with pinned memory.
 
         Raises:
             SimulatedRaceError: the host has not waited for a copy from or to that memory.
         """
         written = {id(value) for value in written_by(operator, args, kwargs)}
         for tensor in tensors_in((*args, *kwargs.values())):
-            block = self.blocks.of(tensor) if self.is_page_locked(tensor) else None
+            block = self.blocks.of(tensor) if self.is_pinned(tensor) else None
             if block is not None:
                 writes = id(tensor) in written
                 block.accesses.used_by_host(tensor, str(operator), self.host.knows, writes=writes)
@@ -200,7 +200,7 @@ class Timeline:
             block.users[stream_number] = stream
 
     def unlock_pages(self, memory: Tensor) -> None:
-        """Take page-locked memory as ordinary from now on.
+        """Take pinned memory as ordinary from now on.
 
         Raises:
             SimulatedRaceError: a copy from or to it may be under way.
@@ -219,8 +219,8 @@ class Timeline:
             if self.detect_races:
                 block.accesses.used_again(UNPINNING, "the host", block.known_when_freed, frozenset())
 
-    def is_page_locked(self, memory: Tensor) -> bool:
-        return self.blocks.is_page_locked(memory)
+    def is_pinned(self, memory: Tensor) -> bool:
+        return self.blocks.is_pinned(memory)
 
     def reset(self) -> None:
         """Forget streams, accesses and copies: the machine has fresh devices."""

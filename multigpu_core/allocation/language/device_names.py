@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from multigpu.multigpu_core.devices import DeviceError
 from multigpu.multigpu_core.devices.naming import nearest_name, read_spelling
 
-from .source_span import Piece
+from .source_span import SourceSpan
 
 MAX_CHARACTERS = 100
 """More than any device's name has."""
@@ -19,18 +19,18 @@ KnownDevices = Sequence[str] | Resolver
 """What the language needs to know about the machine: a resolver, or just the canonical names."""
 
 
-def resolve(piece: Piece, known: KnownDevices) -> str:
-    """The canonical name of the device that `piece` names; raises AllocationError where there is none."""
-    size = piece.end - piece.start
+def resolve(span: SourceSpan, known: KnownDevices) -> str:
+    """The canonical name of the device that `span` names; raises AllocationError where there is none."""
+    size = span.end - span.start
     if size > MAX_CHARACTERS:
-        raise piece.error(f"A device's name of {size} characters is longer than any.", "A device is like cuda:0 or cpu")
+        raise span.error(f"A device's name of {size} characters is longer than any.", "A device is like cuda:0 or cpu")
     resolver = known if callable(known) else resolver_of(known)
     try:
-        return resolver(piece.text)
+        return resolver(span.text)
     except DeviceError as error:
         there_are = f"The devices here are: {', '.join(error.available) or 'none'}."
-        reason = " ".join([f"There is no device '{piece.text}'.", there_are, *error.reasons])
-        raise piece.error(reason, f"Did you mean '{error.nearest}'?" if error.nearest else "") from error
+        reason = " ".join([f"There is no device '{span.text}'.", there_are, *error.reasons])
+        raise span.error(reason, f"Did you mean '{error.nearest}'?" if error.nearest else "") from error
 
 
 def resolver_of(names: Sequence[str]) -> Resolver:

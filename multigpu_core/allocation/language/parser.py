@@ -24,7 +24,7 @@ from fractions import Fraction
 from .amounts import GIB, LARGEST_BYTES, NUMBER, UNIT_BYTES, format_bytes, format_number, parse_number
 from .device_names import KnownDevices, resolve
 from .request import AllocationMode, AllocationRequest, Share, Strategy
-from .source_span import Piece
+from .source_span import SourceSpan
 
 AUTO_WORD = "auto"
 MAX_CHARACTERS = 4000
@@ -47,8 +47,8 @@ def parse_expert(
 
     An empty string asks for an ordinary load. Raises AllocationError for a string that is not of the language.
     """
-    compute = resolve(Piece.of(compute_device, "Compute device"), known)
-    return _parse_expert(Piece.of(text), AllocationRequest(compute, strategy=strategy), known)
+    compute = resolve(SourceSpan.of(compute_device, "Compute device"), known)
+    return _parse_expert(SourceSpan.of(text), AllocationRequest(compute, strategy=strategy), known)
 
 
 def parse_full(text: str, *, known: KnownDevices, strategy: Strategy = Strategy.INTERLEAVE) -> AllocationRequest:
@@ -56,7 +56,7 @@ def parse_full(text: str, *, known: KnownDevices, strategy: Strategy = Strategy.
 
     Raises AllocationError for a string that is not of the language.
     """
-    whole = Piece.of(text)
+    whole = SourceSpan.of(text)
     _refuse_long(whole)
     parts = whole.split("#")
     if len(parts) != 2:
@@ -94,22 +94,22 @@ def format_request(request: AllocationRequest) -> str:
     return f"{format_expert(request)}#{tail}"
 
 
-def parse_donors(donors: Piece, known: KnownDevices) -> tuple[str, ...]:
+def parse_donors(donors: SourceSpan, known: KnownDevices) -> tuple[str, ...]:
     """The donors in a list with commas or semicolons, in order; raises AllocationError for a wrong or repeated name."""
     _refuse_long(donors)
     names: list[str] = []
-    for piece in donors.split("," if "," in donors.text else ";"):
-        if not piece.text:
-            raise piece.error("A donor's name is missing.", "For example: cuda:1,cpu")
-        name = resolve(piece, known)
+    for span in donors.split("," if "," in donors.text else ";"):
+        if not span.text:
+            raise span.error("A donor's name is missing.", "For example: cuda:1,cpu")
+        name = resolve(span, known)
         if name in names:
-            raise piece.error(f"{name} is named twice.", "Name every donor once, in the order in which to fill them.")
+            raise span.error(f"{name} is named twice.", "Name every donor once, in the order in which to fill them.")
         names.append(name)
     return tuple(names)
 
 
 def with_virtual_vram(
-    plain: AllocationRequest, amount: Piece, gigabytes: Fraction, donors: tuple[str, ...]
+    plain: AllocationRequest, amount: SourceSpan, gigabytes: Fraction, donors: tuple[str, ...]
 ) -> AllocationRequest:
     """`plain` with that many gigabytes moved to `donors`; nothing to move, or nowhere to move it, leaves it plain."""
     size = int(gigabytes * GIB)
@@ -121,23 +121,23 @@ def with_virtual_vram(
     return dataclasses.replace(plain, mode=AllocationMode.VIRTUAL_VRAM, virtual_vram_bytes=size, donors=donors)
 
 
-def _parse_expert(expert: Piece, plain: AllocationRequest, known: KnownDevices) -> AllocationRequest:
+def _parse_expert(expert: SourceSpan, plain: AllocationRequest, known: KnownDevices) -> AllocationRequest:
     _refuse_long(expert)
     if not expert.text:
         return plain
     if expert.text.lower() == AUTO_WORD:
         return dataclasses.replace(plain, mode=AllocationMode.AUTO)
-    pieces = expert.split(";")
-    if not any(piece.text for piece in pieces):
+    spans = expert.split(";")
+    if not any(span.text for span in spans):
         raise expert.error(
             "There are separators, but no device.", "Leave the string empty for no split, or write auto."
         )
-    if len(pieces) > 1 and not pieces[-1].text:
-        pieces.pop()
+    if len(spans) > 1 and not spans[-1].text:
+        spans.pop()
     mode: AllocationMode | None = None
     shares: dict[str, Share] = {}
-    for piece in pieces:
-        device, amount = _split_share(piece)
+    for span in spans:
+        device, amount = _split_share(span)
         own_mode, share = _parse_amount(amount, resolve(device, known))
         if mode and own_mode and own_mode is not mode:
             raise amount.error(
@@ -155,45 +155,45 @@ def _parse_expert(expert: Piece, plain: AllocationRequest, known: KnownDevices) 
     return request
 
 
-def _refuse_long(piece: Piece) -> None:
-    size = piece.end - piece.start
+def _refuse_long(span: SourceSpan) -> None:
+    size = span.end - span.start
     if size > MAX_CHARACTERS:
         reason = f"It has {size} characters; {MAX_CHARACTERS} are the most that are read."
-        raise piece.part(MAX_CHARACTERS, size).error(reason, "Name each device once, with a short amount.")
+        raise span.part(MAX_CHARACTERS, size).error(reason, "Name each device once, with a short amount.")
 
 
-def _split_share(piece: Piece) -> tuple[Piece, Piece]:
+def _split_share(span: SourceSpan) -> tuple[SourceSpan, SourceSpan]:
     """A share's device and amount, both there."""
-    parts = piece.split(",")
+    parts = span.split(",")
     example = "Write device,amount and separate devices with ';', like cuda:0,2.5gb;cpu,*"
-    if not piece.text:
-        raise piece.error("There is no device here.", example)
+    if not span.text:
+        raise span.error("There is no device here.", example)
     if len(parts) == 1:
-        words = piece.text.split()
+        words = span.text.split()
         fixed = f"Write {words[0]},{''.join(words[1:])}" if len(words) > 1 else example
-        raise piece.error("A comma is missing between the device and its amount.", fixed)
+        raise span.error("A comma is missing between the device and its amount.", fixed)
     if len(parts) > 2:
         raise parts[2].error("A second comma in one share.", example + "; decimals have a point.")
     device, amount = parts
     if not device.text:
-        raise piece.error("The device before the comma is missing.", example)
+        raise span.error("The device before the comma is missing.", example)
     if not amount.text:
-        raise piece.error("The amount after the comma is missing.", f"Like: {device.text},2.5gb or {device.text},*")
+        raise span.error("The amount after the comma is missing.", f"Like: {device.text},2.5gb or {device.text},*")
     return device, amount
 
 
-def _parse_amount(piece: Piece, device: str) -> tuple[AllocationMode | None, Share]:
+def _parse_amount(span: SourceSpan, device: str) -> tuple[AllocationMode | None, Share]:
     """The mode that an amount's unit speaks for (a bare ``*`` fits in all) and the share that it gives `device`."""
-    if piece.end - piece.start > MAX_AMOUNT_CHARACTERS:
-        reason = f"An amount of {piece.end - piece.start} characters is longer than any amount needs to be."
-        raise piece.error(reason, _AMOUNT_EXAMPLE)
-    match = _AMOUNT.fullmatch(piece.text)
-    if match is None or (match["number"] is None and piece.text != "*"):
-        raise piece.error(_amount_reason(piece.text), _AMOUNT_EXAMPLE)
+    if span.end - span.start > MAX_AMOUNT_CHARACTERS:
+        reason = f"An amount of {span.end - span.start} characters is longer than any amount needs to be."
+        raise span.error(reason, _AMOUNT_EXAMPLE)
+    match = _AMOUNT.fullmatch(span.text)
+    if match is None or (match["number"] is None and span.text != "*"):
+        raise span.error(_amount_reason(span.text), _AMOUNT_EXAMPLE)
     takes_rest = bool(match["star"])
     if match["number"] is None:
         return None, Share(device, Fraction(0), takes_rest=True)
-    number = piece.part(*match.span("number"))
+    number = span.part(*match.span("number"))
     try:
         value = parse_number(number.text)
     except ValueError as error:
@@ -204,16 +204,16 @@ def _parse_amount(piece: Piece, device: str) -> tuple[AllocationMode | None, Sha
     if unit in UNIT_BYTES:
         size = int(value * UNIT_BYTES[unit])
         if size > LARGEST_BYTES:
-            raise piece.error("That is more memory than any device has.", "Check the unit: b, kb, mb, gb or tb.")
+            raise span.error("That is more memory than any device has.", "Check the unit: b, kb, mb, gb or tb.")
         return AllocationMode.BYTES, Share(device, Fraction(size), takes_rest)
     if unit:
         nearest = difflib.get_close_matches(unit, UNIT_BYTES, n=1, cutoff=0.1) or ["gb"]
-        raise piece.part(*match.span("unit")).error(
+        raise span.part(*match.span("unit")).error(
             f"'{match['unit']}' is not a unit; the units are b, kb, mb, gb, tb and %.",
             f"Did you mean {number.text}{nearest[0]}?",
         )
     if value > 1:
-        raise piece.error(
+        raise span.error(
             f"A plain number is a fraction of the device's memory, and {number.text} is more than all of it.",
             f"Did you mean {number.text}gb or {number.text}%?",
         )
@@ -229,7 +229,7 @@ def _amount_reason(amount: str) -> str:
     return f"'{amount}' is not an amount."
 
 
-def _check_sum(expert: Piece, request: AllocationRequest) -> None:
+def _check_sum(expert: SourceSpan, request: AllocationRequest) -> None:
     total = sum(share.amount for share in request.shares)
     has_star = any(share.takes_rest for share in request.shares)
     if total == 0 and not has_star:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from .device_names import KnownDevices, resolve
 from .parser import parse_donors, parse_expert, parse_full, with_virtual_vram
 from .request import AllocationRequest, Strategy
-from .source_span import Piece
+from .source_span import SourceSpan
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def request_from_widgets(widgets: AllocationWidgets, known: KnownDevices) -> All
         return parse_expert(
             widgets.expert, compute_device=widgets.compute_device, known=known, strategy=widgets.strategy
         )
-    compute = resolve(Piece.of(widgets.compute_device, "Compute device"), known)
+    compute = resolve(SourceSpan.of(widgets.compute_device, "Compute device"), known)
     plain = AllocationRequest(compute, strategy=widgets.strategy)
-    amount = Piece.of(str(widgets.virtual_vram_gb), "Virtual VRAM")
+    amount = SourceSpan.of(str(widgets.virtual_vram_gb), "Virtual VRAM")
     if not math.isfinite(widgets.virtual_vram_gb) or widgets.virtual_vram_gb < 0:
         raise amount.error("Virtual VRAM is a number of gigabytes, not below 0.", "For example: 4.0")
     if widgets.virtual_vram_gb == 0:
@@ -52,4 +52,4 @@ def request_from_widgets(widgets: AllocationWidgets, known: KnownDevices) -> All
     donors = widgets.donors if isinstance(widgets.donors, str) else ",".join(widgets.donors)
     # The decimal text of a float is what the user typed; its binary value is not.
     gigabytes = Fraction(str(widgets.virtual_vram_gb))
-    return with_virtual_vram(plain, amount, gigabytes, parse_donors(Piece.of(donors, "Donor device"), known))
+    return with_virtual_vram(plain, amount, gigabytes, parse_donors(SourceSpan.of(donors, "Donor device"), known))

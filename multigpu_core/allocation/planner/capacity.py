@@ -14,7 +14,7 @@ CPU = "cpu"
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """Room for a model's movable blocks: all but the heads, which the compute device stores in any case.
 
     `free_bytes` has every device that a plan may use, in the machine's order; on the compute device the heads are taken
@@ -48,9 +48,9 @@ class Room:
                 raise PlanError(device, size + heads, self.free_bytes[device] + heads, way_out)
 
 
-def measure_room(
+def measure_capacity(
     inventory: Inventory, request: AllocationRequest, devices: Sequence[DeviceInfo], reserve_bytes: Mapping[str, int]
-) -> Room:
+) -> Capacity:
     """The room on `devices` after `reserve_bytes`; raises PlanError if the compute device cannot even store the heads.
 
     The heads go before the reserve: without them there is no inference to keep memory for.
@@ -68,7 +68,7 @@ def measure_room(
     if heads > free[compute]:
         warnings = (f"{compute} has less memory left for inference than it is expected to need.",)
     free[compute] -= heads
-    return Room(
+    return Capacity(
         compute_device=compute,
         head_bytes=heads,
         movable_bytes=inventory.total_bytes - heads,

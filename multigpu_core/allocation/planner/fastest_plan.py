@@ -11,7 +11,7 @@ from multigpu.multigpu_core.allocation.language.errors import PlanError
 from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share, Strategy
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
-from .capacity import CPU, Room, measure_room
+from .capacity import CPU, Capacity, measure_capacity
 from .local_search import improved
 from .plan import AllocationPlan
 from .planner import plan_allocation
@@ -38,7 +38,7 @@ def plan_with_profile(
 ) -> AllocationPlan:
     """As `plan_allocation`; in AUTO mode the plan with the shortest predicted step.
 
-    There, donors whose link is slower than that of page-locked host memory are passed over; where a request names one,
+    There, donors whose link is slower than that of pinned host memory are passed over; where a request names one,
     the plan warns of it with both figures. Between cards of one model blocks may be relayed, where that is faster: they
     compute the same there, bit for bit.
 
@@ -53,7 +53,7 @@ def plan_with_profile(
         return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
     if not plan.offloaded or len(inventory.blocks) > _MOST_BLOCKS:
         return plan
-    room = measure_room(inventory, request, devices, reserve_bytes)
+    capacity = measure_capacity(inventory, request, devices, reserve_bytes)
 
     predicted = 0
 
@@ -62,14 +62,14 @@ def plan_with_profile(
         predicted += 1
         return predict_step(each, profile, tokens).step_seconds
 
-    plans = sorted(_candidates(inventory, request, devices, room, profile), key=predict)
-    room_bytes = {device: room.free_bytes[device] for device in _useful_donors(room, profile)}
-    room_bytes[room.compute_device] = room.free_bytes[room.compute_device] + room.head_bytes
+    plans = sorted(_candidates(inventory, request, devices, capacity, profile), key=predict)
+    capacity_bytes = {device: capacity.free_bytes[device] for device in _useful_donors(capacity, profile)}
+    capacity_bytes[capacity.compute_device] = capacity.free_bytes[capacity.compute_device] + capacity.head_bytes
     better = []
     for start in (each for each in plans if each.strategy is not Strategy.RELAY):
         if predicted * len(inventory.blocks) > _MOST_BLOCKS_PREDICTED:
             break
-        found = improved(start, room_bytes, predict)
+        found = improved(start, capacity_bytes, predict)
         if found != start:
             better.append(replace(found, wish="auto"))
     fastest = min([*plans[:1], *better], key=predict, default=plan)
@@ -80,70 +80,72 @@ def _candidates(
     inventory: Inventory,
     request: AllocationRequest,
     devices: Sequence[DeviceInfo],
-    room: Room,
+    capacity: Capacity,
     profile: HardwareProfile,
 ) -> Iterator[AllocationPlan]:
     compute = request.compute_device
     names = {info.name: info.marketing_name for info in devices}
-    twins = [name for name in room.accelerators if names[name] == names[compute]]
-    ways = [(request.strategy, _useful_donors(room, profile))]
+    twins = [name for name in capacity.accelerators if names[name] == names[compute]]
+    ways = [(request.strategy, _useful_donors(capacity, profile))]
     if request.strategy is Strategy.RELAY:
-        ways = [(Strategy.RELAY, [*(name for name in room.accelerators if name != compute), CPU])]
+        ways = [(Strategy.RELAY, [*(name for name in capacity.accelerators if name != compute), CPU])]
     if twins and request.strategy is Strategy.INTERLEAVE:
         ways.append((Strategy.RELAY, [*twins, CPU]))
     for strategy, donors in ways:
-        for kept in _kept_bytes(inventory, room):
-            for stored in _shares(room.movable_bytes - kept, donors, room, profile):
-                shares = [Share(compute, Fraction(kept + room.head_bytes))]
+        for kept in _kept_bytes(inventory, capacity):
+            for stored in _shares(capacity.movable_bytes - kept, donors, capacity, profile):
+                shares = [Share(compute, Fraction(kept + capacity.head_bytes))]
                 shares += [Share(device, Fraction(size)) for device, size in stored.items() if size]
                 wish = replace(request, mode=AllocationMode.BYTES, shares=tuple(shares), strategy=strategy)
                 try:
                     plan = plan_allocation(inventory, wish, devices)
                 except PlanError:
                     continue
-                if plan.compute_bytes + plan.staging_bytes <= room.free_bytes[compute] + room.head_bytes:
+                if plan.compute_bytes + plan.staging_bytes <= capacity.free_bytes[compute] + capacity.head_bytes:
                     yield plan
 
 
-def _kept_bytes(inventory: Inventory, room: Room) -> Iterator[int]:
+def _kept_bytes(inventory: Inventory, capacity: Capacity) -> Iterator[int]:
     """Shares of the compute device, beside one to three blocks on their way and a little less each."""
-    free = room.free_bytes[room.compute_device]
+    free = capacity.free_bytes[capacity.compute_device]
     largest = max(map(staged_bytes, inventory.blocks))
     tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
-    average = room.movable_bytes // len(inventory.blocks)
+    average = capacity.movable_bytes // len(inventory.blocks)
     most = max(tried)
     tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
-    yield from sorted((size for size in tried if size <= room.movable_bytes), reverse=True)
+    yield from sorted((size for size in tried if size <= capacity.movable_bytes), reverse=True)
 
 
-def _useful_donors(room: Room, profile: HardwareProfile) -> list[str]:
+def _useful_donors(capacity: Capacity, profile: HardwareProfile) -> list[str]:
     """Sources no slower than host memory, the fastest first, and the cpu; slower ones if not all fits there."""
-    speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in _donors(room)}
+    speed = {device: link_to(profile, device, capacity.compute_device).bytes_per_second for device in _donors(capacity)}
     by_speed = sorted(speed, key=lambda device: (-speed[device], device == CPU))
     useful = by_speed[: by_speed.index(CPU) + 1]
-    least = room.movable_bytes - room.free_bytes[room.compute_device]
-    return useful if sum(room.free_bytes[device] for device in useful) >= least else by_speed
+    least = capacity.movable_bytes - capacity.free_bytes[capacity.compute_device]
+    return useful if sum(capacity.free_bytes[device] for device in useful) >= least else by_speed
 
 
-def _donors(room: Room) -> list[str]:
-    return [device for device in room.free_bytes if device != room.compute_device]
+def _donors(capacity: Capacity) -> list[str]:
+    return [device for device in capacity.free_bytes if device != capacity.compute_device]
 
 
-def _shares(wanted: int, donors: Sequence[str], room: Room, profile: HardwareProfile) -> Iterator[dict[str, int]]:
+def _shares(
+    wanted: int, donors: Sequence[str], capacity: Capacity, profile: HardwareProfile
+) -> Iterator[dict[str, int]]:
     """The offloaded bytes by donor: the fastest filled first; and all of them in use at once, each as fast as it is."""
-    room_of = {device: room.free_bytes.get(device, 0) for device in donors}
+    capacity_of = {device: capacity.free_bytes.get(device, 0) for device in donors}
     filled, left = {}, wanted
     for device in donors:
-        filled[device] = min(left, room_of[device])
+        filled[device] = min(left, capacity_of[device])
         left -= filled[device]
     if left:
         return
     yield filled
-    speed = {device: link_to(profile, device, room.compute_device).bytes_per_second for device in donors}
+    speed = {device: link_to(profile, device, capacity.compute_device).bytes_per_second for device in donors}
     total = sum(speed.values())
-    side_by_side = {device: min(room_of[device], int(wanted * speed[device] / total)) for device in donors}
+    side_by_side = {device: min(capacity_of[device], int(wanted * speed[device] / total)) for device in donors}
     side_by_side[donors[-1]] += wanted - sum(side_by_side.values())
-    if side_by_side[donors[-1]] <= room_of[donors[-1]] and side_by_side != filled:
+    if side_by_side[donors[-1]] <= capacity_of[donors[-1]] and side_by_side != filled:
         yield side_by_side
 
 

@@ -26,23 +26,23 @@ WORTHWHILE = 0.999
 Predict = Callable[[AllocationPlan], float]
 
 
-def improved(plan: AllocationPlan, room_bytes: Mapping[str, int], predict: Predict) -> AllocationPlan:
+def improved(plan: AllocationPlan, capacity_bytes: Mapping[str, int], predict: Predict) -> AllocationPlan:
     """A plan with a shorter step by `predict`, or the same one.
 
-    `room_bytes` is what each device that may be used can store; on the compute device, staging included.
+    `capacity_bytes` is what each device that may be used can store; on the compute device, staging included.
     """
     movable = _movable(plan)
     best, best_seconds = plan, predict(plan)
-    if len(room_bytes) ** len(movable) <= MOST_PLANS_TRIED:
-        every = (dict(zip(movable, devices, strict=True)) for devices in product(room_bytes, repeat=len(movable)))
-        fitting = [each for change in every if (each := _with_devices(plan, change, room_bytes)) is not None]
+    if len(capacity_bytes) ** len(movable) <= MOST_PLANS_TRIED:
+        every = (dict(zip(movable, devices, strict=True)) for devices in product(capacity_bytes, repeat=len(movable)))
+        fitting = [each for change in every if (each := _with_devices(plan, change, capacity_bytes)) is not None]
         found = min(fitting, key=predict, default=plan)
         return found if predict(found) < best_seconds * WORTHWHILE else plan
     tries = MOST_BLOCKS_TRIED // max(1, len(plan.placements))
     is_better = True
     while is_better and tries > 0:
         is_better = False
-        for changed in _neighbours(best, room_bytes):
+        for changed in _neighbours(best, capacity_bytes):
             tries -= 1
             if tries < 0:
                 break
@@ -57,13 +57,13 @@ def _movable(plan: AllocationPlan) -> list[int]:
     return [i for i, p in enumerate(plan.placements) if p.block.kind is not BlockKind.HEAD and p.block.size_bytes]
 
 
-def _neighbours(plan: AllocationPlan, room_bytes: Mapping[str, int]) -> Iterator[AllocationPlan]:
+def _neighbours(plan: AllocationPlan, capacity_bytes: Mapping[str, int]) -> Iterator[AllocationPlan]:
     movable = _movable(plan)
     where = [placement.device for placement in plan.placements]
-    changes: list[dict[int, str]] = [{i: device} for i in movable for device in room_bytes if device != where[i]]
+    changes: list[dict[int, str]] = [{i: device} for i in movable for device in capacity_bytes if device != where[i]]
     changes += [{i: where[j], j: where[i]} for i, j in combinations(movable, 2) if where[i] != where[j]]
     for change in itertools.chain(changes, _two_for_one(movable, where)):
-        changed = _with_devices(plan, change, room_bytes)
+        changed = _with_devices(plan, change, capacity_bytes)
         if changed is not None:
             yield changed
 
@@ -78,19 +78,19 @@ def _two_for_one(movable: Sequence[int], where: Sequence[str]) -> Iterator[dict[
 
 
 def _with_devices(
-    plan: AllocationPlan, change: Mapping[int, str], room_bytes: Mapping[str, int]
+    plan: AllocationPlan, change: Mapping[int, str], capacity_bytes: Mapping[str, int]
 ) -> AllocationPlan | None:
     """The plan with some blocks elsewhere, and the staging that fits then; None where it does not fit."""
     placements = list(plan.placements)
     for i, device in change.items():
         placements[i] = Placement(placements[i].block, device)
     changed = replace(plan, placements=tuple(placements))
-    if any(size > room_bytes.get(device, 0) for device, size in changed.bytes_by_device.items()):
+    if any(size > capacity_bytes.get(device, 0) for device, size in changed.bytes_by_device.items()):
         return None
     streamed = [placement.block for placement in changed.streamed if placement.block.size_bytes]
     if not streamed:
         return replace(changed, staging_bytes=0)
-    spare = room_bytes[plan.compute_device] - changed.compute_bytes
+    spare = capacity_bytes[plan.compute_device] - changed.compute_bytes
     if max(map(staged_bytes, streamed)) > spare:
         return None
     return replace(changed, staging_bytes=best_staging_bytes(streamed, spare))

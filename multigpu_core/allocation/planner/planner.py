@@ -22,11 +22,11 @@ from multigpu.multigpu_core.allocation.language.request import AllocationMode, A
 from multigpu.multigpu_core.devices import DeviceInfo
 
 from .block_selection import keep_evenly, pick_evenly, pick_first, pick_last
-from .byte_targets import Quotas, quotas_for
-from .capacity import CPU, Room, is_movable, measure_room
+from .byte_targets import ByteTargets, byte_targets
+from .capacity import CPU, Capacity, is_movable, measure_capacity
 from .plan import AllocationPlan, Placement
 from .relay_chunks import ChunkPicker
-from .staging_bytes import room_beside_staging, staging_bytes
+from .staging_bytes import capacity_beside_staging, staging_bytes
 
 Pick = Callable[[Sequence[int], int, int], list[bool]]
 """From sizes, wanted bytes and the most there may be: which blocks."""
@@ -50,41 +50,41 @@ def plan_allocation(
     """
     if request.mode is AllocationMode.NONE:
         return _plan(inventory, request, {})
-    all_room = measure_room(inventory, request, devices, reserve_bytes or {})
+    all_capacities = measure_capacity(inventory, request, devices, reserve_bytes or {})
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
     sizes = {i: inventory.blocks[i].size_bytes for i in movable}
-    room = all_room
-    if not request.is_explicit and not _fits_whole(request, room):
-        room = room_beside_staging(room, [inventory.blocks[i] for i in movable])
-    quotas, warnings = quotas_for(request, room)
+    capacity = all_capacities
+    if not request.is_explicit and not _fits_whole(request, capacity):
+        capacity = capacity_beside_staging(capacity, [inventory.blocks[i] for i in movable])
+    targets, warnings = byte_targets(request, capacity)
     way_out = _way_out(request)
-    room.refuse_overfull(quotas, way_out)
+    capacity.refuse_overfull(targets, way_out)
     if request.strategy is Strategy.RELAY:
-        device_of = _assign_chunks(inventory, sizes, quotas, room)
+        device_of = _assign_chunks(inventory, sizes, targets, capacity)
     else:
-        device_of = _assign(inventory, sizes, quotas, room, request.strategy)
-    stored = dict.fromkeys(quotas, 0)
+        device_of = _assign(inventory, sizes, targets, capacity, request.strategy)
+    stored = dict.fromkeys(targets, 0)
     for i, device in device_of.items():
         stored[device] += sizes[i]
-    room.refuse_overfull(stored, way_out)
-    warnings = [*room.warnings, *warnings, *_rounding_warnings(request, quotas, stored)]
+    capacity.refuse_overfull(stored, way_out)
+    warnings = [*capacity.warnings, *warnings, *_rounding_warnings(request, targets, stored)]
     plan = _plan(inventory, request, device_of, tuple(warnings))
     streamed = [placement.block for placement in plan.streamed if placement.block.size_bytes]
-    staging = staging_bytes(streamed, stored[request.compute_device], all_room, way_out)
+    staging = staging_bytes(streamed, stored[request.compute_device], all_capacities, way_out)
     return replace(plan, staging_bytes=staging)
 
 
-def _fits_whole(request: AllocationRequest, room: Room) -> bool:
+def _fits_whole(request: AllocationRequest, capacity: Capacity) -> bool:
     """Whether nothing will have to be streamed to the compute device."""
     is_all_wanted = request.mode is AllocationMode.AUTO
-    return is_all_wanted and room.movable_bytes <= room.free_bytes[room.compute_device]
+    return is_all_wanted and capacity.movable_bytes <= capacity.free_bytes[capacity.compute_device]
 
 
 def _assign(
-    inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room, strategy: Strategy
+    inventory: Inventory, sizes: Mapping[int, int], targets: ByteTargets, capacity: Capacity, strategy: Strategy
 ) -> dict[int, str]:
     """The device of every block in `sizes`, by the block's index."""
-    compute, *donors = quotas
+    compute, *donors = targets
     if strategy is Strategy.INTERLEAVE:
         # By name, not as written: a byte string lists devices by first use, and must give the same order. cpu comes
         # last because it is the likeliest to have room for what the others leave.
@@ -98,9 +98,9 @@ def _assign(
     left = list(sizes)
     owed = 0
     for device in (compute, *donors)[:-1]:
-        owed += quotas[device]
+        owed += targets[device]
         left_sizes = [sizes[i] for i in left]
-        picked = (pick_own if device == compute else pick)(left_sizes, owed, room.free_bytes[device])
+        picked = (pick_own if device == compute else pick)(left_sizes, owed, capacity.free_bytes[device])
         device_of.update(dict.fromkeys(compress(left, picked), device))
         owed -= sum(compress(left_sizes, picked))
         left = [i for i, is_picked in zip(left, picked, strict=True) if not is_picked]
@@ -108,23 +108,25 @@ def _assign(
     return device_of
 
 
-def _assign_chunks(inventory: Inventory, sizes: Mapping[int, int], quotas: Quotas, room: Room) -> dict[int, str]:
+def _assign_chunks(
+    inventory: Inventory, sizes: Mapping[int, int], targets: ByteTargets, capacity: Capacity
+) -> dict[int, str]:
     """The same for the relay: chunks for the donors that compute; the cpu's blocks lie among the compute device's."""
-    compute, *donors = quotas
+    compute, *donors = targets
     relays = sorted(name for name in donors if name != CPU)
     picker = ChunkPicker(tuple(sizes.values()), [inventory.blocks[i].work or size for i, size in sizes.items()])
     indices = list(sizes)
     device_of: dict[int, str] = {}
     owed = 0
     for device in reversed(relays):  # from the end of each round, so that every round begins on the compute device
-        owed += quotas[device]
-        picked = [indices[i] for i in picker.pick(owed, room.free_bytes[device])]
+        owed += targets[device]
+        picked = [indices[i] for i in picker.pick(owed, capacity.free_bytes[device])]
         device_of.update(dict.fromkeys(picked, device))
         owed -= sum(sizes[i] for i in picked)
     left = {indices[i]: sizes[indices[i]] for i in picker.left}
-    own = {device: size for device, size in quotas.items() if device not in relays}
+    own = {device: size for device, size in targets.items() if device not in relays}
     own[compute] += owed
-    return device_of | _assign(inventory, left, own, room, Strategy.INTERLEAVE)
+    return device_of | _assign(inventory, left, own, capacity, Strategy.INTERLEAVE)
 
 
 def _plan(
@@ -145,7 +147,7 @@ def _way_out(request: AllocationRequest) -> str:
     return "No device is left that could take more: free memory, or use a smaller model file."
 
 
-def _rounding_warnings(request: AllocationRequest, quotas: Quotas, stored: Mapping[str, int]) -> list[str]:
+def _rounding_warnings(request: AllocationRequest, targets: ByteTargets, stored: Mapping[str, int]) -> list[str]:
     """What whole blocks and full donors made of the quotas."""
     warnings = []
     if request.mode is AllocationMode.VIRTUAL_VRAM:
@@ -157,7 +159,7 @@ def _rounding_warnings(request: AllocationRequest, quotas: Quotas, stored: Mappi
     if request.is_explicit:
         warnings += [
             f"{device} stores nothing: its share of {readable_bytes(size)} is less than a block."
-            for device, size in quotas.items()
+            for device, size in targets.items()
             if size and not stored[device] and device != request.compute_device
         ]
     return warnings

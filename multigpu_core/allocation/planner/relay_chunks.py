@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 MAX_ROUNDS = 4
-"""Two halves of a step in ping-pong over two equal cards take (1 + 1/(2 rounds)) / 2 of the time of one card."""
+"""Two halves of a step in micro-batches over two equal cards take (1 + 1/(2 rounds)) / 2 of the time of one card."""
 _LEAST_BLOCKS_PER_ROUND = 2
 
 

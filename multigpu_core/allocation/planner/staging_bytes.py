@@ -9,7 +9,7 @@ from multigpu.multigpu_core.allocation.inventory.inventory import Block
 from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 from multigpu.multigpu_core.allocation.language.errors import PlanError
 
-from .capacity import Room
+from .capacity import Capacity
 from .staging_ring import ALIGNMENT, aligned
 
 MOST_BLOCKS = 3
@@ -27,19 +27,19 @@ def staged_bytes(block: Block) -> int:
     return aligned(block.size_bytes + (ALIGNMENT - 1) * max(0, parts - 1))
 
 
-def room_beside_staging(room: Room, movable: Sequence[Block]) -> Room:
+def capacity_beside_staging(capacity: Capacity, movable: Sequence[Block]) -> Capacity:
     """The room for these blocks, of which some will have to be streamed because not all fit.
 
     As many places as fit into half of what is free are kept, one at least if there is room for one.
     """
-    free = room.free_bytes[room.compute_device]
+    free = capacity.free_bytes[capacity.compute_device]
     largest = max(map(staged_bytes, movable), default=0)
     places = max(1, min(MOST_BLOCKS, free // (2 * largest))) if largest else 0
     kept = free - places * largest
-    return replace(room, free_bytes={**room.free_bytes, room.compute_device: max(0, kept)})
+    return replace(capacity, free_bytes={**capacity.free_bytes, capacity.compute_device: max(0, kept)})
 
 
-def staging_bytes(streamed: Sequence[Block], stored_bytes: int, room: Room, way_out: str) -> int:
+def staging_bytes(streamed: Sequence[Block], stored_bytes: int, capacity: Capacity, way_out: str) -> int:
     """Places for up to three of the largest streamed blocks, beside the bytes that the compute device stores.
 
     One place is taken even of the memory that inference should have: without it there is no inference.
@@ -50,12 +50,12 @@ def staging_bytes(streamed: Sequence[Block], stored_bytes: int, room: Room, way_
     if not streamed:
         return 0
     largest = max(map(staged_bytes, streamed))
-    spare = room.free_bytes[room.compute_device] - stored_bytes
-    if largest > spare + room.reserve_bytes:
-        needed = stored_bytes + room.head_bytes + largest
-        free = spare + stored_bytes + room.head_bytes + room.reserve_bytes
+    spare = capacity.free_bytes[capacity.compute_device] - stored_bytes
+    if largest > spare + capacity.reserve_bytes:
+        needed = stored_bytes + capacity.head_bytes + largest
+        free = spare + stored_bytes + capacity.head_bytes + capacity.reserve_bytes
         way_out = f"{readable_bytes(largest)} of that are for blocks on their way. {way_out}"
-        raise PlanError(room.compute_device, needed, free, way_out)
+        raise PlanError(capacity.compute_device, needed, free, way_out)
     return best_staging_bytes(streamed, spare)
 
 

@@ -27,7 +27,7 @@ _LEAST_PART = 8
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """The bytes `begin` to `end` of a block.
 
     They may be copied when the block of `distance` turns before has computed, the last to use any byte of their place.
@@ -42,13 +42,13 @@ class Piece:
 class StagingRing:
     """One buffer of `size_bytes`, and a turn for each streamed block in execution order, `laps` times over.
 
-    `offsets` are the places in the buffer, and `pieces[i]` what turn `i` is copied in, in this order.
+    `offsets` are the places in the buffer, and `segments[i]` what turn `i` is copied in, in this order.
     """
 
     size_bytes: int
     laps: int
     offsets: tuple[int, ...]
-    pieces: tuple[tuple[Piece, ...], ...]
+    segments: tuple[tuple[Segment, ...], ...]
 
 
 def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
@@ -70,8 +70,8 @@ def staging_ring(sizes: Sequence[int], size_bytes: int) -> StagingRing:
                 distances, best_lead = found
                 best = (capacity, laps, offsets, distances)
     size, laps, offsets, distances = best
-    pieces = (_pieces(aligned_sizes * laps, offsets, turn, distance) for turn, distance in enumerate(distances))
-    return StagingRing(size, laps, tuple(offsets), tuple(pieces))
+    segments = (_segments(aligned_sizes * laps, offsets, turn, distance) for turn, distance in enumerate(distances))
+    return StagingRing(size, laps, tuple(offsets), tuple(segments))
 
 
 def _capacities(sizes: Sequence[int], most: int) -> list[int]:
@@ -126,12 +126,12 @@ def _distances(turns: Sequence[int], offsets: Sequence[int], least_lead: int) ->
     return (distances, shortest) if shortest > least_lead else None
 
 
-def _pieces(turns: Sequence[int], offsets: Sequence[int], turn: int, distance: int) -> tuple[Piece, ...]:
+def _segments(turns: Sequence[int], offsets: Sequence[int], turn: int, distance: int) -> tuple[Segment, ...]:
     """A turn's place divided where earlier turns that used parts of it begin or end; first what is free first."""
     count = len(turns)
     least = turns[turn] // _LEAST_PART
     begin, end = offsets[turn], offsets[turn] + turns[turn]
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
     while begin < end:
         reader = (turn - distance) % count
         low, high = max(begin, offsets[reader]), min(end, offsets[reader] + turns[reader])
@@ -140,7 +140,7 @@ def _pieces(turns: Sequence[int], offsets: Sequence[int], turn: int, distance: i
             is_at_begin = low == begin and end - high >= least
             if high - low < least or not (is_at_begin or is_at_end):
                 low, high = begin, end
-            pieces.append(Piece(low - offsets[turn], high - offsets[turn], distance))
+            segments.append(Segment(low - offsets[turn], high - offsets[turn], distance))
             begin, end = (begin, low) if high == end else (high, end)
         distance += 1
-    return tuple(reversed(pieces))
+    return tuple(reversed(segments))

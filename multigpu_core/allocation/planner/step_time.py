@@ -15,7 +15,7 @@ from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
 
 from .plan import AllocationPlan, Placement
 from .staging_bytes import staged_bytes
-from .staging_ring import Piece, staging_ring
+from .staging_ring import Segment, staging_ring
 
 TOKENS = 4608
 """Of an image of 1024 x 1024 in Flux, text included: what is assumed where nobody says. Videos have many more."""
@@ -60,11 +60,11 @@ def predict_step(plan: AllocationPlan, profile: HardwareProfile, tokens: int = T
         whole = _transfer_seconds(links[placement.device], placement.block.size_bytes)
         transfers[placement.device] = transfers.get(placement.device, 0.0) + whole
     copies = [
-        _piece_seconds(links[placement.device], placement.block.size_bytes, pieces)
-        for placement, pieces in zip(itertools.cycle(streamed), ring.pieces, strict=False)
+        _segment_seconds(links[placement.device], placement.block.size_bytes, segments)
+        for placement, segments in zip(itertools.cycle(streamed), ring.segments, strict=False)
     ]
-    hops = _hop_seconds(plan, links, tokens)
-    ends = _Schedule(plan, seconds, copies, hops).ends(2 * ring.laps)
+    copies_between = _hop_seconds(plan, links, tokens)
+    ends = _Schedule(plan, seconds, copies, copies_between).ends(2 * ring.laps)
     step_seconds = (ends[-1] - ends[-1 - ring.laps]) / ring.laps
     limit = max([sum(seconds), *transfers.values()])
     return StepPrediction(step_seconds, sum(seconds), transfers, limit)
@@ -99,18 +99,18 @@ class _Schedule:
         now = 0.0
         ends = [0.0]
         computed: list[float] = []
-        lane_free: dict[str, float] = {}
+        channel_free: dict[str, float] = {}
         turns = len(self.copies)
         for _ in range(steps):
             for index, placement in enumerate(self.plan.placements):
                 now += self.hop_seconds[index]
                 if self._is_streamed(placement):
                     turn = len(computed)
-                    copied = lane_free.get(placement.device, 0.0)
+                    copied = channel_free.get(placement.device, 0.0)
                     for distance, copy_seconds in self.copies[turn % turns]:
                         reader = turn - distance
                         copied = max(copied, computed[reader] if reader >= 0 else 0.0) + copy_seconds
-                    lane_free[placement.device] = copied
+                    channel_free[placement.device] = copied
                     now = max(now, copied) + self.compute_seconds[index]
                     computed.append(now)
                 else:
@@ -134,23 +134,24 @@ def _transfer_seconds(link: LinkSpeed, size_bytes: float) -> float:
     return link.latency_seconds + size_bytes / link.bytes_per_second
 
 
-def _piece_seconds(link: LinkSpeed, size_bytes: int, pieces: Sequence[Piece]) -> tuple[tuple[int, float], ...]:
-    staged = sum(piece.end - piece.begin for piece in pieces)
+def _segment_seconds(link: LinkSpeed, size_bytes: int, segments: Sequence[Segment]) -> tuple[tuple[int, float], ...]:
+    staged = sum(segment.end - segment.begin for segment in segments)
     return tuple(
-        (piece.distance, _transfer_seconds(link, size_bytes * (piece.end - piece.begin) / staged)) for piece in pieces
+        (segment.distance, _transfer_seconds(link, size_bytes * (segment.end - segment.begin) / staged))
+        for segment in segments
     )
 
 
 def _hop_seconds(plan: AllocationPlan, links: Mapping[str, LinkSpeed], tokens: int) -> list[float]:
     """For each block, what it takes to bring the activations to where it computes."""
     where = plan.compute_device
-    hops = []
+    copies_between = []
     for placement in plan.placements:
         computes_on = placement.device if placement.relayed else plan.compute_device
         if computes_on == where:
-            hops.append(0.0)
+            copies_between.append(0.0)
         else:
             other = computes_on if where == plan.compute_device else where
-            hops.append(_transfer_seconds(links[other], tokens * _ACTIVATION_BYTES_A_TOKEN))
+            copies_between.append(_transfer_seconds(links[other], tokens * _ACTIVATION_BYTES_A_TOKEN))
         where = computes_on
-    return hops
+    return copies_between

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from . import checks_of_comfyui, checks_of_machine
 from .finding import Finding, Severity
-from .snapshot import Surroundings
+from .snapshot import Snapshot
 
 CHECKS = (*checks_of_comfyui.CHECKS, *checks_of_machine.CHECKS)
 
 
-def findings(here: Surroundings) -> list[Finding]:
+def findings(here: Snapshot) -> list[Finding]:
     """All of all checks, the worst first."""
     found = [finding for check in CHECKS for finding in check(here)]
     order = list(Severity)

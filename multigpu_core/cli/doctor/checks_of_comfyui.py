@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from . import tested_versions as tested
 from .finding import Check, Finding, note, problem, warning
-from .snapshot import Surroundings
+from .snapshot import Snapshot
 
 WITHOUT_DYNAMIC_VRAM = ("--disable-dynamic-vram", "--highvram", "--gpu-only", "--novram", "--cpu")
 ASK_THE_LOG = "ComfyUI's log has the reason, in the lines about MultiGPU."
 
 
-def versions(here: Surroundings) -> Iterator[Finding]:
+def versions(here: Snapshot) -> Iterator[Finding]:
     if here.python < tested.LEAST_PYTHON:
         least = _dotted(tested.LEAST_PYTHON)
         yield problem(f"Python {_dotted(here.python)} is too old.", f"Use Python {least} or later.")
@@ -21,7 +21,7 @@ def versions(here: Surroundings) -> Iterator[Finding]:
         yield problem(f"torch {_dotted(here.torch)} is too old.", f"Update torch to {least} or later.")
 
 
-def comfyui(here: Surroundings) -> Iterator[Finding]:
+def comfyui(here: Snapshot) -> Iterator[Finding]:
     if here.comfyui is None:
         yield note("This copy is in no ComfyUI.", "Put it into custom_nodes, or name the folder: --comfyui PATH.")
     elif not here.comfyui_version:
@@ -31,7 +31,7 @@ def comfyui(here: Surroundings) -> Iterator[Finding]:
         yield note(f"ComfyUI {here.comfyui_version} has not been tested.", todo)
 
 
-def what_we_build_on(here: Surroundings) -> Iterator[Finding]:
+def what_we_build_on(here: Snapshot) -> Iterator[Finding]:
     if here.why_not_inside:
         todo = "Start ComfyUI: if it fails, too, install its requirements.txt and ours into the Python that runs it."
         yield warning(here.why_not_inside, todo)
@@ -45,7 +45,7 @@ def what_we_build_on(here: Surroundings) -> Iterator[Finding]:
         yield warning(what, "Everything else works; a newer version of this extension may know it.")
 
 
-def comfy_aimdo(here: Surroundings) -> Iterator[Finding]:
+def comfy_aimdo(here: Snapshot) -> Iterator[Finding]:
     if here.inside is None:
         return
     installed, wanted = here.inside.comfy_aimdo, here.comfy_aimdo_wanted
@@ -58,7 +58,7 @@ def comfy_aimdo(here: Surroundings) -> Iterator[Finding]:
         yield note(f"comfy-aimdo {installed} has not been tested.", todo)
 
 
-def dynamic_vram(here: Surroundings) -> Iterator[Finding]:
+def dynamic_vram(here: Snapshot) -> Iterator[Finding]:
     if here.inside is None or not here.inside.knows_dynamic_vram or not here.inside.comfy_aimdo or here.is_wsl:
         return
     is_off = here.server is not None and any(flag in here.server.arguments for flag in WITHOUT_DYNAMIC_VRAM)
@@ -70,7 +70,7 @@ def dynamic_vram(here: Surroundings) -> Iterator[Finding]:
         yield note("ComfyUI's DynamicVRAM is on here, unless a flag switches it off.", todo)
 
 
-def packs(here: Surroundings) -> Iterator[Finding]:
+def packs(here: Snapshot) -> Iterator[Finding]:
     for pack in here.packs:
         known = tested.PACKS[pack.name]
         if pack.version in known or any(pack.commit.startswith(one) for one in known):
@@ -81,13 +81,13 @@ def packs(here: Surroundings) -> Iterator[Finding]:
         )
 
 
-def plugins(here: Surroundings) -> Iterator[Finding]:
+def plugins(here: Snapshot) -> Iterator[Finding]:
     for name, why_not in here.failed_plugins:
         todo = f"Its nodes are missing. Mend it, or switch it off in plugins.toml: [integrations] {name} = false."
         yield problem(f"The plugin {name} cannot be used: {why_not}", todo)
 
 
-def running(here: Surroundings) -> Iterator[Finding]:
+def running(here: Snapshot) -> Iterator[Finding]:
     server = here.server
     if server is None:
         return
@@ -107,13 +107,13 @@ def running(here: Surroundings) -> Iterator[Finding]:
                 yield warning(f"ComfyUI at {server.url} could not import {pack.get('name')}.", todo)
 
 
-def other_extension(here: Surroundings) -> Iterator[Finding]:
+def other_extension(here: Snapshot) -> Iterator[Finding]:
     for folder in here.rivals:
         what = f"ComfyUI-MultiGPU is installed, too, in custom_nodes/{folder}: its nodes have the same ids."
         yield problem(what, "Remove one of the two extensions and restart ComfyUI.")
 
 
-def settings(here: Surroundings) -> Iterator[Finding]:
+def settings(here: Snapshot) -> Iterator[Finding]:
     for fault in here.settings_problems:
         yield warning(fault, "Correct the entry; until then it has no effect, and the value beneath it stands.")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .finding import Check, Finding, note, warning
-from .snapshot import Surroundings
+from .snapshot import Snapshot
 
 GB = 1 << 30
 FEW_SWAP_BYTES = 8 * GB
 VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELECTOR")
 
 
-def devices(here: Surroundings) -> Iterator[Finding]:
+def devices(here: Snapshot) -> Iterator[Finding]:
     for fault in here.device_problems:
         yield warning(fault, "The device is left out: see whether its driver and torch's build fit each other.")
     if not here.cards:
@@ -22,7 +22,7 @@ def devices(here: Surroundings) -> Iterator[Finding]:
         yield note(f"There is one accelerator, {here.cards[0].name}.", "Weights can be split between it and the cpu.")
 
 
-def hidden_cards(here: Surroundings) -> Iterator[Finding]:
+def hidden_cards(here: Snapshot) -> Iterator[Finding]:
     for name in VISIBILITY:
         if here.environ.get(name):
             yield note(f"{name} is {here.environ[name]!r}.", "Cards that it leaves out cannot be chosen in nodes.")
@@ -32,14 +32,14 @@ def hidden_cards(here: Surroundings) -> Iterator[Finding]:
         yield note(what, "That hides other cards from nodes: leave it out, or say --cuda-device all.")
 
 
-def windows(here: Surroundings) -> Iterator[Finding]:
+def windows(here: Snapshot) -> Iterator[Finding]:
     cards = sum(info.name.startswith("cuda") for info in here.devices)
     if here.system == "Windows" and cards > 1:
         todo = "Start ComfyUI with --cuda-device all; if nodes list one card alone, it hides the others."
         yield note(f"Windows, and {cards} cards.", todo)
 
 
-def page_locking(here: Surroundings) -> Iterator[Finding]:
+def pinning(here: Snapshot) -> Iterator[Finding]:
     slow = "What cannot be locked goes through a small buffer, more slowly."
     if here.is_wsl:
         yield note("WSL page-locks a part of its memory only.", f"Give WSL more memory in .wslconfig. {slow}")
@@ -48,16 +48,16 @@ def page_locking(here: Surroundings) -> Iterator[Finding]:
         yield note("Windows lets cards share, and so page-lock, about half of the memory at most.", todo)
     for info in here.cards:
         if not info.can_pin_host_memory:
-            yield note(f"Host memory cannot be page-locked for {info.name}.", "Copies to it are slower.")
+            yield note(f"Host memory cannot be pinned for {info.name}.", "Copies to it are slower.")
 
 
-def peer_access(here: Surroundings) -> Iterator[Finding]:
+def peer_access(here: Snapshot) -> Iterator[Finding]:
     for reader, source in here.blind_pairs:
         todo = "Its weights take two hops through host memory: let the cpu store them, or use the strategy relay."
         yield note(f"{reader} cannot read the memory of {source}.", todo)
 
 
-def links(here: Surroundings) -> Iterator[Finding]:
+def links(here: Snapshot) -> Iterator[Finding]:
     for card in here.nvidia_cards:
         if card.width < card.most_width:
             todo = "Look which slot it is in, and what shares its lanes: streaming is as fast as this link."
@@ -67,7 +67,7 @@ def links(here: Surroundings) -> Iterator[Finding]:
             yield note(f"{card.name} runs PCIe {card.generation} of {card.most_generation}.", todo)
 
 
-def resizable_bar(here: Surroundings) -> Iterator[Finding]:
+def resizable_bar(here: Snapshot) -> Iterator[Finding]:
     for card in here.nvidia_cards:
         if 0 < card.window_bytes < card.memory_bytes // 2:
             part, whole = _gb(card.window_bytes), _gb(card.memory_bytes)
@@ -79,13 +79,13 @@ def resizable_bar(here: Surroundings) -> Iterator[Finding]:
             yield note(what, todo)
 
 
-def profile(here: Surroundings) -> Iterator[Finding]:
+def profile(here: Snapshot) -> Iterator[Finding]:
     if not here.is_profiled and here.cards:
         todo = "Run `multigpu profile` once, 20 seconds: auto and predicted times go by published figures until then."
         yield note("This machine's speeds have not been measured.", todo)
 
 
-def memory(here: Surroundings) -> Iterator[Finding]:
+def memory(here: Snapshot) -> Iterator[Finding]:
     if here.largest_model is not None and here.free_bytes is not None:
         name, size = here.largest_model
         room = here.free_bytes + (here.free_swap_bytes or 0)
@@ -95,14 +95,14 @@ def memory(here: Surroundings) -> Iterator[Finding]:
             yield warning(what, todo)
 
 
-def swap(here: Surroundings) -> Iterator[Finding]:
+def swap(here: Snapshot) -> Iterator[Finding]:
     if here.system == "Linux" and here.swap_bytes is not None and here.swap_bytes < FEW_SWAP_BYTES:
         todo = "A model larger than free memory ends ComfyUI where there is none: add some if that happens."
         yield note(f"There are {here.swap_bytes / GB:.0f} GB of swap.", todo)
 
 
 CHECKS: tuple[Check, ...] = (
-    devices, hidden_cards, windows, page_locking, peer_access, links, resizable_bar, profile, memory, swap,
+    devices, hidden_cards, windows, pinning, peer_access, links, resizable_bar, profile, memory, swap,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from multigpu.multigpu_core.provisioning.release import is_comfyui
 
 from .nvidia_smi import nvidia_cards
 from .running_server import running_server
-from .snapshot import InsideComfyUI, PackHere, Surroundings
+from .snapshot import InsideComfyUI, PackHere, Snapshot
 from .tested_versions import PACKS
 
 RIVAL = "comfyui-multigpu"
@@ -29,7 +29,7 @@ _VERSION = re.compile(r"__version__\s*=\s*[\"']([^\"']+)")
 _AIMDO = re.compile(r"^comfy-aimdo\s*==\s*(\S+)", re.MULTILINE)
 
 
-def surroundings(comfyui: Path | None, server: str = "") -> Surroundings:
+def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
     """Those of this process.
 
     `comfyui` is its folder, or None for the one in whose custom_nodes we are; `server` the address of a running one,
@@ -47,7 +47,7 @@ def surroundings(comfyui: Path | None, server: str = "") -> Surroundings:
     custom_nodes = [folder / "custom_nodes"] if folder is not None else []
     plugins = plugins_of(custom_nodes, folder / "user" if folder is not None else None)
     inside, why_not = _inside(folder)
-    return Surroundings(
+    return Snapshot(
         python=_two_numbers(inside.python) if inside else (sys.version_info.major, sys.version_info.minor),
         torch=_two_numbers(inside.torch if inside else torch.__version__),
         system=platform.system(),

@@ -15,7 +15,7 @@ from rich.text import Text
 from multigpu.multigpu_core.logs import printable
 
 from .checks import findings
-from .collect import surroundings
+from .collect import snapshot
 from .finding import Severity
 
 STYLES = {Severity.PROBLEM: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -38,7 +38,7 @@ def doctor(
     Exit 0: nothing keeps anything from working; 1: a problem does; 2: wrong input.
     """
     with Console(stderr=True).status("Looking around; a ComfyUI is imported for that"):
-        here = surroundings(comfyui, server)
+        here = snapshot(comfyui, server)
     found = findings(here)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))

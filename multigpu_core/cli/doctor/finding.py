@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from .snapshot import Surroundings
+from .snapshot import Snapshot
 
 
 class Severity(str, Enum):
@@ -26,7 +26,7 @@ class Finding:
     todo: str
 
 
-Check = Callable[[Surroundings], Iterator[Finding]]
+Check = Callable[[Snapshot], Iterator[Finding]]
 
 
 def problem(what: str, todo: str) -> Finding:

@@ -1,4 +1,4 @@
-"""What `multigpu doctor` looks at, as data; tests make up others. `look_around` reads this machine's."""
+"""What `multigpu doctor` looks at, as data; tests make up others. `collect` reads this machine's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PackHere:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Snapshot:
     """The machine, its Python and its ComfyUI; sizes in bytes."""
 
     python: tuple[int, int] = (3, 11)

@@ -92,11 +92,11 @@ def _or_half(widgets: AllocationWidgets, registry: DeviceRegistry) -> Allocation
     from dataclasses import replace
 
     from multigpu.multigpu_core.allocation.language.parser import parse_donors
-    from multigpu.multigpu_core.allocation.language.source_span import Piece
+    from multigpu.multigpu_core.allocation.language.source_span import SourceSpan
 
     if widgets.expert.strip() or widgets.virtual_vram_gb:
         return widgets
-    donors = parse_donors(Piece.of(str(widgets.donors), "Donor device"), registry.names())
+    donors = parse_donors(SourceSpan.of(str(widgets.donors), "Donor device"), registry.names())
     shares = [f"{widgets.compute_device},{HALF}%", *(f"{donor},{HALF / len(donors):g}%" for donor in donors)]
     return replace(widgets, expert=";".join(shares))
 

@@ -17,7 +17,7 @@ from multigpu.multigpu_core.devices import (
     known_profile,
     profile_changed_ns,
 )
-from multigpu.multigpu_core.execution import PageLockedMemory
+from multigpu.multigpu_core.execution import PinnedMemory
 from multigpu.multigpu_core.settings.core_settings import MemorySettings
 
 LIMITLESS = sys.maxsize
@@ -38,10 +38,10 @@ class Host:
         self._own_device = registry.name_of(mm.get_torch_device())
         self.default_strategy = default_strategy
         """What a split node's `strategy` is until the user chooses."""
-        self.page_locked = PageLockedMemory(
+        self.pinned = PinnedMemory(
             registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu")), ComfyUIPins()
         )
-        """Shared by all split models; at most this fraction of the host's memory is page-locked for them."""
+        """Shared by all split models; at most this fraction of the host's memory is pinned for them."""
 
     @property
     def profile(self) -> HardwareProfile:

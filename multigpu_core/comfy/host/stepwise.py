@@ -14,24 +14,24 @@ Result = TypeVar("Result")
 
 
 class Stepwise(Coroutine[Any, Any, Result]):
-    """A coroutine that enters `surroundings()` before each of its steps and leaves it after."""
+    """A coroutine that enters `snapshot()` before each of its steps and leaves it after."""
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, Result], surroundings: Callable[[], AbstractContextManager[Any]]
+        self, coroutine: Coroutine[Any, Any, Result], snapshot: Callable[[], AbstractContextManager[Any]]
     ) -> None:
         self._coroutine = coroutine
-        self._surroundings = surroundings
+        self._snapshot = snapshot
 
     def send(self, value: Any) -> Any:
-        with self._surroundings():
+        with self._snapshot():
             return self._coroutine.send(value)
 
     def throw(self, *error: Any) -> Any:
-        with self._surroundings():
+        with self._snapshot():
             return self._coroutine.throw(*error)
 
     def close(self) -> None:
-        with self._surroundings():
+        with self._snapshot():
             self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, Result]:

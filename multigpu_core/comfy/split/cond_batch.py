@@ -1,4 +1,4 @@
-"""Runs the two halves of a batch that ComfyUI gives a relayed model at once, in ping-pong.
+"""Runs the two halves of a batch that ComfyUI gives a relayed model at once, in micro-batches.
 
 ComfyUI batches cond and uncond when memory allows, and runs one after the other when not; split at that seam, a step is
 what ComfyUI makes of it with little memory, bit for bit. A batch of images alone is split where nothing looks at it as
@@ -48,7 +48,7 @@ class ModelCall:
         return int(self.args[0].shape[0])
 
     @property
-    def has_halves(self) -> bool:
+    def has_micro_batches(self) -> bool:
         """Whether both halves of the batch can be computed without the other."""
         chunks = len(self.transformer_options.get("cond_or_uncond", ()))
         if self.batch_size % 2:
@@ -102,20 +102,20 @@ class ModelCall:
         return model(*self.args, self.transformer_options, **self.kwargs)
 
 
-def run_halves_at_once(patcher: Any, placement: ModelPlacement) -> None:
-    """Have the patcher, and all its clones, run halves in ping-pong where their plan lets two cards compute."""
+def run_micro_batches(patcher: Any, placement: ModelPlacement) -> None:
+    """Have the patcher, and all its clones, run halves in micro-batches where their plan lets two cards compute."""
 
     def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         *tensors, transformer_options = args
         call = ModelCall(tuple(tensors), kwargs, transformer_options)
-        ping_pong = placement.distribution.ping_pong
+        micro_batches = placement.distribution.micro_batches
         is_ours = executor.class_obj is placement.distribution.module  # and not a copy of it for another device
-        if ping_pong is None or not is_ours or not call.has_halves:
+        if micro_batches is None or not is_ours or not call.has_micro_batches:
             return call.run(executor)
-        halves = [partial(call.half(index).run, executor) for index in (0, 1)]
+        batch_halves = [partial(call.half(index).run, executor) for index in (0, 1)]
         model_options = getattr(executor.class_obj.current_patcher, "model_options", {})
         in_turn = call.calls_other_extensions or "model_function_wrapper" in model_options
-        return torch.cat(ping_pong.run(halves, kind=call.shapes, in_turn=in_turn))
+        return torch.cat(micro_batches.run(batch_halves, kind=call.shapes, in_turn=in_turn))
 
     wrapper = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, apply_model)

@@ -21,7 +21,7 @@ from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 from multigpu.multigpu_core.comfy.nodes.loader_outputs import patcher_of, unload
 
-from .cond_batch import WRAPPER_KEY, run_halves_at_once
+from .cond_batch import WRAPPER_KEY, run_micro_batches
 from .placement import ModelPlacement
 from .sampling import guard_sampling
 
@@ -245,7 +245,7 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     patcher.offload_device = torch.device("cpu")
     guard_sampling(patcher, placement)
     if placement.options.request.strategy is Strategy.RELAY:
-        run_halves_at_once(patcher, placement)
+        run_micro_batches(patcher, placement)
     return patcher
 
 

@@ -45,8 +45,8 @@ class ModelPlacement:
         self.options = options
         self.host = host
         self._planning = Planning(options.request, host, plan, make_room)
-        self._applied = AppliedPatches(host.page_locked)
-        self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.page_locked)
+        self._applied = AppliedPatches(host.pinned)
+        self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.pinned)
         self._demoted_bytes = 0
         self._held_back_bytes = 0
         self._warned_of: set[str] = set()

@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.execution import PageLockedMemory, parts_of
+from multigpu.multigpu_core.execution import PinnedMemory, parts_of
 
 
 class WeightPatcher(Protocol):
@@ -25,8 +25,8 @@ class WeightPatcher(Protocol):
 class AppliedPatches:
     """The patches that lie in one model's weights, by state-dict key; shared by all patchers of that model."""
 
-    def __init__(self, page_locked: PageLockedMemory) -> None:
-        self._page_locked = page_locked
+    def __init__(self, pinned: PinnedMemory) -> None:
+        self._pinned = pinned
         self._applied: dict[str, list[Any]] = {}
 
     def outdated(self, patcher: WeightPatcher) -> frozenset[str]:
@@ -49,9 +49,9 @@ class AppliedPatches:
         self._applied.clear()
 
     def _keep_in_ordinary_memory(self, patcher: WeightPatcher, key: str) -> None:
-        """Originals are not streamed: page-locked memory is for what is, and there is a limit to it."""
+        """Originals are not streamed: pinned memory is for what is, and there is a limit to it."""
         original = patcher.backup.get(key)
-        if original is not None and any(map(self._page_locked.holds, parts_of(original.weight))):
+        if original is not None and any(map(self._pinned.holds, parts_of(original.weight))):
             with torch.inference_mode(False), torch.no_grad():  # it outlives the inference in which it is made
                 patcher.backup[key] = original._replace(weight=original.weight.clone())
 

@@ -11,7 +11,7 @@ import torch
 from multigpu.multigpu_core.devices.after_capture import AfterCapture
 
 from .base import DeviceBackend, MemoryReading
-from .pinning import PageLocks
+from .pinning import Pins
 from .streams import Streams
 from .vendor import VendorPackage
 
@@ -49,9 +49,9 @@ class AcceleratorBackend(DeviceBackend):
         module = self.module
         return module if hasattr(module, "Stream") else None
 
-    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
-        if hasattr(self.module, "empty_page_locked"):  # a backend that brings an allocator of its own
-            locked: torch.Tensor = self.module.empty_page_locked(size_bytes)
+    def empty_pinned(self, size_bytes: int) -> torch.Tensor:
+        if hasattr(self.module, "empty_pinned"):  # a backend that brings an allocator of its own
+            locked: torch.Tensor = self.module.empty_pinned(size_bytes)
             return locked
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
@@ -142,21 +142,21 @@ class CudaBackend(AcceleratorBackend):
 
     def __init__(self, module: Any = None) -> None:
         super().__init__("cuda", module=module)
-        self._page_locks = PageLocks(self._cudart, self._clear_error, AfterCapture(self.is_capturing))
+        self._pins = Pins(self._cudart, self._clear_error, AfterCapture(self.is_capturing))
 
     def is_awake(self, index: int) -> bool:
         has_context: bool = self._is_initialized() and torch._C._cuda_hasPrimaryContext(index)  # type: ignore[attr-defined]
         return has_context
 
-    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
-        # Torch's own page-locked allocator rounds up to the next power of two: up to twice the memory for an arena.
-        return self._page_locks.empty(size_bytes)
+    def empty_pinned(self, size_bytes: int) -> torch.Tensor:
+        # Torch's own pinned allocator rounds up to the next power of two: up to twice the memory for an arena.
+        return self._pins.empty(size_bytes)
 
     def lock_pages(self, memory: torch.Tensor) -> None:
-        self._page_locks.lock(memory)
+        self._pins.lock(memory)
 
     def unlock_pages(self, memory: torch.Tensor) -> bool:
-        self._page_locks.unlock(memory)
+        self._pins.unlock(memory)
         return True
 
     def _cudart(self) -> Any:

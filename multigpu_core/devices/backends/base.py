@@ -50,7 +50,7 @@ class DeviceBackend(ABC):
 
     @property
     def can_pin_host_memory(self) -> bool:
-        """Whether page-locked host memory makes copies to these devices faster and asynchronous."""
+        """Whether pinned host memory makes copies to these devices faster and asynchronous."""
         return False
 
     @property
@@ -99,15 +99,15 @@ class DeviceBackend(ABC):
     def synchronize(self, index: int) -> None:
         """Wait until the device has done all that was asked of it."""
 
-    def empty_page_locked(self, size_bytes: int) -> torch.Tensor:
-        """Fresh page-locked host memory, as bytes: copies from and to it run beside the host and at full speed.
+    def empty_pinned(self, size_bytes: int) -> torch.Tensor:
+        """Fresh pinned host memory, as bytes: copies from and to it run beside the host and at full speed.
 
         Raises RuntimeError where the driver refuses: there is a limit to what it locks.
         """
-        raise NotImplementedError(f"{self.type} devices gain nothing from page-locked memory")
+        raise NotImplementedError(f"{self.type} devices gain nothing from pinned memory")
 
     def unlock_pages(self, memory: torch.Tensor) -> bool:
-        """Make memory of `empty_page_locked` ordinary memory where it is; false where this family cannot.
+        """Make memory of `empty_pinned` ordinary memory where it is; false where this family cannot.
 
         No copy from or to it may be under way.
         """

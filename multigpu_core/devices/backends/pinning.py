@@ -16,7 +16,7 @@ _PORTABLE = 1
 """cudaHostRegisterPortable: pinned for every card, not only for the current one."""
 
 
-class PageLockError(RuntimeError):
+class PinError(RuntimeError):
     """The driver does not pin so much host memory. `code` is the error number that it gave."""
 
     def __init__(self, size_bytes: int, code: int) -> None:
@@ -28,7 +28,7 @@ class PageLockError(RuntimeError):
         )
 
 
-class PageLocks:
+class Pins:
     """Host memory that is pinned, and may be ordinary memory for a while without being moved.
 
     `runtime` gives ``torch.cuda.cudart()``. `clear_error` is called after a call that failed: the runtime remembers
@@ -48,7 +48,7 @@ class PageLocks:
         """Fresh pinned memory as bytes, unpinned when its storage is freed.
 
         Raises:
-            PageLockError: the driver refuses.
+            PinError: the driver refuses.
         """
         self._after_capture.catch_up()
         memory = torch.empty(size_bytes, dtype=torch.uint8)
@@ -67,7 +67,7 @@ class PageLocks:
         """Pin again what `unlock` has made ordinary.
 
         Raises:
-            PageLockError: the driver refuses.
+            PinError: the driver refuses.
         """
         self._after_capture.catch_up()
         storage = memory.untyped_storage()
@@ -83,7 +83,7 @@ class PageLocks:
         code = int(runtime.cudaHostRegister(address, size_bytes, _PORTABLE))
         if code:
             self._clear_error()
-            raise PageLockError(size_bytes, code)
+            raise PinError(size_bytes, code)
         self._pinned[address] = runtime
 
     def _unpin(self, address: int) -> None:

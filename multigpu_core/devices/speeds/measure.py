@@ -104,7 +104,7 @@ def _locked(registry: DeviceRegistry, name: str, size: int, other: str) -> torch
     """Memory from which copies are as fast as they can be."""
     if name == "cpu":
         try:
-            return registry.empty_page_locked(size, other).zero_()
+            return registry.empty_pinned(size, other).zero_()
         except (RuntimeError, NotImplementedError):
             pass
     return _ordinary(registry, name, size)

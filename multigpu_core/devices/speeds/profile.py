@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class LinkSpeed:
     """One direction between two devices.
 
-    `bytes_per_second` is that of the best way there is: from page-locked host memory, or from card to card (through
+    `bytes_per_second` is that of the best way there is: from pinned host memory, or from card to card (through
     peer access where the driver has it, through host memory where not). `pageable_bytes_per_second` is that of ordinary
     host memory, where the cpu is one end, and blocks the host; between cards it is the same as the other.
     """

@@ -1,6 +1,6 @@
 """Speeds as published for the kind of device, until a machine's own have been measured.
 
-Links: PCIe 4.0 x16, 24 to 27 GB/s page-locked and 12.9 to 18.4 GB/s pageable; two cards without peer access, through
+Links: PCIe 4.0 x16, 24 to 27 GB/s pinned and 12.9 to 18.4 GB/s pageable; two cards without peer access, through
 the host, 12 to 13 GB/s, with it, the speed of the slot. Products of matrices: an RTX 3090's order of magnitude; the
 fastest of today's cards have ten times as much.
 """

@@ -45,7 +45,7 @@ class _Half:
     has_begun: bool = False
 
 
-class PingPong:
+class MicroBatches:
     """The streams of both halves, and which chunks of the first half the second has to follow.
 
     The first of `devices` is the compute device. `settle` undoes what a half that was broken off left behind.
@@ -69,7 +69,7 @@ class PingPong:
         """The half that is being issued, 0 or 1; 0 outside of `run`."""
         return self._half.index if self._half is not None else 0
 
-    def run(self, halves: Sequence[Callable[[], T]], kind: Hashable, *, in_turn: bool = False) -> list[T]:
+    def run(self, micro_batches: Sequence[Callable[[], T]], kind: Hashable, *, in_turn: bool = False) -> list[T]:
         """The results of two forwards, ready for who uses the streams that are current now.
 
         The first time that a kind of forward is run (its shapes, say), one half follows the other: what the model
@@ -83,7 +83,9 @@ class PingPong:
                 queue.wait_stream(current[device])
         first = _Half(0, self._queues[0], follows={})
         second = _Half(1, self._queues[1], follows=first.ends)
-        issues = [partial(self._issue, half, forward) for half, forward in zip((first, second), halves, strict=True)]
+        issues = [
+            partial(self._issue, half, forward) for half, forward in zip((first, second), micro_batches, strict=True)
+        ]
         try:
             if kind not in self._may_alternate:
                 return self._run_first_time(issues, kind)
@@ -151,11 +153,11 @@ class PingPong:
                 raise
 
 
-def ping_pong_on(
+def micro_batches_on(
     registry: DeviceRegistry, devices: Sequence[str], module: nn.Module, settle: Callable[[], object]
-) -> PingPong | None:
-    """Ping-pong on these devices, the compute device first; None for fewer than two, or where one has no streams."""
+) -> MicroBatches | None:
+    """Micro-batches on these devices, the compute device first; None for fewer than two, or if one has no streams."""
     offered: dict[torch.device, Any] = {registry.torch_device(name): registry.streams(name) for name in devices}
     if len(offered) < 2 or not all(offered.values()):
         return None
-    return PingPong(offered, module, settle)
+    return MicroBatches(offered, module, settle)

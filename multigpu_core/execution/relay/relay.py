@@ -3,12 +3,12 @@
 Each relayed block has one or more called modules. A pre-hook sends the module's arguments to the donor and makes the
 donor the current device; a hook after it, which also runs after an exception, hands the result back:
 
-    compute   block 0 ─┐                          ┌─▶ block 4          one leg: blocks 1 to 3, two hops
+    compute   block 0 ─┐                          ┌─▶ block 4          one remote run: blocks 1 to 3, two hops
     donor              └─▶ block 1 ─ 2 ─ block 3 ─┘
 
-Where the next block is a donor's, too, the activations stay there (leg.py). Which block is next is learned as they are
-called; if another one is called, its own hook brings home what it needs. Everything else with weights is hooked for
-that reason: heads and resident blocks end a leg that was expected to go on.
+Where the next block is a donor's, too, the activations stay there (remote_activations.py). Which block is next is
+learned as they are called; if another one is called, its own hook brings home what it needs. Everything else with
+weights is hooked for that reason: heads and resident blocks end a remote run that was expected to go on.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
-from multigpu.multigpu_core.execution.device_copies import Hops
-from multigpu.multigpu_core.execution.parallel.micro_batches import PingPong
+from multigpu.multigpu_core.execution.device_copies import DeviceCopies
+from multigpu.multigpu_core.execution.parallel.micro_batches import MicroBatches
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 from multigpu.multigpu_core.execution.streaming.called_modules import called_modules, slots_by_called_module
 from multigpu.multigpu_core.execution.streaming.suspendable_hook import SuspendableHook
 
-from .remote_activations import Leg
-from .remote_call import Visit
-from .transfer_cache import Arguments, Constants
+from .remote_activations import RemoteActivations
+from .remote_call import RemoteCall
+from .transfer_cache import Arguments, TransferCache
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class _Running:
 
     module: nn.Module
     stop: _Stop
-    visit: Visit
+    call: RemoteCall
     device_scope: AbstractContextManager[object]
     depth: int = 1
 
@@ -63,8 +63,8 @@ class _Running:
 class _Forward:
     """A forward on its way. Both halves of a step are so at the same time, and share nothing that is here."""
 
-    leg: Leg
-    constants: Constants
+    remote: RemoteActivations
+    cache: TransferCache
     running: _Running | None = None
     last: _Stop | None = None
 
@@ -74,10 +74,10 @@ class Relay:
 
     def __init__(self, registry: DeviceRegistry, compute_device: str) -> None:
         self._registry = registry
-        self._hops = Hops(registry)
+        self._copies_between = DeviceCopies(registry)
         self._compute_device = compute_device
         self._forwards = self._new_forwards()
-        self.ping_pong: PingPong | None = None
+        self.micro_batches: MicroBatches | None = None
         """Is told of every change from one card to another."""
         self._is_compiled = False
         self._handles: list[RemovableHandle | SuspendableHook] = []
@@ -110,7 +110,7 @@ class Relay:
     def detach(self) -> None:
         self.settle()
         self._forwards = self._new_forwards()
-        self.ping_pong = None
+        self.micro_batches = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -122,19 +122,22 @@ class Relay:
         """
         forward = self._forward
         if forward.running is not None:
-            self._leave_device(forward).visit.leave(None, stays=False)
-        forward.leg.end()
-        forward.constants.end_step(is_complete=False)
+            self._leave_device(forward).call.leave(None, stays=False)
+        forward.remote.end()
+        forward.cache.end_step(is_complete=False)
         forward.last = None
 
     @property
     def _forward(self) -> _Forward:
         """The forward that is being issued."""
-        return self._forwards[self.ping_pong.index if self.ping_pong is not None else 0]
+        return self._forwards[self.micro_batches.index if self.micro_batches is not None else 0]
 
     def _new_forwards(self) -> tuple[_Forward, ...]:
         compute, arguments = self._registry.torch_device(self._compute_device), Arguments()
-        return tuple(_Forward(Leg(compute, self._hops), Constants(arguments, self._hops)) for _ in range(2))
+        return tuple(
+            _Forward(RemoteActivations(compute, self._copies_between), TransferCache(arguments, self._copies_between))
+            for _ in range(2)
+        )
 
     def _hook(self, module: nn.Module, stop: _Stop, slots: Iterable[TensorSlot]) -> None:
         self._hook_exit(module)
@@ -175,7 +178,7 @@ class Relay:
             if forward.running is None:
                 self._follow(forward, stop)
                 here = self._end_chunk_before(forward, None)
-                forward.leg.end()
+                forward.remote.end()
                 self._begin_chunk_after(forward, here)
 
         self._handles.append(module.register_forward_pre_hook(_uncompiled(arrive), prepend=True))
@@ -184,12 +187,12 @@ class Relay:
         forward = self._forward
         self._follow(forward, stop)
         here = self._end_chunk_before(forward, stop.device)
-        forward.leg.device = stop.device
-        visit = Visit(forward.leg, forward.constants, stop.device)
+        forward.remote.device = stop.device
+        call = RemoteCall(forward.remote, forward.cache, stop.device)
         scope = stop.scope()
         scope.__enter__()
-        forward.running = _Running(module, stop, visit, scope)
-        arguments = visit.arrive(args, kwargs)
+        forward.running = _Running(module, stop, call, scope)
+        arguments = call.arrive(args, kwargs)
         self._begin_chunk_after(forward, here)
         SuspendableHook.suspend(stop.inner)  # the other half, issued meanwhile, may have left this module
         return arguments
@@ -197,13 +200,13 @@ class Relay:
     def _leave(self, forward: _Forward, output: Any) -> Any:
         running = self._leave_device(forward)
         following = running.stop.next
-        goes_on = following is not None and following.device != forward.leg.compute
+        goes_on = following is not None and following.device != forward.remote.compute
         stays = goes_on and output is not None and not self._is_compiled
-        here = forward.leg.device if stays else self._end_chunk_before(forward, None)
+        here = forward.remote.device if stays else self._end_chunk_before(forward, None)
         has_failed = output is None
-        output = running.visit.leave(output, stays=stays)
+        output = running.call.leave(output, stays=stays)
         if not stays:
-            forward.leg.device = None
+            forward.remote.device = None
             self._begin_chunk_after(forward, here, hands_over=not has_failed)
         return output
 
@@ -220,15 +223,15 @@ class Relay:
 
         A device of None is the compute device. Returns the one where the forward is.
         """
-        here = forward.leg.device
-        if device != here and self.ping_pong is not None:
-            self.ping_pong.end_chunk(here or forward.leg.compute)
+        here = forward.remote.device
+        if device != here and self.micro_batches is not None:
+            self.micro_batches.end_chunk(here or forward.remote.compute)
         return here
 
     def _begin_chunk_after(self, forward: _Forward, before: torch.device | None, *, hands_over: bool = True) -> None:
-        device = forward.leg.device
-        if before != device and self.ping_pong is not None:
-            self.ping_pong.begin_chunk(device or forward.leg.compute, hands_over=hands_over)
+        device = forward.remote.device
+        if before != device and self.micro_batches is not None:
+            self.micro_batches.begin_chunk(device or forward.remote.compute, hands_over=hands_over)
 
     def _follow(self, forward: _Forward, stop: _Stop) -> None:
         if forward.last is not None:
@@ -241,15 +244,15 @@ class Relay:
 
     def _begin_step(self, module: nn.Module, args: Any) -> None:
         self.settle()
-        if self.ping_pong is not None:
-            self.ping_pong.begin_chunk(self._forward.leg.compute)
+        if self.micro_batches is not None:
+            self.micro_batches.begin_chunk(self._forward.remote.compute)
 
     def _end_step(self, module: nn.Module, args: Any, output: Any) -> None:
         forward = self._forward
-        if self.ping_pong is not None:
-            self.ping_pong.end_chunk(forward.leg.device or forward.leg.compute)
-        forward.leg.end()
-        forward.constants.end_step(is_complete=output is not None)
+        if self.micro_batches is not None:
+            self.micro_batches.end_chunk(forward.remote.device or forward.remote.compute)
+        forward.remote.end()
+        forward.cache.end_step(is_complete=output is not None)
         forward.last = None
 
 

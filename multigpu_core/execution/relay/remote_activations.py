@@ -1,13 +1,13 @@
 """Activations that stay on a donor between two of its blocks, and what the model's own code does with them there.
 
-A leg is a stretch of the forward in which consecutive blocks compute on one donor. Between them the model adds
+A remote run is a stretch of the forward in which consecutive blocks compute on one donor. Between them the model adds
 residuals, slices, concatenates; to that code the activations are tensors of the compute device, as they always were:
 
     block ──▶ CarriedTensor ──▶ img[:, :n] += control[i] ──▶ CarriedTensor ──▶ next block of the donor
                                           └─ sent along to the donor
 
 No mode is entered for that, so nothing outlives an exception: a carried tensor is a tensor subclass and sees the
-functions that it is given to. When the leg is over, what the model still holds comes home, each tensor in place.
+functions that it is given to. When the remote run is over, what the model still holds comes home, each tensor in place.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from multigpu.multigpu_core.execution.device_copies import Hops
+from multigpu.multigpu_core.execution.device_copies import DeviceCopies
 from multigpu.multigpu_core.execution.nested import replace_tensors
 
-from .write_back import Twin, Twins
+from .write_back import WrittenCopies, WrittenCopy
 
 _PLAINLY = torch._C.DisableTorchFunctionSubclass
 _DEVICE = Tensor.device.__get__
@@ -29,24 +29,24 @@ _OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshi
 _IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operator in _OPERATORS.split())})
 
 
-class Leg:
+class RemoteActivations:
     """Where activations are now, and those of them that the model holds."""
 
-    def __init__(self, compute: torch.device, hops: Hops) -> None:
+    def __init__(self, compute: torch.device, copies_between: DeviceCopies) -> None:
         self.compute = compute
-        self.hops = hops
+        self.copies_between = copies_between
         self.device: torch.device | None = None
         """The donor that computes; None while the compute device does."""
-        self.twins = Twins(hops)
+        self.written_copies = WrittenCopies(copies_between)
         self._carried: WeakValueDictionary[int, CarriedTensor] = WeakValueDictionary()
 
     def carry(self, tensor: Tensor) -> Tensor:
-        """`tensor` as the model gets it; one that is not on the leg's donor, or carried already, as it is."""
+        """`tensor` as the model gets it; one that is not on the remote run's donor, or carried already, as it is."""
         if isinstance(tensor, CarriedTensor) or tensor.device != self.device:
             return tensor
         carried = tensor.as_subclass(CarriedTensor)
-        carried.leg = self
-        carried.twin = self.twins.of_copy(tensor)
+        carried.remote = self
+        carried.written = self.written_copies.of_copy(tensor)
         self._carried[id(carried)] = carried
         return carried
 
@@ -56,10 +56,10 @@ class Leg:
             is_elsewhere = carried.device != device
             if is_elsewhere:
                 with torch.inference_mode(carried.is_inference()):  # so that torch goes on counting its changes
-                    carried.data = self.hops.to(carried, device)
+                    carried.data = self.copies_between.to(carried, device)
             plain = carried.as_subclass(Tensor)
-            if is_elsewhere and carried.twin is not None:
-                carried.twin.follow(plain)
+            if is_elsewhere and carried.written is not None:
+                carried.written.follow(plain)
             return plain
 
     def bring_home(self, carried: CarriedTensor) -> Tensor:
@@ -69,12 +69,12 @@ class Leg:
         """
         original = None
         with _PLAINLY():
-            if carried.twin is not None:
-                carried.twin.synchronise()
-                original = carried.twin.original
-            carried.data = self.hops.to(carried, self.compute) if original is None else original
+            if carried.written is not None:
+                carried.written.synchronise()
+                original = carried.written.original
+            carried.data = self.copies_between.to(carried, self.compute) if original is None else original
             carried.__class__ = Tensor  # type: ignore[assignment]
-        del carried.leg, carried.twin
+        del carried.remote, carried.written
         self._carried.pop(id(carried), None)
         return carried
 
@@ -88,16 +88,16 @@ class Leg:
                 return function(*args, **kwargs)
             args, kwargs = self.on_one_device(function, args, kwargs)
             result = replace_tensors(function(*args, **kwargs), self.carry)
-            self.twins.synchronise()
+            self.written_copies.synchronise()
             return result
 
     def end(self) -> None:
-        """The next module computes on the compute device: what the model still holds of the leg goes there."""
+        """The next module computes on the compute device: what the model still holds of the remote run goes there."""
         self.device = None
         for carried in list(self._carried.values()):
             self.bring_home(carried)
-        self.twins.synchronise()
-        self.twins.clear()
+        self.written_copies.synchronise()
+        self.written_copies.clear()
 
     def on_one_device(self, function: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The operands of a function of the model's own code, brought together where its result belongs.
@@ -113,7 +113,7 @@ class Leg:
 
         def bring(tensor: Tensor) -> Tensor:
             is_movable = isinstance(tensor, CarriedTensor) or self._is_home(tensor)
-            return self.hops.to(tensor, target) if is_movable and tensor.device != target else tensor
+            return self.copies_between.to(tensor, target) if is_movable and tensor.device != target else tensor
 
         brought = replace_tensors((args, kwargs), bring)
         return brought[0], brought[1]
@@ -128,19 +128,19 @@ class Leg:
 class CarriedTensor(Tensor):
     """A tensor on a donor that the model's own code takes for one on the compute device."""
 
-    leg: Leg | None = None
-    twin: Twin | None = None
+    remote: RemoteActivations | None = None
+    written: WrittenCopy | None = None
     """The pair of which it is the copy, if a block changed what it was given in place and returned it."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operands = (tensor for tensor in _tensors((args, kwargs)) if isinstance(tensor, CarriedTensor))
-        leg = next((tensor.leg for tensor in operands if tensor.leg is not None), None)
-        if leg is None:  # a copy that somebody made of one
+        remote = next((tensor.remote for tensor in operands if tensor.remote is not None), None)
+        if remote is None:  # a copy that somebody made of one
             with _PLAINLY():
                 return func(*args, **kwargs)
-        return leg.call(func, args, kwargs)
+        return remote.call(func, args, kwargs)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from multigpu.multigpu_core.execution.nested import replace_tensors
 
-from .remote_activations import CarriedTensor, Leg
-from .transfer_cache import Constants, Sent
+from .remote_activations import CarriedTensor, RemoteActivations
+from .transfer_cache import Sent, TransferCache
 
 
-class Visit:
+class RemoteCall:
     """From the arguments of one call to its result. A tensor that is passed twice is one tensor on the donor, too."""
 
-    def __init__(self, leg: Leg, constants: Constants, device: torch.device) -> None:
-        self._leg = leg
-        self._constants = constants
+    def __init__(self, remote: RemoteActivations, cache: TransferCache, device: torch.device) -> None:
+        self._remote = remote
+        self._cache = cache
         self._device = device
         self._originals: dict[int, Tensor] = {}  # by the identity of what the block was given for them
         self._given: dict[int, Tensor] = {}  # by the identity of the original
@@ -33,7 +33,7 @@ class Visit:
 
     def leave(self, output: Any, *, stays: bool) -> Any:
         """What the caller gets; with `stays`, activations are carried on the donor. Restores the arguments."""
-        self._leg.twins.synchronise()
+        self._remote.written_copies.synchronise()
         handed: dict[int, Tensor] = {}
 
         def hand_over(tensor: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ class Visit:
         if known is not None:
             return known
         if isinstance(tensor, CarriedTensor):
-            given = self._leg.put_down(tensor, self._device)
-        elif tensor.device == self._leg.compute:
-            sent = self._constants.send(tensor, self._device, argument)
+            given = self._remote.put_down(tensor, self._device)
+        elif tensor.device == self._remote.compute:
+            sent = self._cache.send(tensor, self._device, argument)
             self._sent[id(sent.copy)] = sent
-            self._leg.twins.add(tensor, sent.copy)
+            self._remote.written_copies.add(tensor, sent.copy)
             given = sent.copy
         else:
             return tensor
@@ -79,10 +79,14 @@ class Visit:
     def _carried(self, tensor: Tensor) -> Tensor:
         sent = self._sent.get(id(tensor))
         original = None if sent is not None and sent.is_changed else self._originals.get(id(tensor))
-        return self._leg.carry(tensor) if original is None else original
+        return self._remote.carry(tensor) if original is None else original
 
     def _home(self, tensor: Tensor) -> Tensor:
         original = self._originals.get(id(tensor), tensor)
         if isinstance(original, CarriedTensor):
-            return self._leg.bring_home(original)
-        return self._leg.hops.to(original, self._leg.compute) if original.device == self._device else original
+            return self._remote.bring_home(original)
+        return (
+            self._remote.copies_between.to(original, self._remote.compute)
+            if original.device == self._device
+            else original
+        )

@@ -6,14 +6,14 @@ from weakref import ref
 
 from torch import Tensor
 
-from multigpu.multigpu_core.execution.device_copies import Hops
+from multigpu.multigpu_core.execution.device_copies import DeviceCopies
 
 
-class Twin:
+class WrittenCopy:
     """An original, not kept alive, and its copy, a tensor of which torch counts the changes."""
 
-    def __init__(self, original: Tensor, copy: Tensor, hops: Hops) -> None:
-        self._hops = hops
+    def __init__(self, original: Tensor, copy: Tensor, copies_between: DeviceCopies) -> None:
+        self._copies_between = copies_between
         self._original = ref(original)
         self.follow(copy)
 
@@ -31,34 +31,34 @@ class Twin:
         """Bring what was written into the copy since the last time to the original."""
         original = self._original()
         if original is not None and self.copy._version != self._version:
-            with self._hops.beside(self.copy.device, original.device):
+            with self._copies_between.beside(self.copy.device, original.device):
                 original.copy_(self.copy)
             self._version = self.copy._version
 
 
-class Twins:
-    """The pairs of one leg."""
+class WrittenCopies:
+    """The pairs of one remote run."""
 
-    def __init__(self, hops: Hops) -> None:
-        self._hops = hops
-        self._twins: list[Twin] = []
+    def __init__(self, copies_between: DeviceCopies) -> None:
+        self._copies_between = copies_between
+        self._written_copies: list[WrittenCopy] = []
 
     def add(self, original: Tensor, copy: Tensor) -> None:
         """Note a pair; one that is known already stays one."""
         if self.of_copy(copy) is None:
-            self._twins.append(Twin(original, copy, self._hops))
+            self._written_copies.append(WrittenCopy(original, copy, self._copies_between))
 
     def synchronise(self) -> None:
         """Do so with every pair; one whose original nobody holds is over."""
-        self._twins = [twin for twin in self._twins if twin.original is not None]
-        for twin in self._twins:
-            twin.synchronise()
+        self._written_copies = [written for written in self._written_copies if written.original is not None]
+        for written in self._written_copies:
+            written.synchronise()
 
-    def of_copy(self, copy: Tensor) -> Twin | None:
-        for twin in self._twins:  # a few, looked through for every argument of every block
-            if twin.copy is copy:
-                return twin
+    def of_copy(self, copy: Tensor) -> WrittenCopy | None:
+        for written in self._written_copies:  # a few, looked through for every argument of every block
+            if written.copy is copy:
+                return written
         return None
 
     def clear(self) -> None:
-        self._twins.clear()
+        self._written_copies.clear()

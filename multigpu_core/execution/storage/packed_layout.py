@@ -39,7 +39,7 @@ class Layout:
         parts = iter(self.parts_in(memory))
         return [with_parts(tensor, tuple(next(parts) for _ in parts_of(tensor))) for tensor in self._tensors]
 
-    def byte_pieces(self, begin: int, end: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def byte_segments(self, begin: int, end: int) -> Iterator[tuple[int, torch.Tensor]]:
         """The bytes of the tensors, where they are now, whose places are between two: where there, and the bytes."""
         for (position, pattern), part in zip(self.places, _parts(self._tensors), strict=True):
             low, high = max(begin, position), min(end, position + pattern.untyped_storage().nbytes())

@@ -1,4 +1,4 @@
-"""Stores what will be streamed so that it is one copy: packed, in page-locked host memory or on a donor card."""
+"""Stores what will be streamed so that it is one copy: packed, in pinned host memory or on a donor card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from multigpu.multigpu_core.devices import DeviceRegistry
 
 from .packed_layout import Layout, pack, packed_memory
-from .pinned_memory import PageLockedMemory
+from .pinned_memory import PinnedMemory
 from .tensor_parts import parts_of, with_parts
 from .tensor_slots import TensorSlot, put_all, slots_by_tensor
 
@@ -17,7 +17,7 @@ from .tensor_slots import TensorSlot, put_all, slots_by_tensor
 class PackedStorage:
     """Packs for streaming to one compute device, which has streams."""
 
-    def __init__(self, registry: DeviceRegistry, compute: str, locked: PageLockedMemory) -> None:
+    def __init__(self, registry: DeviceRegistry, compute: str, locked: PinnedMemory) -> None:
         self._registry = registry
         self._compute = compute
         self._locked = locked
@@ -25,7 +25,7 @@ class PackedStorage:
     def store(self, slots: Sequence[TensorSlot], device: str) -> bool:
         """Pack the tensors of some slots into fresh memory of a device; false, with nothing moved, where it cannot be.
 
-        In host memory only what is page-locked is packed: where that cannot be had, weights stay mapped to their file.
+        In host memory only what is pinned is packed: where that cannot be had, weights stay mapped to their file.
         """
         groups = list(slots_by_tensor(slots))
         tensors = [same[0].tensor for same in groups]
@@ -50,7 +50,7 @@ class PackedStorage:
         return device == "cpu" and not self._locked.has_room(size_bytes)
 
     def unpin(self, slots: Sequence[TensorSlot]) -> None:
-        """Leave what lies in page-locked host memory in ordinary memory: in place, or by copying where that fails.
+        """Leave what lies in pinned host memory in ordinary memory: in place, or by copying where that fails.
 
         No copy from it may be under way.
         """

@@ -14,7 +14,7 @@ from multigpu.multigpu_core.devices import DeviceRegistry
 log = structlog.get_logger("multigpu")
 
 MOST_SPARE_BYTES = 64 * 1024**2
-"""What weights leave for buffers: all chunks of one compute device's lanes."""
+"""What weights leave for buffers: all chunks of one compute device's copy channels."""
 
 
 class SharedBudget(Protocol):
@@ -30,13 +30,13 @@ class SharedBudget(Protocol):
         """Let that program count what is pinned here, in all."""
 
 
-class _Piece(NamedTuple):
+class _Segment(NamedTuple):
     size_bytes: int
     device: str
     """Whose driver has pinned it."""
 
 
-class PageLockedMemory:
+class PinnedMemory:
     """Hands out pinned host memory, `limit_bytes` in all; one for all models of a process.
 
     Weights leave a little of it for the buffers that other weights pass through. Once a driver has refused it is not
@@ -52,9 +52,9 @@ class PageLockedMemory:
         self._is_refusal_logged = False
         self._refused_at_bytes: dict[bool, int] = {}
         """What the process had pinned when the driver refused more; by whether that was for a buffer."""
-        self._pinned: dict[int, _Piece] = {}
+        self._pinned: dict[int, _Segment] = {}
         """By address."""
-        self._unpinned: dict[int, _Piece] = {}
+        self._unpinned: dict[int, _Segment] = {}
         """What was handed out pinned and is ordinary memory now."""
         self._freed: deque[int] = deque()
 
@@ -62,7 +62,7 @@ class PageLockedMemory:
     def locked_bytes(self) -> int:
         """Bytes that are pinned now."""
         self._note_freed()
-        return sum(piece.size_bytes for piece in tuple(self._pinned.values()))
+        return sum(segment.size_bytes for segment in tuple(self._pinned.values()))
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether so much may be pinned for weights."""
@@ -78,14 +78,14 @@ class PageLockedMemory:
             return None
         try:
             with torch.inference_mode(False):  # it outlives the inference in which it is made
-                memory = self._registry.empty_page_locked(size_bytes, compute_device)
+                memory = self._registry.empty_pinned(size_bytes, compute_device)
         except (RuntimeError, NotImplementedError) as error:
             self._refused(error, is_buffer)
             return None
         storage = memory.untyped_storage()
         weakref.finalize(storage, self._freed.append, storage.data_ptr()).atexit = False
         self._note_freed()  # of an earlier piece at the same address
-        self._pinned[storage.data_ptr()] = _Piece(size_bytes, compute_device)
+        self._pinned[storage.data_ptr()] = _Segment(size_bytes, compute_device)
         self._succeeded()
         return memory
 
@@ -93,11 +93,11 @@ class PageLockedMemory:
         """Pin what `unlock` has made ordinary; false, with nothing done, for other memory or where it cannot be."""
         self._note_freed()
         address = memory.untyped_storage().data_ptr()
-        piece = self._unpinned.get(address)
-        if piece is None or not self._may_pin(piece.size_bytes, is_buffer=False):
+        segment = self._unpinned.get(address)
+        if segment is None or not self._may_pin(segment.size_bytes, is_buffer=False):
             return False
         try:
-            self._registry.lock_pages(memory, piece.device)
+            self._registry.lock_pages(memory, segment.device)
         except (RuntimeError, NotImplementedError) as error:
             self._refused(error, is_buffer=False)
             return False
@@ -112,8 +112,8 @@ class PageLockedMemory:
         """
         self._note_freed()
         address = memory.untyped_storage().data_ptr()
-        piece = self._pinned.get(address)
-        if piece is None or not self._registry.unlock_pages(memory, piece.device):
+        segment = self._pinned.get(address)
+        if segment is None or not self._registry.unlock_pages(memory, segment.device):
             return False
         self._unpinned[address] = self._pinned.pop(address)
         self._tell()
@@ -162,7 +162,7 @@ class PageLockedMemory:
         self._is_refusal_logged = True
         log.warning(
             "page_locking_failed",
-            message=f"No more host memory can be page-locked: {error} {self._who()} Weights beyond that go through a "
+            message=f"No more host memory can be pinned: {error} {self._who()} Weights beyond that go through a "
             "small buffer, which takes the host's time: expect half of the link's speed.",
             locked_bytes=self.locked_bytes,
             locked_by_comfyui_bytes=self._pinned_by_host_bytes(),
@@ -190,7 +190,7 @@ class PageLockedMemory:
 
     def _who(self) -> str:
         ours, host = self.locked_bytes / 1e9, self._pinned_by_host_bytes() / 1e9
-        return f"MultiGPU has page-locked {ours:.1f} GB of host memory and ComfyUI {host:.1f} GB."
+        return f"MultiGPU has pinned {ours:.1f} GB of host memory and ComfyUI {host:.1f} GB."
 
     def _pinned_by_host_bytes(self) -> int:
         return self._shared.pinned_by_host_bytes() if self._shared is not None else 0
@@ -206,4 +206,4 @@ class PageLockedMemory:
 
     def _tell(self) -> None:
         if self._shared is not None:
-            self._shared.tell(sum(piece.size_bytes for piece in tuple(self._pinned.values())))
+            self._shared.tell(sum(segment.size_bytes for segment in tuple(self._pinned.values())))

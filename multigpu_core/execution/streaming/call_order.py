@@ -1,4 +1,4 @@
-"""The order in which a model's regions are entered in a step: taken from its inventory, then learned."""
+"""The order in which a model's offloaded modules are entered in a step: taken from its inventory, then learned."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 class CallOrder:
-    """Regions by index. `expected` is what a step is taken to be; a region that is called twice is in it twice.
+    """Offloaded modules by index. `expected` is the order of a step; a module that is called twice is in it twice.
 
-    A step goes from one entry of its first region to the next. The first that ends teaches the order; later ones change
-    it only when two in a row agree: a step that skips a block, as some guidance has every other time, is no new order.
+    A step goes from one entry of its first offloaded module to the next. The first that ends teaches the order; later
+    ones change it only when two in a row agree: a step that skips a block, as some guidance has every other time, is
+    no new order.
     """
 
     def __init__(self, expected: Sequence[int]) -> None:
@@ -18,13 +19,13 @@ class CallOrder:
         self._running: list[int] = []
         self._previous: tuple[int, ...] = ()
 
-    def entered(self, region: int) -> bool:
-        """Note a region that is entered; true where a step has ended with that and a new one begins."""
-        is_new_step = bool(self._running) and self._running[0] == region
+    def entered(self, offloaded: int) -> bool:
+        """Note an offloaded module that is entered; true where a step has ended with that and a new one begins."""
+        is_new_step = bool(self._running) and self._running[0] == offloaded
         if is_new_step:
             self._learn(tuple(self._running))
             self._running.clear()
-        self._running.append(region)
+        self._running.append(offloaded)
         return is_new_step
 
     def break_off(self) -> None:

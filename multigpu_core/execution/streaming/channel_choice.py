@@ -10,10 +10,10 @@ import torch
 from multigpu.multigpu_core.allocation.planner.staging_ring import ALIGNMENT
 from multigpu.multigpu_core.devices import DeviceRegistry, Streams
 from multigpu.multigpu_core.execution.storage.packed_layout import packed_memory
-from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
 from multigpu.multigpu_core.execution.storage.tensor_parts import parts_of
 
-from .copy_channels import BounceLane, ChunkRing, DirectLane, Lane, TwoHopLane
+from .copy_channels import BounceChannel, ChunkRing, CopyChannel, DirectChannel, TwoHopChannel
 
 MOST_CHUNK_BYTES = 16 * 1024**2
 CHUNKS = 4
@@ -21,23 +21,23 @@ CHUNKS = 4
 log = structlog.get_logger("multigpu")
 
 
-class LaneChoice:
-    """The lanes of one model, one for each source and kind of memory, made when they are first needed."""
+class ChannelChoice:
+    """The copy channels of one model, one for each source and kind of memory, made when they are first needed."""
 
-    def __init__(self, registry: DeviceRegistry, compute: str, locked: PageLockedMemory) -> None:
+    def __init__(self, registry: DeviceRegistry, compute: str, locked: PinnedMemory) -> None:
         self._registry = registry
         self._compute = compute
         self._locked = locked
-        self._lanes: dict[str, Lane] = {}
+        self._channels: dict[str, CopyChannel] = {}
         self._chunks: ChunkRing | None = None
         self._chunk_bytes = MOST_CHUNK_BYTES
 
     def begin(self, largest_bytes: int) -> None:
-        """Make lanes for regions of at most so many bytes: together the chunks are no larger."""
+        """Make copy channels for offloaded modules of at most so many bytes: together the chunks are no larger."""
         self._chunk_bytes = min(MOST_CHUNK_BYTES, max(ALIGNMENT, largest_bytes // CHUNKS))
 
-    def lane_for(self, tensors: Sequence[torch.Tensor]) -> Lane | None:
-        """The lane for tensors that lie together; None where they lie on several devices, or where no stream leads."""
+    def channel_for(self, tensors: Sequence[torch.Tensor]) -> CopyChannel | None:
+        """Return the copy channel for tensors of one device; None for tensors of several, or where no stream leads."""
         devices = {part.device for tensor in tensors for part in parts_of(tensor)}
         if len(devices) != 1:
             return None
@@ -45,34 +45,34 @@ class LaneChoice:
         if source.type == "cpu":
             memory = packed_memory(tensors)
             is_locked = memory is not None and self._locked.holds(memory)
-            return self._known("page-locked" if is_locked else "pageable", source)
+            return self._known("pinned" if is_locked else "pageable", source)
         if source.type != self._registry.torch_device(self._compute).type:
             return None
         return self._known(self._registry.name_of(source), source)
 
     def forget(self) -> None:
         """Free the buffers."""
-        self._lanes.clear()
+        self._channels.clear()
         self._chunks = None
 
-    def _known(self, key: str, source: torch.device) -> Lane:
-        if key not in self._lanes:
-            self._lanes[key] = self._host_lane(key) if source.type == "cpu" else self._card_lane(source)
-        return self._lanes[key]
+    def _known(self, key: str, source: torch.device) -> CopyChannel:
+        if key not in self._channels:
+            self._channels[key] = self._host_channel(key) if source.type == "cpu" else self._card_channel(source)
+        return self._channels[key]
 
-    def _host_lane(self, key: str) -> Lane:
+    def _host_channel(self, key: str) -> CopyChannel:
         streams = self._streams()
         stream = self._registry.shared_stream(self._compute, f"copies from {key} memory")
         chunks = self._chunk_ring() if key == "pageable" else None
-        return BounceLane(streams, stream, chunks) if chunks else DirectLane(streams, stream)
+        return BounceChannel(streams, stream, chunks) if chunks else DirectChannel(streams, stream)
 
-    def _card_lane(self, source: torch.device) -> Lane:
+    def _card_channel(self, source: torch.device) -> CopyChannel:
         streams = self._streams()
         name = self._registry.name_of(source)
         stream = self._registry.shared_stream(self._compute, f"copies from {name}")
         source_stream = self._registry.shared_stream(name, f"copies to {self._compute}")
         if self._registry.reads_directly(self._compute, name):
-            return DirectLane(streams, stream, source_stream)
+            return DirectChannel(streams, stream, source_stream)
         log.info(
             "peer_access_missing",
             message=f"{self._compute} cannot read {name} directly: its weights come through host memory, in two hops",
@@ -80,11 +80,11 @@ class LaneChoice:
         )
         chunks = self._chunk_ring()
         if chunks:
-            return TwoHopLane(streams, stream, source_stream, chunks)
-        return DirectLane(streams, stream, source_stream)
+            return TwoHopChannel(streams, stream, source_stream, chunks)
+        return DirectChannel(streams, stream, source_stream)
 
     def _chunk_ring(self) -> ChunkRing | None:
-        """Page-locked memory to pass through; none where not even that much can be had."""
+        """Pinned memory to pass through; none where not even that much can be had."""
         if self._chunks is None:
             sizes = [self._chunk_bytes] * CHUNKS
             chunks = [self._locked.allocate(size, self._compute, is_buffer=True) for size in sizes]

@@ -1,7 +1,8 @@
 """Ways by which stored weights reach the compute device, each on a copy stream.
 
-A lane is a queue: its copies run one after the other, beside the compute stream, and beside those of other lanes. The
-host waits for none of them but on the bounce lane, and there only for a region that is needed at once.
+A copy channel is a queue: its copies run one after the other, beside the compute stream, and beside those of other
+copy channels. The host waits for none of them but on the bounce channel, and there only for an offloaded module
+that is needed at once.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ Sources = Iterable[tuple[int, torch.Tensor]]
 """Stored bytes, each with its position in the piece of staging memory that is copied to."""
 
 
-class Lane(Protocol):
-    """One source's way to the compute device. What waits for a copy waits for an event of the lane's `stream`."""
+class CopyChannel(Protocol):
+    """One source's way to the compute device. What waits for a copy waits for an event of its `stream`."""
 
     stream: DeviceStream
     most_bytes: int | None
@@ -36,7 +37,7 @@ class Lane(Protocol):
 
 
 class ChunkRing:
-    """Chunks of page-locked memory in turn, each with the event after which it is free again; lanes may share them."""
+    """Chunks of pinned memory in turn, each with the event after which it is free again; channels may share them."""
 
     def __init__(self, streams: Streams, chunks: Sequence[torch.Tensor]) -> None:
         self._chunks = [(chunk, streams.Event()) for chunk in chunks]
@@ -52,7 +53,7 @@ class ChunkRing:
         self._next = (self._next + 1) % len(self._chunks)
         return chunk
 
-    def pieces(self, size_bytes: int) -> Iterator[tuple[int, torch.Tensor, DeviceEvent]]:
+    def segments(self, size_bytes: int) -> Iterator[tuple[int, torch.Tensor, DeviceEvent]]:
         begin = 0
         while begin < size_bytes:
             chunk, is_free = self.take()
@@ -60,8 +61,8 @@ class ChunkRing:
             begin += chunk.numel()
 
 
-class DirectLane:
-    """One copy from page-locked host memory, or from another card, whose driver reads it by peer access.
+class DirectChannel:
+    """One copy from pinned host memory, or from another card, whose driver reads it by peer access.
 
     `source_stream` is a stream of that card: torch queues copies between cards on both.
     """
@@ -92,8 +93,8 @@ class DirectLane:
                 place.copy_(source, non_blocking=True)
 
 
-class TwoHopLane:
-    """From a card that the compute device cannot read: through page-locked host memory, in chunks that overlap."""
+class TwoHopChannel:
+    """From a card that the compute device cannot read: through pinned host memory, in chunks that overlap."""
 
     most_bytes: int | None = None
 
@@ -114,7 +115,7 @@ class TwoHopLane:
         with self._streams.stream(self._source_stream):
             for position, source in sources:
                 destination = staging[position : position + source.numel()]
-                for begin, chunk, is_free in self._chunks.pieces(source.numel()):
+                for begin, chunk, is_free in self._chunks.segments(source.numel()):
                     end = begin + chunk.numel()
                     self._source_stream.wait_event(is_free)
                     chunk.copy_(source[begin:end], non_blocking=True)
@@ -126,11 +127,12 @@ class TwoHopLane:
                     is_free.record(self.stream)
 
 
-class BounceLane:
-    """From ordinary host memory: the host copies it to page-locked chunks first.
+class BounceChannel:
+    """From ordinary host memory: the host copies it to pinned chunks first.
 
-    Ahead of time only as many chunks are filled as are free. For a region that is needed at once the host waits for the
-    next free one: nobody else can copy from ordinary memory, and the device has nothing to compute before that.
+    Ahead of time only as many chunks are filled as are free. For an offloaded module that is needed at once the host
+    waits for the next free one: nobody else can copy from ordinary memory, and the device has nothing to compute
+    before that.
     """
 
     def __init__(self, streams: Streams, stream: DeviceStream, chunks: ChunkRing) -> None:

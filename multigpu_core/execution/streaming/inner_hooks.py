@@ -1,6 +1,6 @@
-"""Hooks on the modules inside a region, for callers that reach past the region's own forward.
+"""Hooks on the modules inside an offloaded module, for callers that reach past the offloaded module's own forward.
 
-They are off while the whole region is staged: a layer without hooks is called several times faster.
+They are off while the whole offloaded module is staged: a layer without hooks is called several times faster.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 
-from .offloaded_module import Region
+from .offloaded_module import OffloadedModule
 from .suspendable_hook import SuspendableHook
 
-Copies = Callable[[Region], list[torch.Tensor]]
-"""Makes copies of a region's tensors on the compute device."""
+Copies = Callable[[OffloadedModule], list[torch.Tensor]]
+"""Makes copies of an offloaded module's tensors on the compute device."""
 
 
 class InnerHooks:
-    """The hooks on one region's inner modules, each of which stages what that module itself holds.
+    """The hooks on one offloaded module's inner modules, each of which stages what that module itself holds.
 
     Nothing here keeps a module alive: a model is freed with its last patcher, not by some later garbage collection.
     """
@@ -35,7 +35,7 @@ class InnerHooks:
             owners.setdefault(id(slot.owner), (slot.owner, []))[1].append(slot)
         for owner, of_owner in owners.values():
             if owner is not outer:
-                self._hooks.append(_InnerHook(owner, Region(of_owner), copies))
+                self._hooks.append(_InnerHook(owner, OffloadedModule(of_owner), copies))
         self._before = [hook.before for hook in self._hooks]
 
     def suspend(self) -> None:
@@ -47,7 +47,7 @@ class InnerHooks:
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
         for hook in self._hooks:
-            hook.region.settle()
+            hook.offloaded.settle()
 
     def remove(self) -> None:
         self.settle()
@@ -58,10 +58,10 @@ class InnerHooks:
 class _InnerHook:
     """The pre-hook on one module. The hook that follows a forward is there for such forwards alone."""
 
-    def __init__(self, module: nn.Module, region: Region, copies: Copies) -> None:
-        self.region = region
+    def __init__(self, module: nn.Module, offloaded: OffloadedModule, copies: Copies) -> None:
+        self.offloaded = offloaded
         self._after: list[RemovableHandle] = []
-        self.before = SuspendableHook(module, partial(_stage, region, copies, self._after), first=True)
+        self.before = SuspendableHook(module, partial(_stage, offloaded, copies, self._after), first=True)
 
     def remove(self) -> None:
         self.before.remove()
@@ -69,14 +69,16 @@ class _InnerHook:
             handle.remove()
 
 
-def _stage(region: Region, copies: Copies, after: list[RemovableHandle], module: nn.Module, args: Any) -> None:
+def _stage(
+    offloaded: OffloadedModule, copies: Copies, after: list[RemovableHandle], module: nn.Module, args: Any
+) -> None:
     if not after:
-        after.append(module.register_forward_hook(partial(_unstage, region), always_call=True))
-    if region.enter():
-        region.look_again()
-        region.stage(copies(region))
+        after.append(module.register_forward_hook(partial(_unstage, offloaded), always_call=True))
+    if offloaded.enter():
+        offloaded.look_again()
+        offloaded.stage(copies(offloaded))
 
 
-def _unstage(region: Region, module: nn.Module, args: Any, output: Any) -> None:
-    if region.leave():
-        region.unstage()
+def _unstage(offloaded: OffloadedModule, module: nn.Module, args: Any, output: Any) -> None:
+    if offloaded.leave():
+        offloaded.unstage()

@@ -17,7 +17,7 @@ from multigpu.multigpu_core.execution.storage.tensor_parts import parts_of
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot, slots_by_tensor
 
 
-class Region:
+class OffloadedModule:
     """The slots of one called module: what they store, and what is in their place while the module runs."""
 
     def __init__(self, slots: Sequence[TensorSlot]) -> None:
@@ -51,9 +51,9 @@ class Region:
         """Whether each stored tensor is still in its place: other extensions may have put another there."""
         return all(holder[name] is stored for holder, name, stored, _ in self._swaps)
 
-    def versions(self, arena: torch.Tensor | None) -> tuple[int, ...]:
+    def versions(self, packed: torch.Tensor | None) -> tuple[int, ...]:
         """How often each stored tensor was changed in place; those in one arena share one count."""
-        probes = self._probes[:1] if arena is not None else self._probes
+        probes = self._probes[:1] if packed is not None else self._probes
         return tuple(probe._version for probe in probes if not probe.is_inference())
 
     def enter(self) -> bool:

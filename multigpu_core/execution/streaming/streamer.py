@@ -1,8 +1,8 @@
 """Serves a distributed model's offloaded blocks to its compute device, by hooks on the modules that are called.
 
-Regions that are entered as expected come from the staging ring, copied ahead (prefetch.py). All others are brought at
-the moment when they are needed, and are as correct: regions inside of others, modules that are called past their
-region, calls that nobody expected, and everything on a device without streams.
+Offloaded modules that are entered as expected come from the staging ring, copied ahead (prefetcher.py). All others
+are brought at the moment when they are needed, and are as correct: offloaded modules inside of others, modules that
+are called past their offloaded module, calls that nobody expected, and everything on a device without streams.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
-from multigpu.multigpu_core.execution.device_copies import Hops
+from multigpu.multigpu_core.execution.device_copies import DeviceCopies
 from multigpu.multigpu_core.execution.step_record import StepRecord
-from multigpu.multigpu_core.execution.storage.pinned_memory import PageLockedMemory
+from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 
 from .call_order import CallOrder
 from .called_modules import slots_by_called_module
-from .channel_choice import LaneChoice
+from .channel_choice import ChannelChoice
 from .inner_hooks import InnerHooks
-from .offloaded_module import Region
+from .offloaded_module import OffloadedModule
 from .out_of_turn import OutOfTurnCopies
 from .prefetcher import Prefetcher
 
@@ -34,18 +34,19 @@ from .prefetcher import Prefetcher
 class Streamer:
     """Hooks on one model; without `attach`, or after `detach`, the model has none of ours.
 
-    `staging_bytes` are what it may keep of the compute device's memory; it takes no less than the largest region.
+    `staging_bytes` are what it may keep of the compute device's memory; it takes no less than the largest offloaded
+    module.
     """
 
-    def __init__(self, registry: DeviceRegistry, compute: str, locked: PageLockedMemory, staging_bytes: int) -> None:
+    def __init__(self, registry: DeviceRegistry, compute: str, locked: PinnedMemory, staging_bytes: int) -> None:
         self.compute = registry.torch_device(compute)
         self.record = StepRecord()
         streams = registry.streams(compute)
         self._after_capture = registry.after_capture(compute)
         self._prefetcher = Prefetcher(self.compute, streams, staging_bytes) if streams is not None else None
-        self._out_of_turn = OutOfTurnCopies(self.compute, streams, Hops(registry))
-        self._lanes = LaneChoice(registry, compute, locked)
-        self._regions: list[Region] = []
+        self._out_of_turn = OutOfTurnCopies(self.compute, streams, DeviceCopies(registry))
+        self._channels = ChannelChoice(registry, compute, locked)
+        self._offloaded_modules: list[OffloadedModule] = []
         self._inner: list[InnerHooks] = []
         self._around_others: set[int] = set()
         self._order = CallOrder(())
@@ -56,7 +57,7 @@ class Streamer:
     def __del__(self) -> None:
         # A model may be let go as it is, right after a step: no allocator knows of the copies that are under way.
         with suppress(Exception):  # where the interpreter ends, or a device has failed, nobody uses the memory again
-            stored = [region.tensors for region in self._regions]
+            stored = [offloaded.tensors for offloaded in self._offloaded_modules]
             self._after_capture(partial(_wait, self._prefetcher, self._out_of_turn, stored))
 
     @property
@@ -72,7 +73,7 @@ class Streamer:
         called = [pair for name, slots in offloaded.items() for pair in slots_by_called_module(paths.get(name), slots)]
         roots = {id(each) for each, _ in called}
         for index, (each, slots) in enumerate(called):
-            self._regions.append(Region(slots))
+            self._offloaded_modules.append(OffloadedModule(slots))
             self._inner.append(InnerHooks(each, slots, self._out_of_turn.of))
             # A compiled block computes from the tensors that it finds; how they come there is not part of it.
             enter, leave = map(torch.compiler.disable, (partial(self._enter, index), partial(self._leave, index)))
@@ -80,8 +81,8 @@ class Streamer:
             self._handles.append(each.register_forward_hook(leave, always_call=True))
             if any(id(inner) in roots for inner in each.modules() if inner is not each):
                 self._around_others.add(index)
-        self._lanes.begin(max((region.size_bytes for region in self._regions), default=0))
-        self._order = CallOrder(range(len(self._regions)))
+        self._channels.begin(max((offloaded.size_bytes for offloaded in self._offloaded_modules), default=0))
+        self._order = CallOrder(range(len(self._offloaded_modules)))
         self._arrange()
 
     def detach(self) -> None:
@@ -91,18 +92,18 @@ class Streamer:
             hooks.remove()
         for handle in self._handles:
             handle.remove()
-        for kept in (self._handles, self._regions, self._inner, self._around_others):
+        for kept in (self._handles, self._offloaded_modules, self._inner, self._around_others):
             kept.clear()
-        self._lanes.forget()
+        self._channels.forget()
         if self._prefetcher is not None:
             self._prefetcher.close()
 
     def settle(self) -> None:
         """Undo what a forward that was broken off left behind."""
-        for region, inner in zip(self._regions, self._inner, strict=True):
+        for offloaded, inner in zip(self._offloaded_modules, self._inner, strict=True):
             inner.settle()
-            if region.is_staged:
-                region.settle()
+            if offloaded.is_staged:
+                offloaded.settle()
                 inner.resume()
         self._active = None
         self._order.break_off()
@@ -114,7 +115,7 @@ class Streamer:
             self._prefetcher.drop()
 
     def save_memory(self) -> None:
-        """Keep no more for staging from now on than the largest region needs."""
+        """Keep no more for staging from now on than the largest offloaded module needs."""
         if self._prefetcher is not None:
             self._prefetcher.save_memory()
             self._arrange()
@@ -126,37 +127,37 @@ class Streamer:
             return
         turns = []
         for index in self._arranged:
-            lane = self._lanes.lane_for(self._regions[index].tensors)
-            if lane is not None and index not in self._around_others:
-                turns.append((self._regions[index], lane))
+            channel = self._channels.channel_for(self._offloaded_modules[index].tensors)
+            if channel is not None and index not in self._around_others:
+                turns.append((self._offloaded_modules[index], channel))
         self._prefetcher.arrange(turns)
 
     def _enter(self, index: int, module: nn.Module, args: Any) -> None:
-        region = self._regions[index]
-        if not region.enter():
+        offloaded = self._offloaded_modules[index]
+        if not offloaded.enter():
             return
         is_new_step = self._order.entered(index)
-        if not region.is_as_stored:
-            region.look_again()
+        if not offloaded.is_as_stored:
+            offloaded.look_again()
             self._arrange()
         elif is_new_step and self._order.expected != self._arranged:
             self._arrange()
         staged = None
         if self._active is None and self._prefetcher is not None:
-            staged = self._prefetcher.take(region)
+            staged = self._prefetcher.take(offloaded)
         if staged is not None:
             self._active = index
         else:
-            staged = self._out_of_turn.of(region)
-        self.record.entered(region.size_bytes, is_new_step)
+            staged = self._out_of_turn.of(offloaded)
+        self.record.entered(offloaded.size_bytes, is_new_step)
         self._inner[index].suspend()
-        region.stage(staged)
+        offloaded.stage(staged)
 
     def _leave(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
-        region = self._regions[index]
-        if not region.leave():
+        offloaded = self._offloaded_modules[index]
+        if not offloaded.leave():
             return
-        region.unstage()
+        offloaded.unstage()
         self._inner[index].resume()
         if self._active == index:
             self._active = None

@@ -22,7 +22,7 @@ from multigpu.multigpu_core.simulation.time.streams import SimulatedStream
 
 
 class Block:
-    """One storage: the host bytes behind it, and what uses them. `stream` is None for page-locked host memory."""
+    """One storage: the host bytes behind it, and what uses them. `stream` is None for pinned host memory."""
 
     def __init__(self, memory: Tensor, stream: SimulatedStream | None) -> None:
         self.memory: Tensor | None = memory
@@ -50,7 +50,7 @@ class Blocks:
         self._host = host
         self._alive: dict[int, Block] = {}
         self._unlocked: dict[int, Block] = {}
-        self._page_locked: dict[int, int] = {}
+        self._pinned: dict[int, int] = {}
         self._pools: dict[int, list[Block]] = {}
         # Storages die wherever the garbage collector runs: an append is atomic and takes no lock.
         self._freed: deque[Block] = deque()
@@ -64,8 +64,8 @@ class Blocks:
         self._alive[address] = block = Block(memory, stream)
         weakref.finalize(storage, self._free, address, block).atexit = False
 
-    def page_locked(self, size_bytes: int) -> Tensor:
-        """Fresh host memory that is page-locked until it is freed."""
+    def pinned(self, size_bytes: int) -> Tensor:
+        """Fresh host memory that is pinned until it is freed."""
         memory = torch.empty(size_bytes, dtype=torch.uint8)
         if not size_bytes:
             return memory
@@ -76,14 +76,14 @@ class Blocks:
         owner = (ctypes.c_uint8 * size_bytes).from_address(address)
         owner.memory = memory  # type: ignore[attr-defined]
         self._alive[address] = block = Block(memory, None)
-        self._page_locked[address] = size_bytes
+        self._pinned[address] = size_bytes
         weakref.finalize(owner, self._unpin, address, size_bytes, block).atexit = False
         return torch.frombuffer(owner, dtype=torch.uint8)
 
     def unlock(self, memory: Tensor) -> Block | None:
-        """Take page-locked memory as ordinary from now on, until it is freed or locked; None if it is so already."""
+        """Take pinned memory as ordinary from now on, until it is freed or locked; None if it is so already."""
         address = memory.untyped_storage().data_ptr()
-        if self._page_locked.pop(address, None) is None:
+        if self._pinned.pop(address, None) is None:
             return None
         block = self._unlocked[address] = self._alive.pop(address)
         return block
@@ -94,18 +94,18 @@ class Blocks:
         block = self._unlocked.pop(storage.data_ptr(), None)
         if block is not None:
             self._alive[storage.data_ptr()] = block
-            self._page_locked[storage.data_ptr()] = storage.nbytes()
+            self._pinned[storage.data_ptr()] = storage.nbytes()
 
     @property
     def locked_bytes(self) -> int:
-        return sum(self._page_locked.copy().values())
+        return sum(self._pinned.copy().values())
 
     def of(self, tensor: Tensor) -> Block | None:
         """The block in which a tensor lies; None for ordinary host memory."""
         return self._alive.get(tensor.untyped_storage().data_ptr())
 
-    def is_page_locked(self, tensor: Tensor) -> bool:
-        return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in self._page_locked
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in self._pinned
 
     def used_again(self, stream: SimulatedStream) -> Iterator[Block]:
         """The freed blocks that an allocation on a stream may get now; each is told once."""
@@ -116,7 +116,7 @@ class Blocks:
         yield from self._pools.pop(stream.stream_id, ())
 
     def unpinned(self) -> Iterator[Block]:
-        """The page-locked blocks that were freed; each is told once."""
+        """The pinned blocks that were freed; each is told once."""
         while self._unpinned:
             yield self._unpinned.popleft()
 
@@ -139,7 +139,7 @@ class Blocks:
     def _unpin(self, address: int, size_bytes: int, block: Block) -> None:
         self._alive.pop(address, None)
         self._unlocked.pop(address, None)
-        self._page_locked.pop(address, None)
+        self._pinned.pop(address, None)
         if self.keeps_freed:  # a copy that is under way finds what it should not
             ctypes.memset(address, POISON, size_bytes)
         block.memory = None

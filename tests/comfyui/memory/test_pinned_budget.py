@@ -23,7 +23,7 @@ def mm(comfyui: ComfyUI) -> Any:
 
 @pytest.fixture
 def sampler(comfyui: ComfyUI) -> Sampler:
-    assert comfyui.framework.context.host.page_locked.locked_bytes == 0, "of models of the tests before"
+    assert comfyui.framework.context.host.pinned.locked_bytes == 0, "of models of the tests before"
     write_split_models(comfyui)
     return Sampler(comfyui, "flux")
 
@@ -31,7 +31,7 @@ def sampler(comfyui: ComfyUI) -> Sampler:
 def test_comfyui_counts_what_a_split_model_pins_until_it_is_unloaded(
     sampler: Sampler, comfyui: ComfyUI, mm: Any
 ) -> None:
-    locked, before = comfyui.framework.context.host.page_locked, mm.TOTAL_PINNED_MEMORY
+    locked, before = comfyui.framework.context.host.pinned, mm.TOTAL_PINNED_MEMORY
     split = sampler.split(expert_mode_allocations=ON_CPU)
     picture = sampler.picture(split)
     assert locked.locked_bytes > 0
@@ -46,7 +46,7 @@ def test_comfyui_counts_what_a_split_model_pins_until_it_is_unloaded(
 def test_what_comfyui_has_pinned_is_not_left_for_a_split_model(
     sampler: Sampler, comfyui: ComfyUI, mm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = comfyui.framework.context.host.page_locked
+    locked = comfyui.framework.context.host.pinned
     monkeypatch.setattr(locked, "_is_limit_logged", False)
     monkeypatch.setattr(mm, "MAX_PINNED_MEMORY", 4 * GB)
     monkeypatch.setattr(mm, "TOTAL_PINNED_MEMORY", 4 * GB - 1)
@@ -55,7 +55,7 @@ def test_what_comfyui_has_pinned_is_not_left_for_a_split_model(
         sampler.picture(split)
     assert locked.locked_bytes == 0
     (line,) = [line["message"] for line in lines if line["event"] == "page_locked_limit"]
-    assert "MultiGPU has page-locked 0.0 GB of host memory and ComfyUI 4.0 GB" in line
+    assert "MultiGPU has pinned 0.0 GB of host memory and ComfyUI 4.0 GB" in line
     assert "ComfyUI's own limit" in line
     mm.unload_all_models()
 
@@ -78,6 +78,6 @@ def test_comfyui_unpins_what_is_idle_for_a_split_model(
     monkeypatch.setattr(mm, "ensure_pin_registerable", unpin_idle)
     split = sampler.split(expert_mode_allocations=ON_CPU)
     sampler.picture(split)
-    assert comfyui.framework.context.host.page_locked.locked_bytes > 0
+    assert comfyui.framework.context.host.pinned.locked_bytes > 0
     assert len(asked) == 1
     mm.unload_all_models()

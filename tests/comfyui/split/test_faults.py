@@ -33,7 +33,7 @@ EVERYWHERE = "MULTIGPU_FAULTS_EVERYWHERE"
 """Names a file for the counts where every step is to fail in turn, as benchmarks/faults.py wants it."""
 EVERY_ERROR = "MULTIGPU_FAULTS_EVERY_ERROR"
 """Set where each of them is to fail with every error, not with the next of them."""
-WHERE_IT_FAILS = ((SimulatedDevice, "charge"), (Timeline, "copied"), (SimulatedMachine, "empty_page_locked"))
+WHERE_IT_FAILS = ((SimulatedDevice, "charge"), (Timeline, "copied"), (SimulatedMachine, "empty_pinned"))
 
 
 class BrokenError(RuntimeError):
@@ -56,7 +56,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 @contextmanager
 def failing(at: int | None, error: Callable[[], BaseException]) -> Iterator[list[int]]:
-    """Raise at the `at`-th copy or allocation of a device or of page-locked memory; yields their count so far."""
+    """Raise at the `at`-th copy or allocation of a device or of pinned memory; yields their count so far."""
     count = [0]
 
     def counted(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -104,7 +104,7 @@ class Scene:
 
     def is_whole(self) -> None:
         """Nothing is lost, and nothing is held that the model does not account for."""
-        distribution, page_locked = self.split.placement.distribution, self.comfyui.framework.context.host.page_locked
+        distribution, pinned = self.split.placement.distribution, self.comfyui.framework.context.host.pinned
         sizes = distribution.bytes_by_device()
         held = [sizes.get(f"npu:{index}", 0) for index in range(3)]
         uncounted = sum(slot.tensor.nbytes for slot in distribution._uncounted if slot.tensor.device.type != "cpu")
@@ -114,7 +114,7 @@ class Scene:
         assert self.split.loaded_size() == self.split.placement.compute_bytes_loaded or distribution.plan is None
         if distribution.plan is None:
             assert live == [0, 0, 0]
-            assert page_locked.locked_bytes == 0
+            assert pinned.locked_bytes == 0
             assert not any(m._forward_pre_hooks or m._forward_hooks for m in self.split.model.modules())
         assert torch.npu.current_device() == 0  # type: ignore[attr-defined]
 

@@ -75,19 +75,19 @@ class Halves:
 
 
 class Runs:
-    """Counts what was run in ping-pong."""
+    """Counts what was run in micro-batches."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from multigpu.multigpu_core.execution.parallel.micro_batches import PingPong
+        from multigpu.multigpu_core.execution.parallel.micro_batches import MicroBatches
 
         self.count = 0
-        run = PingPong.run
+        run = MicroBatches.run
 
-        def counted(ping_pong: Any, halves: Any, kind: Any, **options: Any) -> Any:
+        def counted(micro_batches: Any, halves: Any, kind: Any, **options: Any) -> Any:
             self.count += 1
-            return run(ping_pong, halves, kind, **options)
+            return run(micro_batches, halves, kind, **options)
 
-        monkeypatch.setattr(PingPong, "run", counted)
+        monkeypatch.setattr(MicroBatches, "run", counted)
 
 
 def picture(sampler: Sampler, model: Any, cfg: float = 4.0, batch: int = 1, control: Any = None) -> Tensor:
@@ -135,7 +135,7 @@ def test_cond_and_uncond_at_once_make_what_they_make_one_after_the_other(
         assert torch.equal(picture(sampler, split), expected)
     assert runs.count == 2 * STEPS
     lora = sampler.with_lora(split, 0.7, sampler.architecture)
-    assert not torch.equal(picture(sampler, lora), expected), "clones run in ping-pong, too"
+    assert not torch.equal(picture(sampler, lora), expected), "clones run in micro-batches, too"
     assert runs.count == 3 * STEPS
 
 

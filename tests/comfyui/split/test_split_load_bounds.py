@@ -70,7 +70,7 @@ def test_what_is_streamed_from_host_memory_is_page_locked_from_the_first_load_on
     sampler: Sampler, comfyui: ComfyUI
 ) -> None:
     split = sampler.split(**MODES["ratio"])
-    locked = comfyui.framework.context.host.page_locked
+    locked = comfyui.framework.context.host.pinned
     _load(comfyui, split)
     stored = dict(split.model.named_parameters())
     blocks = [p.block for p in split.placement.distribution.plan.streamed if p.device == "cpu"]

@@ -44,7 +44,7 @@ def test_a_new_strength_touches_only_the_blocks_that_the_lora_patches(sampler: S
 def test_weights_as_they_were_before_a_lora_take_no_page_locked_memory(
     sampler: Sampler, comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = comfyui.framework.context.host.page_locked
+    locked = comfyui.framework.context.host.pinned
     split = sampler.split(expert_mode_allocations="npu:0,20%;cpu,80%")
     plain = sampler.picture(split)
     without, peak, allocate = locked.locked_bytes, 0, type(locked).allocate

@@ -27,7 +27,7 @@ class _Model(nn.Module):
 
 
 class _Locked:
-    """Page-locked memory that holds what it is told to hold."""
+    """Pinned memory that holds what it is told to hold."""
 
     def __init__(self) -> None:
         self.held: list[Tensor] = []

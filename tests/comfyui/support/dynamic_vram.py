@@ -4,7 +4,7 @@ comfy-aimdo is a driver for real cards. It gives each model addresses on its car
 an operator asks for a weight. When memory runs short, it takes pages of other models away again. Here the pages
 are accounted in the simulated card's ledger, are smaller, as the models are, and hold NaN when they are taken away.
 
-There is no page-locked memory for it: weights come from the file's mapping.
+There is no pinned memory for it: weights come from the file's mapping.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _versions = itertools.count(1)
 
 
 class HostBuffer:
-    """Page-locked memory, of which there is none."""
+    """Pinned memory, of which there is none."""
 
     def __init__(self, size: int, prewarm: int = 0, max_grow_size: int = 0, mark_cold: bool = True) -> None:
         self.size = 0
 
     def extend(self, size: int, reallocate: bool = False, register: bool = True) -> int:
-        raise RuntimeError("no page-locked memory")
+        raise RuntimeError("no pinned memory")
 
     def truncate(self, size: int, do_unregister: bool = True) -> None:
         self.size = size

@@ -19,7 +19,7 @@ from multigpu.multigpu_core.cli.doctor.checks import findings
 from multigpu.multigpu_core.cli.doctor.finding import Finding, Severity
 from multigpu.multigpu_core.cli.doctor.nvidia_smi import NvidiaCard, cards_in
 from multigpu.multigpu_core.cli.doctor.running_server import RunningServer
-from multigpu.multigpu_core.cli.doctor.snapshot import InsideComfyUI, PackHere, Surroundings
+from multigpu.multigpu_core.cli.doctor.snapshot import InsideComfyUI, PackHere, Snapshot
 from multigpu.multigpu_core.devices import DeviceInfo
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +31,7 @@ def _card(index: int, can_pin: bool = True) -> DeviceInfo:
 
 NVIDIA = NvidiaCard("card", 4, 4, 16, 16, memory_bytes=24 << 30, window_bytes=32 << 30)
 INSIDE = InsideComfyUI("3.11.7", "2.11.0", comfy_aimdo=tested.COMFY_AIMDO[0], nodes=100)
-HEALTHY = Surroundings(
+HEALTHY = Snapshot(
     comfyui=Path("ComfyUI"),
     comfyui_version=tested.COMFYUI[0],
     inside=INSIDE,
@@ -76,7 +76,7 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ({"device_problems": ("cuda:1: broken",)}, "warning", "cuda:1: broken"),
         ({"devices": ()}, "note", "no accelerator"),
         ({"devices": (_card(0),)}, "note", "one accelerator, cuda:0"),
-        ({"devices": (_card(0), _card(1, can_pin=False))}, "note", "page-locked for cuda:1"),
+        ({"devices": (_card(0), _card(1, can_pin=False))}, "note", "pinned for cuda:1"),
         ({"environ": {"CUDA_VISIBLE_DEVICES": "1"}}, "note", "CUDA_VISIBLE_DEVICES is '1'"),
         ({"system": "Windows", "devices": ()}, "note", "no accelerator"),
         ({"is_wsl": True}, "note", "WSL"),

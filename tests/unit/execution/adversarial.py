@@ -41,6 +41,6 @@ class PinnedInputs:
         self._pinned: list[Tensor] = []
 
     def send(self, values: Tensor) -> Tensor:
-        pinned = self._machine.empty_page_locked(values.nbytes).view(values.dtype).view(values.shape)
+        pinned = self._machine.empty_pinned(values.nbytes).view(values.dtype).view(values.shape)
         self._pinned.append(pinned.copy_(values))  # it must outlive the copy
         return pinned.to(self._device, non_blocking=True)

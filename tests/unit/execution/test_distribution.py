@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Inventory, Placement, Strategy
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution import Distribution, DistributionError, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, DistributionError, PinnedMemory
 from multigpu.testing import SimulatedMachine
 
 WIDTH = 8
@@ -66,7 +66,7 @@ def plan_of(inventory: Inventory, devices: Sequence[str]) -> AllocationPlan:
 
 def distributed(model: nn.Module, devices: Sequence[str]) -> Distribution:
     registry = default_registry()
-    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, 10**9))
+    distribution = Distribution(model, inventory_of_module(model), registry, PinnedMemory(registry, 10**9))
     plan = plan_of(distribution.inventory, devices)
     distribution.begin(plan)
     for placement in plan.placements:

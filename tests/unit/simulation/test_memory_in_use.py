@@ -25,7 +25,7 @@ def npu(machine: SimulatedMachine) -> Iterator[Any]:
 
 
 def pinned(npu: Any, numbers: int = 4) -> Tensor:
-    memory: Tensor = npu.empty_page_locked(4 * numbers).view(torch.float32)
+    memory: Tensor = npu.empty_pinned(4 * numbers).view(torch.float32)
     return memory
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from multigpu.multigpu_core.allocation import AllocationError, AllocationWidgets, parse_expert, parse_full
 from multigpu.multigpu_core.allocation.language.parser import MAX_AMOUNT_CHARACTERS, MAX_CHARACTERS
-from multigpu.multigpu_core.allocation.language.source_span import Piece
+from multigpu.multigpu_core.allocation.language.source_span import SourceSpan
 from multigpu.multigpu_core.allocation.language.widgets import request_from_widgets
 from multigpu.multigpu_core.devices import DeviceError
 from multigpu.multigpu_core.devices.naming import nearest_name, read_spelling
@@ -42,7 +42,7 @@ class CountingText(str):
 def test_splitting_copies_each_character_a_few_times_only(count: int) -> None:
     text = CountingText("a," * count)
     CountingText.copied = 0
-    Piece(text, 0, len(text)).split(",")
+    SourceSpan(text, 0, len(text)).split(",")
     assert CountingText.copied <= 3 * len(text)
 
 

@@ -85,11 +85,11 @@ def sizes_of(most: int) -> st.SearchStrategy[list[int]]:
     )
 
 
-def over_the_best(sizes: list[int], free: float, room: float, speeds: HardwareProfile) -> float:
-    """The step of auto's plan over that of the best of all plans; `free` and `room` in parts of the model."""
+def over_the_best(sizes: list[int], free: float, capacity: float, speeds: HardwareProfile) -> float:
+    """The step of auto's plan over that of the best of all plans; `free` and `capacity` in parts of the model."""
     inventory = model(*[size * MB for size in sizes], work=[size * MB // 2 for size in sizes])
     total = inventory.total_bytes
-    devices = unlike(machine({"cpu": 64 * GIB, "cuda:0": int(total * free), "cuda:1": int(total * room)}))
+    devices = unlike(machine({"cpu": 64 * GIB, "cuda:0": int(total * free), "cuda:1": int(total * capacity)}))
     try:
         plan = plan_with_profile(inventory, expert("auto", devices), devices, {}, speeds)
     except PlanError:
@@ -97,12 +97,12 @@ def over_the_best(sizes: list[int], free: float, room: float, speeds: HardwarePr
     return seconds(plan, speeds) / best_of_all(inventory, devices, speeds)
 
 
-@given(sizes=sizes_of(7), free=st.floats(0.3, 1.0), room=st.sampled_from([0.3, 1.0]), speeds=SPEEDS)
+@given(sizes=sizes_of(7), free=st.floats(0.3, 1.0), capacity=st.sampled_from([0.3, 1.0]), speeds=SPEEDS)
 @settings(max_examples=settings.default.max_examples // 4)  # each tries every plan
 def test_auto_is_the_best_where_every_plan_can_be_tried(
-    sizes: list[int], free: float, room: float, speeds: HardwareProfile
+    sizes: list[int], free: float, capacity: float, speeds: HardwareProfile
 ) -> None:
-    assert over_the_best(sizes, free, room, speeds) <= 1.02
+    assert over_the_best(sizes, free, capacity, speeds) <= 1.02
 
 
 @given(sizes=sizes_of(9).filter(lambda sizes: len(sizes) == 9), free=st.floats(0.3, 1.0), speeds=SPEEDS)

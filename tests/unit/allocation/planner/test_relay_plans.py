@@ -88,17 +88,17 @@ def test_a_card_never_has_more_chunks_than_rounds_and_every_share_is_met_within_
 def check_shares(sizes: list[int], work: list[int], shares: dict[str, int], slack: int | None, blocks: int) -> None:
     """Every share is met within so many blocks. With a `slack` each card has that much more memory than its share."""
     total, weights = sum(sizes), sum(shares.values())
-    quotas = {device: total * weight / weights for device, weight in shares.items()}
+    targets = {device: total * weight / weights for device, weight in shares.items()}
     devices = AMPLE
     if slack is not None:
         # The model has heads of its own beside these blocks, which the compute device stores.
-        free = {name: int(quotas.get(name, 0)) + slack + 1 for name in ("cuda:1", "cuda:2")}
+        free = {name: int(targets.get(name, 0)) + slack + 1 for name in ("cuda:1", "cuda:2")}
         devices = machine({"cpu": 10**9, "cuda:0": 10**9, **free})
     text = ";".join(f"{device},{weight}%" for device, weight in shares.items())
     request = expert(text, devices, strategy=Strategy.RELAY)
     plan = plan_allocation(model(*sizes, work=work), request, devices)
-    for device, quota in quotas.items():
-        assert abs(plan.bytes_by_device.get(device, 0) - quota) <= blocks * max(sizes) + 1
+    for device, target in targets.items():
+        assert abs(plan.bytes_by_device.get(device, 0) - target) <= blocks * max(sizes) + 1
 
 
 BLOCKS = st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 50_000)), min_size=1, max_size=40)

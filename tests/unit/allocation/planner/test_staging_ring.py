@@ -18,7 +18,7 @@ def test_the_buffer_is_no_larger_than_allowed_unless_one_block_is(sizes: list[in
     largest = max(map(aligned, sizes))
     assert largest <= ring.size_bytes <= max(largest, size_bytes)
     assert ring.size_bytes <= sum(map(aligned, sizes))
-    assert len(ring.offsets) == len(ring.pieces) == ring.laps * len(sizes)
+    assert len(ring.offsets) == len(ring.segments) == ring.laps * len(sizes)
     for offset, size in zip(ring.offsets, sizes * ring.laps, strict=True):
         assert offset % ALIGNMENT == 0 and offset + size <= ring.size_bytes
 
@@ -30,13 +30,13 @@ def test_copies_that_are_as_early_as_they_may_be_never_touch_a_block_that_is_sti
     ring = staging_ring(sizes, size_bytes)
     turns = len(ring.offsets)
     owner = [-1] * ring.size_bytes
-    pieces = ((turn, piece) for turn in itertools.count() for piece in ring.pieces[turn % turns])
-    issued, piece = next(pieces)
+    segments = ((turn, segment) for turn in itertools.count() for segment in ring.segments[turn % turns])
+    issued, segment = next(segments)
     for turn in range(3 * turns):
-        while issued - piece.distance < turn:
+        while issued - segment.distance < turn:
             begin = ring.offsets[issued % turns]
-            owner[begin + piece.begin : begin + piece.end] = [issued] * (piece.end - piece.begin)
-            issued, piece = next(pieces)
+            owner[begin + segment.begin : begin + segment.end] = [issued] * (segment.end - segment.begin)
+            issued, segment = next(segments)
         begin, size = ring.offsets[turn % turns], sizes[turn % len(sizes)]
         assert set(owner[begin : begin + size]) == {turn}
 
@@ -58,18 +58,20 @@ def test_the_pieces_of_a_block_are_all_of_it_and_the_last_is_the_one_that_waits_
     sizes: list[int], size_bytes: int
 ) -> None:
     ring = staging_ring(sizes, size_bytes)
-    for turn, pieces in enumerate(ring.pieces):
-        covered = sorted((piece.begin, piece.end) for piece in pieces)
+    for turn, segments in enumerate(ring.segments):
+        covered = sorted((segment.begin, segment.end) for segment in segments)
         assert [0, *(end for _, end in covered)] == [
             *(begin for begin, _ in covered),
             aligned(sizes[turn % len(sizes)]),
         ]
-        assert [piece.distance for piece in pieces] == sorted((piece.distance for piece in pieces), reverse=True)
+        assert [segment.distance for segment in segments] == sorted(
+            (segment.distance for segment in segments), reverse=True
+        )
 
 
 def test_a_large_block_comes_in_pieces_where_it_lies_over_several_small_ones() -> None:
     ring = staging_ring([2048, 512, 512, 512, 512, 512, 512], 4096)
-    assert max(len(pieces) for pieces in ring.pieces) > 1
+    assert max(len(segments) for segments in ring.segments) > 1
 
 
 def test_small_blocks_lie_closer_so_more_of_them_are_on_their_way() -> None:
@@ -82,4 +84,4 @@ def test_nothing_to_stream_needs_no_buffer() -> None:
 
 
 def _distances(ring: StagingRing) -> list[set[int]]:
-    return [{piece.distance for piece in pieces} for pieces in ring.pieces]
+    return [{segment.distance for segment in segments} for segments in ring.segments]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from multigpu.multigpu_core.devices import AcceleratorBackend, CudaBackend, DeviceRegistry, PageLockError
+from multigpu.multigpu_core.devices import AcceleratorBackend, CudaBackend, DeviceRegistry, PinError
 
 SIZE = 64 * 1024**2
 REFUSED = 2
@@ -82,8 +82,8 @@ def registry_of(
 def test_a_refusal_is_told_once_and_not_again_by_the_next_kernel(registry_of: Any) -> None:
     runtime = Runtime(register=REFUSED)
     registry, _ = registry_of(runtime)
-    with pytest.raises(PageLockError, match="refused to page-lock 100 bytes") as refused:
-        registry.empty_page_locked(100, "cuda:0")
+    with pytest.raises(PinError, match="refused to page-lock 100 bytes") as refused:
+        registry.empty_pinned(100, "cuda:0")
     assert refused.value.code == REFUSED
     runtime.look_for_errors()
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_told_once_and_not_again_by_the_next_kernel(registry_of: An
 def test_memory_that_cannot_be_unlocked_breaks_no_kernel_either(registry_of: Any) -> None:
     runtime = Runtime(unregister=REFUSED)
     registry, _ = registry_of(runtime)
-    registry.empty_page_locked(100, "cuda:0")
+    registry.empty_pinned(100, "cuda:0")
     gc.collect()
     assert not runtime.locked
     runtime.look_for_errors()
@@ -99,7 +99,7 @@ def test_memory_that_cannot_be_unlocked_breaks_no_kernel_either(registry_of: Any
 
 def test_memory_is_locked_for_a_card_without_waking_another(registry_of: Any) -> None:
     registry, current = registry_of(Runtime())
-    registry.empty_page_locked(100, "cuda:1")
+    registry.empty_pinned(100, "cuda:1")
     assert current == [1]
 
 
@@ -107,7 +107,7 @@ def test_memory_is_locked_for_a_card_without_waking_another(registry_of: Any) ->
 def test_memory_is_locked_as_long_as_a_weight_uses_it_and_unlocked_before_it_is_freed(registry_of: Any) -> None:
     runtime = Runtime()
     registry, _ = registry_of(runtime)
-    memory = registry.empty_page_locked(SIZE, "cuda:0")
+    memory = registry.empty_pinned(SIZE, "cuda:0")
     assert runtime.locked == {memory.data_ptr(): SIZE} and memory.untyped_storage().nbytes() == SIZE
     weight = nn.Parameter(memory[:4096].view(torch.float32), requires_grad=False)
     del memory
@@ -122,7 +122,7 @@ def test_memory_is_locked_as_long_as_a_weight_uses_it_and_unlocked_before_it_is_
 def test_memory_is_unpinned_and_pinned_again_where_it_is(registry_of: Any) -> None:
     runtime = Runtime()
     registry, _ = registry_of(runtime)
-    memory = registry.empty_page_locked(100, "cuda:0")
+    memory = registry.empty_pinned(100, "cuda:0")
     address = memory.data_ptr()
     memory.fill_(7)
     assert registry.unlock_pages(memory[:10], "cuda:0") and not runtime.locked
@@ -139,10 +139,10 @@ def test_memory_is_unpinned_and_pinned_again_where_it_is(registry_of: Any) -> No
 def test_pinning_again_can_be_refused(registry_of: Any) -> None:
     runtime = Runtime()
     registry, _ = registry_of(runtime)
-    memory = registry.empty_page_locked(100, "cuda:0")
+    memory = registry.empty_pinned(100, "cuda:0")
     registry.unlock_pages(memory, "cuda:0")
     runtime.answers["register"] = REFUSED
-    with pytest.raises(PageLockError):
+    with pytest.raises(PinError):
         registry.lock_pages(memory, "cuda:0")
     runtime.look_for_errors()
 
@@ -163,13 +163,13 @@ def test_nothing_is_unpinned_while_a_graph_is_captured(registry_of: Any) -> None
     module.is_capturing = True
     module.is_current_stream_capturing = lambda: module.is_capturing
     module.is_initialized = lambda: True
-    memory = registry.empty_page_locked(SIZE, "cuda:0")
+    memory = registry.empty_pinned(SIZE, "cuda:0")
     address = memory.data_ptr()
     del memory
     gc.collect()
     assert runtime.locked == {address: SIZE} and is_mapped(address)
     module.is_capturing = False
-    registry.empty_page_locked(100, "cuda:0")
+    registry.empty_pinned(100, "cuda:0")
     gc.collect()
     assert not runtime.locked and runtime.was_mapped[0]
     assert not is_mapped(address)

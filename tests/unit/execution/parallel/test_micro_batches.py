@@ -55,7 +55,7 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
     simulated_machine.clock.stop()
 
 
-def halves() -> list[Tensor]:
+def micro_batches() -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(TOKENS, WIDTH, generator=generator).to(COMPUTE) for _ in range(2)]
 
@@ -68,9 +68,9 @@ def chunked(chunks: int, share: float = 0.5) -> list[str]:
 
 
 def step(distribution: Distribution, model: nn.Module) -> list[Tensor]:
-    assert distribution.ping_pong is not None
-    a, b = halves()
-    return distribution.ping_pong.run([lambda: model(a), lambda: model(b)], kind=a.shape)
+    assert distribution.micro_batches is not None
+    a, b = micro_batches()
+    return distribution.micro_batches.run([lambda: model(a), lambda: model(b)], kind=a.shape)
 
 
 def test_what_halves_do_around_the_model_is_done_with_the_compute_device_as_the_current_one(
@@ -78,15 +78,15 @@ def test_what_halves_do_around_the_model_is_done_with_the_compute_device_as_the_
 ) -> None:
     model = Model(in_turn, [Block() for _ in range(BLOCKS)])
     distribution = relayed(model, chunked(4))
-    assert distribution.ping_pong is not None
+    assert distribution.micro_batches is not None
     current: list[int] = []
 
     def half() -> Tensor:
         current.append(machine.module.current_device())
-        output: Tensor = model(halves()[0])
+        output: Tensor = model(micro_batches()[0])
         return output
 
-    distribution.ping_pong.run([half, half], kind=None)
+    distribution.micro_batches.run([half, half], kind=None)
     assert current == [0, 0] and machine.module.current_device() == 0
 
 
@@ -116,7 +116,7 @@ def seconds_of(
 
 
 def one_after_the_other(model: nn.Module) -> list[Tensor]:
-    return [model(half) for half in halves()]
+    return [model(half) for half in micro_batches()]
 
 
 def test_both_halves_are_what_one_card_makes_of_them_one_after_the_other() -> None:
@@ -153,7 +153,7 @@ def test_it_is_as_fast_when_issuing_takes_a_quarter_of_the_time_and_the_host_wai
 ) -> None:
     model = Model(in_turn, [Block() for _ in range(BLOCKS)])
     model.embed = model.out = nn.Identity()
-    whole, x = resident(model), halves()[0]
+    whole, x = resident(model), micro_batches()[0]
     launches = seconds_of(machine, lambda: whole(x), ClockSettings(HardwareProfile({}, {}), launch_seconds=1.0))
     settings = ClockSettings(profile(), launch_seconds=HALF_SECONDS / 4 / launches)
     alone = seconds_of(machine, lambda: one_after_the_other(whole), settings, waits=True)
@@ -183,7 +183,7 @@ def test_an_unlike_card_helps_with_as_much_as_it_computes_in_the_same_time(machi
 
 def test_one_half_alone_takes_as_long_as_on_one_card(machine: SimulatedMachine) -> None:
     model = Model(in_turn, [Block() for _ in range(BLOCKS)])
-    x = halves()[0]
+    x = micro_batches()[0]
     whole = resident(model)
     alone = seconds_of(machine, lambda: whole(x), ClockSettings(profile()))
     relayed(model, chunked(4))
@@ -192,22 +192,22 @@ def test_one_half_alone_takes_as_long_as_on_one_card(machine: SimulatedMachine) 
 
 def test_a_half_that_raises_leaves_both_cards_usable() -> None:
     model = Model(in_turn, [Block() for _ in range(BLOCKS)])
-    x = halves()[0]
+    x = micro_batches()[0]
     expected = resident(model)(x).cpu()
     distribution = relayed(model, chunked(4))
     step(distribution, model)
-    assert distribution.ping_pong is not None
+    assert distribution.micro_batches is not None
 
     def broken() -> Tensor:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        distribution.ping_pong.run([lambda: model(x), broken], kind=None)
+        distribution.micro_batches.run([lambda: model(x), broken], kind=None)
     distribution.settle()
     assert torch.equal(model(x).cpu(), expected)
 
 
 def test_it_is_not_used_where_weights_are_streamed_or_only_one_card_computes() -> None:
     model = Model(in_turn, [Block() for _ in range(4)])
-    assert relayed(model, ("npu:0", "npu:1", "cpu", "npu:1")).ping_pong is None
-    assert relayed(Model(in_turn, [Block() for _ in range(2)]), ("npu:0", "npu:0")).ping_pong is None
+    assert relayed(model, ("npu:0", "npu:1", "cpu", "npu:1")).micro_batches is None
+    assert relayed(Model(in_turn, [Block() for _ in range(2)]), ("npu:0", "npu:0")).micro_batches is None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Inventory, Placement, Strategy
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 
 WIDTH = 8
 COMPUTE = "npu:0"
@@ -76,7 +76,7 @@ def inputs(batch: int = 3) -> Tensor:
 def relayed(model: nn.Module, devices: Sequence[str]) -> Distribution:
     """Store each block on its device; accelerators compute theirs, the cpu's are streamed."""
     registry = default_registry()
-    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, 10**9))
+    distribution = Distribution(model, inventory_of_module(model), registry, PinnedMemory(registry, 10**9))
     plan = _plan(distribution.inventory, devices)
     distribution.begin(plan)
     for placement in plan.placements:

@@ -150,10 +150,10 @@ def test_an_error_in_any_block(machine: SimulatedMachine, error: type[BaseExcept
             assert torch.equal(output.cpu(), right)
 
 
-def halves(model: Model, inputs: PinnedInputs, distribution: Any, step: int) -> list[Tensor]:
+def micro_batches(model: Model, inputs: PinnedInputs, distribution: Any, step: int) -> list[Tensor]:
     a, b = inputs.send(hosted(step)), inputs.send(hosted(step + 100))
-    assert distribution.ping_pong is not None
-    results: list[Tensor] = distribution.ping_pong.run([lambda: model(a), lambda: model(b)], kind=a.shape)
+    assert distribution.micro_batches is not None
+    results: list[Tensor] = distribution.micro_batches.run([lambda: model(a), lambda: model(b)], kind=a.shape)
     return results
 
 
@@ -166,7 +166,7 @@ def test_both_halves_of_a_step_at_once(machine: SimulatedMachine, order: Order) 
         )
         reference = copy.deepcopy(model)
         distribution = relayed(model, PLACES["one donor"])
-        outputs = [output for step in range(3) for output in halves(model, inputs, distribution, step)]
+        outputs = [output for step in range(3) for output in micro_batches(model, inputs, distribution, step)]
         expected = [reference(hosted(step + half)) for step in range(3) for half in (0, 100)]
         scratch = [torch.zeros(64, device=device.name) for device in machine.devices for _ in range(10)]
         for output, right in zip(outputs, expected, strict=True):
@@ -179,14 +179,14 @@ def test_a_half_that_raises_leaves_the_other_streams_in_order(machine: Simulated
         model, inputs = Model(in_turn, [Wide(16) for _ in range(6)]), PinnedInputs(machine, COMPUTE)
         reference = copy.deepcopy(model)
         distribution = relayed(model, PLACES["one donor"])
-        halves(model, inputs, distribution, 0)
+        micro_batches(model, inputs, distribution, 0)
         x = inputs.send(hosted(1))
 
         def broken() -> Tensor:
             model.blocks[0](x)
             raise ValueError
 
-        assert distribution.ping_pong is not None
+        assert distribution.micro_batches is not None
         with pytest.raises(ValueError):
-            distribution.ping_pong.run([lambda: model(x), broken], kind=x.shape)
+            distribution.micro_batches.run([lambda: model(x), broken], kind=x.shape)
         assert torch.equal(model(inputs.send(hosted(2))).cpu(), reference(hosted(2)))

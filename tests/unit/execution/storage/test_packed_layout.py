@@ -48,9 +48,9 @@ def test_staged_tensors_have_the_strides_of_the_stored_ones(kind: str) -> None:
     tensors = [torch.arange(7), TENSORS[kind], torch.randn(2)]
     layout = Layout(tensors)
     memory = torch.empty(layout.size_bytes, dtype=torch.uint8)
-    for begin in range(0, layout.size_bytes, 100):  # as a lane whose copies are small asks for them
+    for begin in range(0, layout.size_bytes, 100):  # as a copy channel whose copies are small asks for them
         end = min(begin + 100, layout.size_bytes)
-        for position, source in layout.byte_pieces(begin, end):
+        for position, source in layout.byte_segments(begin, end):
             memory[begin + position : begin + position + source.numel()] = source
     alone = [copied_to(tensor, torch.device("meta"), non_blocking=False) for tensor in tensors]
     for before, after, copied in zip(tensors, layout.tensors_in(memory), alone, strict=True):

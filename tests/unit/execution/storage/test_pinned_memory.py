@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from torch import Tensor
 
 from multigpu.multigpu_core.devices import AcceleratorBackend, DeviceRegistry, default_registry
-from multigpu.multigpu_core.execution import PageLockedMemory
+from multigpu.multigpu_core.execution import PinnedMemory
 from multigpu.testing import SimulatedMachine
 
 from ..streaming.streamed import PACKED_BYTES, Model, expected, inputs, split
@@ -52,7 +52,7 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
         yield simulated_machine
 
 
-def pinned(locked: PageLockedMemory, size_bytes: int) -> Tensor | None:
+def pinned(locked: PinnedMemory, size_bytes: int) -> Tensor | None:
     return locked.allocate(size_bytes, "npu:0")
 
 
@@ -62,7 +62,7 @@ def test_an_unloaded_model_s_weights_are_in_ordinary_memory_and_the_next_load_pi
 ) -> None:
     if not in_place:  # as with torch's own allocator, which most families of devices have
         monkeypatch.setattr(AcceleratorBackend, "unlock_pages", lambda *_: False)
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     model, before = Model(), machine.timeline.locked_bytes
     distribution = split(model, "cpu", locked=locked)
     model(inputs())
@@ -82,7 +82,7 @@ def test_an_unloaded_model_s_weights_are_in_ordinary_memory_and_the_next_load_pi
 
 
 def test_what_one_model_leaves_the_next_one_pins(machine: SimulatedMachine) -> None:
-    locked = PageLockedMemory(default_registry(), 5 * PACKED_BYTES)
+    locked = PinnedMemory(default_registry(), 5 * PACKED_BYTES)
     first, second = Model(), Model()
     distribution = split(first, "cpu", locked=locked)
     assert locked.locked_bytes == 4 * PACKED_BYTES
@@ -93,7 +93,7 @@ def test_what_one_model_leaves_the_next_one_pins(machine: SimulatedMachine) -> N
 
 
 def test_weights_that_are_freed_while_they_are_unpinned_are_forgotten(machine: SimulatedMachine) -> None:
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     memory = pinned(locked, 64 * KB)
     assert memory is not None and locked.unlock(memory) and not locked.holds(memory)
     assert locked.lock(memory) and locked.holds(memory) and locked.unlock(memory)
@@ -104,7 +104,7 @@ def test_weights_that_are_freed_while_they_are_unpinned_are_forgotten(machine: S
 
 
 def test_a_refusal_lasts_until_memory_is_returned(machine: SimulatedMachine) -> None:
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     machine.page_locked_limit_bytes = machine.timeline.locked_bytes + 100 * KB
     with capture_logs() as lines:
         kept, first = pinned(locked, 60 * KB), pinned(locked, 30 * KB)
@@ -119,7 +119,7 @@ def test_a_refusal_lasts_until_memory_is_returned(machine: SimulatedMachine) -> 
 
 
 def test_a_refusal_before_anything_was_pinned_is_forgotten_with_the_next_unload(machine: SimulatedMachine) -> None:
-    locked, model = PageLockedMemory(default_registry(), GB), Model()
+    locked, model = PinnedMemory(default_registry(), GB), Model()
     machine.page_locked_limit_bytes = 0
     distribution = split(model, "cpu", locked=locked)
     assert locked.locked_bytes == 0
@@ -131,7 +131,7 @@ def test_a_refusal_before_anything_was_pinned_is_forgotten_with_the_next_unload(
 
 def test_a_refusal_is_forgotten_when_the_host_has_returned_memory(machine: SimulatedMachine) -> None:
     host = Host(GB, pinned_bytes=100 * KB)
-    locked = PageLockedMemory(default_registry(), GB, host)
+    locked = PinnedMemory(default_registry(), GB, host)
     machine.page_locked_limit_bytes = 0
     assert pinned(locked, KB) is None
     machine.page_locked_limit_bytes = GB
@@ -142,7 +142,7 @@ def test_a_refusal_is_forgotten_when_the_host_has_returned_memory(machine: Simul
 
 def test_one_budget_is_shared_with_the_host_and_the_log_says_who_has_what(machine: SimulatedMachine) -> None:
     host = Host(limit_bytes=10 * GB, pinned_bytes=10 * GB - 100 * KB)
-    locked = PageLockedMemory(default_registry(), GB, host)
+    locked = PinnedMemory(default_registry(), GB, host)
     with capture_logs() as lines:
         first = pinned(locked, 60 * KB)
         assert first is not None and host.told_bytes == 60 * KB
@@ -172,9 +172,9 @@ def test_a_garbage_collection_in_the_middle_of_the_books_harms_nothing(
     machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step of the bookkeeping frees another piece, as a collection that begins there may."""
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     held = [pinned(locked, KB) for _ in range(20)]
-    made = DeviceRegistry.empty_page_locked
+    made = DeviceRegistry.empty_pinned
 
     def free_one() -> None:
         if held:
@@ -194,7 +194,7 @@ def test_a_garbage_collection_in_the_middle_of_the_books_harms_nothing(
         return made(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(locked, "_pinned", Freeing(locked._pinned))
-    monkeypatch.setattr(DeviceRegistry, "empty_page_locked", freeing)
+    monkeypatch.setattr(DeviceRegistry, "empty_pinned", freeing)
     memory = pinned(locked, KB)
     assert memory is not None and locked.holds(memory) and not held
     assert locked.locked_bytes == KB
@@ -203,13 +203,13 @@ def test_a_garbage_collection_in_the_middle_of_the_books_harms_nothing(
 def test_memory_at_the_address_of_a_piece_that_was_just_freed_counts(
     machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, place, held = PageLockedMemory(default_registry(), GB), bytearray(KB), []
+    locked, place, held = PinnedMemory(default_registry(), GB), bytearray(KB), []
 
     def at_one_place(*_: object) -> Tensor:
         held.clear()  # as a collection in the middle of the allocation may free it
         return torch.frombuffer(place, dtype=torch.uint8)
 
-    monkeypatch.setattr(DeviceRegistry, "empty_page_locked", at_one_place)
+    monkeypatch.setattr(DeviceRegistry, "empty_pinned", at_one_place)
     held.append(pinned(locked, KB))
     memory = pinned(locked, KB)
     assert not held and memory is not None and locked.holds(memory)

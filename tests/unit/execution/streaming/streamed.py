@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 
 WIDTH = 32
 BLOCKS = 8
@@ -20,7 +20,7 @@ GB = 10**9
 PACKED_BYTES = 16_896
 """Of a block."""
 BUFFER_BYTES = 17_500
-"""Of page-locked memory: too little for the weights of a block, enough for what they pass through."""
+"""Of pinned memory: too little for the weights of a block, enough for what they pass through."""
 
 
 EQUAL = (2 * WIDTH,) * BLOCKS
@@ -59,11 +59,11 @@ def split(
     device: str,
     locked_bytes: int = GB,
     staged_blocks: int = 3,
-    locked: PageLockedMemory | None = None,
+    locked: PinnedMemory | None = None,
 ) -> Distribution:
     """Every other block on `device`, the rest on the compute device."""
     registry = default_registry()
-    locked = locked or PageLockedMemory(registry, locked_bytes)
+    locked = locked or PinnedMemory(registry, locked_bytes)
     distribution = Distribution(model, inventory_of_module(model), registry, locked)
     blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
     away = {block.name for block in blocks[::2]}
@@ -82,8 +82,8 @@ def inputs(seed: int = 1) -> Tensor:
     return torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed)).to(COMPUTE)
 
 
-class BuffersOnly(PageLockedMemory):
-    """Page-locked memory of which all weights have to leave a buffer's worth."""
+class BuffersOnly(PinnedMemory):
+    """Pinned memory of which all weights have to leave a buffer's worth."""
 
     def has_room(self, size_bytes: int) -> bool:
         return False
@@ -93,7 +93,7 @@ class BuffersOnly(PageLockedMemory):
 
 
 def spread(
-    model: Model, devices: Sequence[str], staging: float, kind: type[PageLockedMemory] = PageLockedMemory
+    model: Model, devices: Sequence[str], staging: float, kind: type[PinnedMemory] = PinnedMemory
 ) -> Distribution:
     """All blocks on these devices in turn; `staging` is the share of their bytes that is kept for them."""
     registry = default_registry()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 from multigpu.multigpu_core.simulation.deferral import Order
 from multigpu.testing import SimulatedFaultError, SimulatedMachine
 
@@ -27,7 +27,7 @@ WIDTH = 16
 COMPUTE = "npu:0"
 GB = 10**9
 BUFFER_BYTES = 30_000
-"""Of page-locked memory: too little for the larger blocks, enough for what they pass through."""
+"""Of pinned memory: too little for the larger blocks, enough for what they pass through."""
 HIDDEN = (64, 16, 200, 32, 96, 24, 160, 48)
 IN_TURN = tuple(range(len(HIDDEN)))
 
@@ -70,7 +70,7 @@ class Model(nn.Module):
 
 
 class Way:
-    """Where the blocks are stored in turn, how much memory may be page-locked, and who reads whom directly."""
+    """Where the blocks are stored in turn, how much memory may be pinned, and who reads whom directly."""
 
     def __init__(self, devices: Sequence[str], locked_bytes: int = GB, peers: Sequence[tuple[str, str]] = ()) -> None:
         self.devices = devices
@@ -81,7 +81,7 @@ class Way:
         """Every block away, and staging for that share of their bytes."""
         machine.peers.update(self.peers)
         registry = default_registry()
-        locked = PageLockedMemory(registry, self.locked_bytes)
+        locked = PinnedMemory(registry, self.locked_bytes)
         distribution = Distribution(model, inventory_of_module(model), registry, locked)
         blocks = [block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD]
         where = {block.name: self.devices[index % len(self.devices)] for index, block in enumerate(blocks)}
@@ -231,7 +231,7 @@ def test_weights_that_leave_right_after_a_call_past_their_block(machine: Simulat
         output = model.blocks[3].up(inputs.send(hosted(1)))  # out of turn
         distribution.release()
         model.to("cpu")
-        for parameter in model.parameters():  # the weights leave page-locked memory
+        for parameter in model.parameters():  # the weights leave pinned memory
             parameter.data = parameter.data.clone()
         assert torch.equal(output.cpu(), reference.blocks[3].up(hosted(1)))
 

@@ -8,7 +8,7 @@ from multigpu.multigpu_core.execution.streaming.call_order import CallOrder
 
 
 def run(order: CallOrder, *steps: Iterable[int]) -> list[bool]:
-    return [order.entered(region) for step in steps for region in step]
+    return [order.entered(offloaded) for step in steps for offloaded in step]
 
 
 def test_a_model_is_expected_to_run_as_its_inventory_says_until_it_has() -> None:

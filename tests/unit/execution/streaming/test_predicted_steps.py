@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from multigpu.multigpu_core.allocation import AllocationPlan, BlockKind, Placement, Strategy, predict_step
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 from multigpu.testing import ClockSettings, SimulatedMachine
 
 WIDTH = 8
@@ -71,7 +71,7 @@ def seconds_on_the_clock(
     machine: SimulatedMachine, model: Model, plan: AllocationPlan, profile: HardwareProfile
 ) -> float:
     registry = default_registry()
-    distribution = Distribution(model, inventory_of_module(model), registry, PageLockedMemory(registry, 10**9))
+    distribution = Distribution(model, inventory_of_module(model), registry, PinnedMemory(registry, 10**9))
     distribution.begin(plan)
     for placement in plan.placements:
         distribution.place(placement.block, placement.device)

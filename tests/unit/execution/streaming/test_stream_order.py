@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from torch import Tensor, nn
 
 from multigpu.multigpu_core.devices import AcceleratorBackend, HardwareProfile, LinkSpeed, default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
-from multigpu.multigpu_core.execution.streaming.copy_channels import BounceLane, ChunkRing
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
+from multigpu.multigpu_core.execution.streaming.copy_channels import BounceChannel, ChunkRing
 from multigpu.multigpu_core.simulation.operators import OperatorRunner
 from multigpu.multigpu_core.simulation.tensors import host_view
 from multigpu.multigpu_core.simulation.time.clock import ClockSettings
@@ -58,7 +58,7 @@ class Steps:
         self.base = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1)).to(COMPUTE)
         self.resident = Model(UNEQUAL).to(COMPUTE)
         self.model = Model(UNEQUAL)
-        kind = BuffersOnly if way == "small buffer" else PageLockedMemory
+        kind = BuffersOnly if way == "small buffer" else PinnedMemory
         self.distribution = spread(self.model, WAYS[way], staging, kind)
         self.results: list[tuple[Tensor, Tensor]] = []
 
@@ -180,18 +180,18 @@ def test_a_chunk_of_the_small_buffer_is_filled_only_when_its_last_copy_is_done(m
     monkey.setattr(module, "Event", Pending)
     ring = ChunkRing(module, chunks)
     monkey.undo()
-    lane = BounceLane(module, module.Stream(COMPUTE), ring)
+    channel = BounceChannel(module, module.Stream(COMPUTE), ring)
     staging = torch.empty(4, dtype=torch.uint8, device=COMPUTE)
-    lane.wait_for_writers()
+    channel.wait_for_writers()
     was_ready = []
     for number in range(4):
-        was_ready.append(lane.is_ready())
+        was_ready.append(channel.is_ready())
 
         def stored(event: Any = ring._chunks[number % 2][1]) -> Iterator[tuple[int, Tensor]]:
             assert not event.is_pending
             yield 0, torch.zeros(4, dtype=torch.uint8)
 
-        lane.copy(staging, stored())
+        channel.copy(staging, stored())
     assert was_ready == [True, True, False, False]
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from torch import Tensor, nn
 
 from multigpu.multigpu_core.devices import AcceleratorBackend, default_registry
-from multigpu.multigpu_core.execution import PageLockedMemory
+from multigpu.multigpu_core.execution import PinnedMemory
 from multigpu.multigpu_core.simulation.time.streams import SimulatedStream
 from multigpu.testing import SimulatedMachine
 
@@ -26,11 +26,11 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
 
 
 WAYS = {
-    "page-locked host memory": ("cpu", GB),
+    "pinned host memory": ("cpu", GB),
     "ordinary host memory, through a small buffer": ("cpu", BUFFER_BYTES),
-    "ordinary host memory, where nothing can be page-locked": ("cpu", 0),
+    "ordinary host memory, where nothing can be pinned": ("cpu", 0),
     "another card": ("npu:1", GB),
-    "another card, where nothing can be page-locked": ("npu:1", 0),
+    "another card, where nothing can be pinned": ("npu:1", 0),
 }
 
 
@@ -159,9 +159,7 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    "way", ["page-locked host memory", "ordinary host memory, through a small buffer", "another card"]
-)
+@pytest.mark.parametrize("way", ["pinned host memory", "ordinary host memory, through a small buffer", "another card"])
 def test_a_weight_computes_with_the_strides_that_it_is_stored_with(
     machine: SimulatedMachine, way: str, layout: str
 ) -> None:
@@ -212,7 +210,7 @@ def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(
 
 def test_what_is_released_leaves_no_memory_and_no_hook(machine: SimulatedMachine) -> None:
     model = Model()
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     distribution = split(model, "cpu")
     model(inputs())
     assert distribution.staging_bytes > 0
@@ -227,7 +225,7 @@ def test_a_model_that_is_just_let_go_is_freed_when_its_weights_have_arrived(
     machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model()
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     distribution = split(model, "cpu", locked=locked)
     model(inputs())  # the first blocks of a next step are on their way
     waited: list[tuple[int, int]] = []
@@ -238,10 +236,10 @@ def test_a_model_that_is_just_let_go_is_freed_when_its_weights_have_arrived(
         wait(stream)
 
     monkeypatch.setattr(SimulatedStream, "synchronize", noted)
-    page_locked, staging = locked.locked_bytes, distribution.staging_bytes
+    pinned, staging = locked.locked_bytes, distribution.staging_bytes
     del model, distribution
     (held,) = waited
-    assert held[0] == page_locked and held[1] >= staging > 0
+    assert held[0] == pinned and held[1] >= staging > 0
     assert (locked.locked_bytes, machine.devices[0].live_bytes) == (0, 0)
 
 
@@ -251,7 +249,7 @@ def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine
     with capture_logs() as lines:
         split(model, "cpu")
     assert torch.equal(model(inputs()).cpu(), expected(inputs()))
-    (line,) = [line["message"] for line in lines if "page-locked" in line["message"]]
+    (line,) = [line["message"] for line in lines if "pinned" in line["message"]]
     assert "half of the link's speed" in line
 
 
@@ -259,7 +257,7 @@ def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_li
     gc.collect()
     locked_before = machine.timeline.locked_bytes  # by what a test before has left
     machine.page_locked_limit_bytes = locked_before + 3 * PACKED_BYTES - 100  # the driver refuses the third block
-    locked = PageLockedMemory(default_registry(), GB)
+    locked = PinnedMemory(default_registry(), GB)
     model = Model()
     with capture_logs() as lines:
         split(model, "cpu", locked=locked)
@@ -278,7 +276,7 @@ def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_li
 def test_the_user_s_limit_is_told_once_where_it_costs_speed(
     machine: SimulatedMachine, limit_bytes: int, lines: int
 ) -> None:
-    locked = PageLockedMemory(default_registry(), limit_bytes)
+    locked = PinnedMemory(default_registry(), limit_bytes)
     with capture_logs() as log:
         for model in (Model(), Model()):
             split(model, "cpu", locked=locked)

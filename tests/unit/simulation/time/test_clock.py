@@ -44,7 +44,7 @@ def seconds(npu: Any, *devices: str) -> float:
 
 
 def locked(npu: Any) -> torch.Tensor:
-    return npu.empty_page_locked(MATRIX_BYTES).view(torch.float32).view(SIDE, SIDE)  # type: ignore[no-any-return]
+    return npu.empty_pinned(MATRIX_BYTES).view(torch.float32).view(SIDE, SIDE)  # type: ignore[no-any-return]
 
 
 def restart(npu: Any) -> None:

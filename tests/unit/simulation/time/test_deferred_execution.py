@@ -17,7 +17,7 @@ SEEDS = range(12)
 
 
 def pinned(npu: Any, values: list[float]) -> Tensor:
-    memory: Tensor = npu.empty_page_locked(4 * len(values)).view(torch.float32)
+    memory: Tensor = npu.empty_pinned(4 * len(values)).view(torch.float32)
     return memory.copy_(torch.tensor(values))
 
 
@@ -142,7 +142,7 @@ def test_a_copy_reads_what_the_host_has_written_meanwhile(simulated_machine: Sim
 
 
 def read_by_the_host(npu: Any, *, waits: bool) -> Tensor:
-    memory: Tensor = npu.empty_page_locked(8).view(torch.float32)
+    memory: Tensor = npu.empty_pinned(8).view(torch.float32)
     memory.copy_(torch.ones(2, device="npu:0"), non_blocking=True)
     done = npu.current_stream("npu:0").record_event()
     if waits:
@@ -194,7 +194,7 @@ def test_unwritten_memory_is_poison_in_every_type(simulated_machine: SimulatedMa
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
             assert torch.empty(3, dtype=dtype, device="npu:0").float().isnan().all()
         assert torch.empty(3, dtype=torch.int32, device="npu:0").tolist() == [-1] * 3
-        assert simulated_machine.empty_page_locked(4).view(torch.float32).isnan().all()
+        assert simulated_machine.empty_pinned(4).view(torch.float32).isnan().all()
 
 
 def test_the_host_can_write_ordinary_memory_at_once(simulated_machine: SimulatedMachine) -> None:

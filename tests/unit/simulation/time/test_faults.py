@@ -52,7 +52,7 @@ def test_a_copy_can_fail_as_well(simulated_machine: SimulatedMachine) -> None:
     side = npu.Stream(device="npu:0")
     simulated_machine.inject_fault("npu:0", "copy")
     with npu.stream(side):
-        there.copy_(npu.empty_page_locked(16).view(torch.float32), non_blocking=True)
+        there.copy_(npu.empty_pinned(16).view(torch.float32), non_blocking=True)
     npu.current_stream("npu:0").wait_stream(side)
     with pytest.raises(SimulatedFaultError, match="failed at copy"):
         there.cpu()

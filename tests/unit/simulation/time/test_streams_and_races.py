@@ -40,7 +40,7 @@ def test_writing_what_another_stream_may_still_be_reading_is_found(npu: Any, mac
     staging + 1
     side = npu.Stream(device="npu:0")
     with npu.stream(side), pytest.raises(SimulatedRaceError, match="copy"):
-        staging.copy_(machine.empty_page_locked(16).view(torch.float32), non_blocking=True)
+        staging.copy_(machine.empty_pinned(16).view(torch.float32), non_blocking=True)
 
 
 @pytest.mark.parametrize("how", ["event", "stream", "host"])
@@ -101,12 +101,12 @@ def test_a_copy_between_cards_keeps_the_order_of_both(npu: Any) -> None:
 
 def test_page_locked_memory_has_a_limit_and_comes_back(machine: SimulatedMachine) -> None:
     machine.page_locked_limit_bytes = 100
-    memory = machine.module.empty_page_locked(80)
+    memory = machine.module.empty_pinned(80)
     with pytest.raises(RuntimeError, match="100"):
-        machine.module.empty_page_locked(80)
-    assert machine.timeline.is_page_locked(memory[10:20])
+        machine.module.empty_pinned(80)
+    assert machine.timeline.is_pinned(memory[10:20])
     del memory
-    machine.module.empty_page_locked(80)
+    machine.module.empty_pinned(80)
 
 
 def test_the_current_stream_is_that_of_the_thread_and_the_device(npu: Any) -> None:
