@@ -28,7 +28,7 @@ TYPING   := .cache/typing
 SETUP    := environment torch packages comfyui-release
 STAGES   = @MAKE="$(MAKE)" $(PYTHON) .ci/stages.py
 # As many tests at a time, and each computes on one core.
-TESTS    := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+TESTS    := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The same order each time, so that a failure can be looked for; make test-long shuffles.
 PYTEST   := $(TESTS) -p no:randomly
 

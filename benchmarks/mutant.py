@@ -1,8 +1,9 @@
 """A pytest plugin that gives one module another source, and runs few cases of each test, always the same.
 
 The environment variable `MULTIGPU_MUTANT` holds the module's name, "=" and the file to read instead; without it, no
-module gets another source. Of a test with many parameters, cases from all over its list are run. `PROFILE` is a
-hypothesis profile of few examples.
+module gets another source. `MULTIGPU_MUTANT_TESTS` names a file with the node ids of the tests to run, one a line, in
+their order; without it, of a test with many parameters cases from all over its list are run. `PROFILE` is a hypothesis
+profile of few examples.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from itertools import zip_longest
+from pathlib import Path
 from types import ModuleType
 
 import hypothesis
 import pytest
 
 VARIABLE = "MULTIGPU_MUTANT"
+TESTS_VARIABLE = "MULTIGPU_MUTANT_TESTS"
 PROFILE = "mutant"
 MOST_CASES = 6
 """Of one test function."""
@@ -55,15 +58,27 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep few cases of each test, and run one case of every test before the second of any: errors show early."""
+    file = os.environ.get(TESTS_VARIABLE)
+    kept = _named(items, Path(file).read_text().splitlines()) if file else _few_cases(items)
+    dropped = set(items) - set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+    items[:] = kept
+
+
+def _named(items: list[pytest.Item], names: list[str]) -> list[pytest.Item]:
+    by_name = {item.nodeid: item for item in items}
+    if gone := [name for name in names if name not in by_name]:
+        raise pytest.UsageError(f"Tests to run that are not there: {', '.join(gone)}. Were they changed meanwhile?")
+    return [by_name[name] for name in names]
+
+
+def _few_cases(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Few cases of each test: one case of every test comes before the second of any, since errors show early."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     rounds = [_spread(of_one) for of_one in cases.values()]
-    kept = [item for turn in zip_longest(*rounds) for item in turn if item is not None]
-    dropped = set(items) - set(kept)
-    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
-    items[:] = kept
+    return [item for turn in zip_longest(*rounds) for item in turn if item is not None]
 
 
 def _spread(cases: list[pytest.Item]) -> list[pytest.Item]:

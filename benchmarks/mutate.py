@@ -2,11 +2,14 @@
 
 python benchmarks/mutate.py [--json] [--sample N] [--seed N] [--module NAME] [--jobs N] [--keep FILE]
 
-A mutation is one small edit (mutations.py says which kinds). A sample of them is drawn, and for each the tests are run
-against the mutated module until one fails: those of tests/unit/execution or, for modules that only ComfyUI can import,
-those inside a real ComfyUI. Of tests with many cases few are run (mutant.py), always the same. A mutation that no test
-notices is printed, unless equivalent_mutations.toml explains why it changes no behaviour. Tests that do not end in time
-count as a failure, and are printed, too.
+A mutation is one small edit (mutations.py says which kinds). A sample of them is drawn, and for each the tests that run
+the edited lines are run against the mutated module until one fails, the cheapest first: tests of tests/unit/execution
+or, for modules that only ComfyUI can import, tests inside a real ComfyUI. Which tests run which lines is recorded once,
+without any mutation (covering.py). Of tests with many cases few are run (mutant.py), always the same.
+
+What becomes of each is printed. One that changes no behaviour is explained in equivalent_mutations.toml: it is not
+tried, and counts as noticed by no test. Tests that do not end in time count as a failure. With --keep the figures so
+far are written after every mutation. Leave the checkout alone while it runs.
 """
 
 from __future__ import annotations
@@ -21,10 +24,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from mutant import PROFILE, VARIABLE
+import covering
+import pytest
+from covering import Covering
+from mutant import PROFILE, TESTS_VARIABLE, VARIABLE
 from mutations import Mutation, mutations_of
-from records import Record, report
+from records import Record, keep_in, report
 from rich.console import Console
 
 if sys.version_info >= (3, 11):
@@ -41,6 +48,8 @@ MUTATED = (
 )
 SECONDS = 300
 """For the tests of one mutation: many times what they need, so that only a test that hangs takes it."""
+SECONDS_OF_ALL = 1800
+"""For all tests of a suite without a mutation."""
 PYTEST = (
     *(
         sys.executable,
@@ -56,9 +65,10 @@ PYTEST = (
         "-p",
         "no:cacheprovider",
     ),
-    *("-p", "mutant", f"--hypothesis-profile={PROFILE}"),
+    *("-p", "mutant", "-p", "covering", f"--hypothesis-profile={PROFILE}"),
 )
 """The same cases in the same order in every run, and nothing kept for the next."""
+NOT_RUN = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 MOST_UNNOTICED = 0.1
 
 
@@ -98,60 +108,92 @@ class Outcome:
 
     mutation: Mutation
     noticed_by: str = ""
-    took_too_long: bool = False
-    equivalent_because: str = ""
-
-    @property
-    def is_unnoticed(self) -> bool:
-        return not self.noticed_by and not self.equivalent_because
+    remark: str = ""
 
 
 def outcomes(mutations: Sequence[Mutation], jobs: int) -> Iterator[Outcome]:
     """Try mutations, `jobs` at a time, and yield what became of each, in their order."""
-    explained = _explained()
-    for suite in dict.fromkeys(map(_suite_of, mutations)):
-        run = _run(suite, {})
-        if run.returncode:
-            raise SystemExit(f"The tests fail without any mutation:\n{run.stdout[-4000:]}{run.stderr[-1000:]}")
+    explained = explanations()
+    recorded = {suite: _recorded(suite) for suite in dict.fromkeys(map(_suite_of, mutations))}
 
     def outcome(mutation: Mutation) -> Outcome:
-        reason = explained.get((mutation.path.name, mutation.function, mutation.before, mutation.after), "")
-        if reason:
-            return Outcome(mutation, equivalent_because=reason)
+        if reason := explained.get(key_of(mutation)):
+            return Outcome(mutation, remark=f"Changes no behaviour: {reason}")
         suite = _suite_of(mutation)
+        tests = recorded[suite].of_lines(_file(mutation), mutation.lines if mutation.is_in_function else None)
+        if not tests:
+            return Outcome(mutation, remark="No test runs this.")
         try:
-            return Outcome(mutation, suite.name if _notices(suite, mutation) else "")
+            is_noticed = _notices(mutation, tests)
         except subprocess.TimeoutExpired:
-            return Outcome(mutation, suite.name, took_too_long=True)
+            return Outcome(mutation, suite.name, f"Its tests do not end in {SECONDS} s, which counts as noticed.")
+        return Outcome(mutation, suite.name) if is_noticed else Outcome(mutation, remark="No test notices this.")
 
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(outcome, mutations)
 
 
-def _notices(suite: Suite, mutation: Mutation) -> bool:
-    """Whether a test fails under the mutation."""
-    module = ".".join(("multigpu", *mutation.path.relative_to(ROOT).with_suffix("").parts))
+def _recorded(suite: Suite) -> Covering:
+    """Run all tests of a suite without a mutation, which they have to pass."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / mutation.path.name
+        path = Path(folder) / "covering.json"
+        try:
+            run = _run(suite.paths, {covering.VARIABLE: str(path)}, SECONDS_OF_ALL)
+        except subprocess.TimeoutExpired:
+            raise SystemExit(
+                f"The {suite.name} tests do not end in {SECONDS_OF_ALL} s, without any mutation."
+            ) from None
+        if run.returncode:
+            raise SystemExit(f"The tests fail without any mutation:\n{run.stdout[-4000:]}{run.stderr[-1000:]}")
+        return covering.read(path)
+
+
+def _notices(mutation: Mutation, tests: Sequence[str]) -> bool:
+    """Whether one of these tests fails under the mutation."""
+    module = ".".join(("multigpu", *Path(_file(mutation)).with_suffix("").parts))
+    with tempfile.TemporaryDirectory() as folder:
+        source, names = Path(folder) / mutation.path.name, Path(folder) / "tests"
         source.write_text(mutation.applied())
-        return _run(suite, {VARIABLE: f"{module}={source}"}).returncode != 0
+        names.write_text("\n".join(tests))
+        paths = dict.fromkeys(test.partition("::")[0] for test in tests)
+        run = _run(paths, {VARIABLE: f"{module}={source}", TESTS_VARIABLE: str(names)}, SECONDS)
+        if run.returncode in NOT_RUN:
+            raise SystemExit(f"pytest did not run the tests of {mutation}:\n{run.stdout[-1000:]}{run.stderr[-4000:]}")
+        return run.returncode != 0
 
 
-def _run(suite: Suite, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(paths: Iterable[str], variables: Mapping[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
     here = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*PYTEST, *suite.paths],
+        [*PYTEST, *paths],
         cwd=ROOT,
         env={**os.environ, **here, **variables},
         text=True,
         capture_output=True,
-        timeout=SECONDS,
+        timeout=seconds,
     )
 
 
-def _explained() -> dict[tuple[str, str, str, str], str]:
+def _file(mutation: Mutation) -> str:
+    return str(mutation.path.relative_to(ROOT))
+
+
+Key = tuple[str, str, int, str, str]
+
+
+def key_of(mutation: Mutation) -> Key:
+    """What names a mutation, also when other lines of the file come or go."""
+    file = str(mutation.path.relative_to(CORE))
+    return file, mutation.text, mutation.occurrence, mutation.before, mutation.after
+
+
+def explanations() -> dict[Key, str]:
+    """Why mutations change no behaviour, from equivalent_mutations.toml."""
     entries = tomllib.loads(EQUIVALENT.read_text())["mutation"]
-    return {(each["file"], each["function"], each["before"], each["after"]): each["because"] for each in entries}
+    return {
+        (each["file"], each["line"], each["occurrence"], each["before"], each["after"]): each["because"]
+        for each in entries
+    }
 
 
 def _drawn(sample: int, seed: int, module: str | None) -> list[Mutation]:
@@ -164,29 +206,27 @@ def _drawn(sample: int, seed: int, module: str | None) -> list[Mutation]:
     return random.Random(seed).sample(every, min(sample, len(every)))
 
 
-def measure(mutations: Sequence[Mutation], jobs: int) -> Iterator[Record]:
-    """Try the mutations, print each that no test notices as soon as it is known, and count."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    done: list[Outcome] = []
-    for number, each in enumerate(outcomes(mutations, jobs), start=1):
-        done.append(each)
-        if not each.noticed_by:
-            console.print(f"{number}: {each.mutation}", markup=False)
-            console.print(f"    {each.equivalent_because or 'No test notices this.'}", markup=False)
-        elif each.took_too_long:
-            console.print(f"{number}: {each.mutation}", markup=False)
-            console.print(f"    Its tests do not end in {SECONDS} s, which counts as noticed.", markup=False)
-        elif number % 10 == 0:
-            console.print(f"{number} of {len(mutations)} tried", markup=False)
+def report_of(done: Sequence[Outcome]) -> Iterator[Record]:
+    """Count what became of mutations."""
     for suite in SUITES:
-        yield Record(f"noticed by {suite.name} tests", _count(done, suite.name), "mutations")
-    yield Record("equivalent, as explained", sum(1 for each in done if each.equivalent_because), "mutations")
-    unnoticed = sum(1 for each in done if each.is_unnoticed)
-    yield Record("noticed by no test", unnoticed, "mutations", MOST_UNNOTICED * len(done))
+        yield Record(f"noticed by {suite.name} tests", sum(each.noticed_by == suite.name for each in done), "mutations")
+    explained = explanations()
+    yield Record("no behaviour changed, as explained", sum(key_of(e.mutation) in explained for e in done), "mutations")
+    unnoticed = sum(not each.noticed_by for each in done)
+    yield Record("noticed by no test, explained or not", unnoticed, "mutations", MOST_UNNOTICED * len(done))
 
 
-def _count(done: Iterable[Outcome], suite: str) -> int:
-    return sum(1 for each in done if each.noticed_by == suite)
+def main(options: argparse.Namespace) -> NoReturn:
+    """Try the mutations, print what became of each as soon as it is known, and count."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    drawn = _drawn(options.sample, options.seed, options.module)
+    done: list[Outcome] = []
+    for each in outcomes(drawn, options.jobs):
+        done.append(each)
+        console.print(f"{len(done)} of {len(drawn)}: {each.mutation}", f"    {each.remark or 'Noticed.'}", sep="\n")
+        if options.keep:
+            keep_in(options.keep, f"{len(done)} of {len(drawn)} mutations, seed {options.seed}", report_of(done))
+    report(f"{len(drawn)} mutations, seed {options.seed}", list(report_of(done)), options.json, options.keep)
 
 
 if __name__ == "__main__":
@@ -196,8 +236,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--module", help="mutate one module alone, such as prefetch")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutations tried at a time")
-    parser.add_argument("--keep", type=Path, help="write the records, with machine and date, to this file")
-    options = parser.parse_args()
-    drawn = _drawn(options.sample, options.seed, options.module)
-    records = list(measure(drawn, options.jobs))
-    report(f"{len(drawn)} mutations, seed {options.seed}", records, options.json, options.keep)
+    parser.add_argument("--keep", type=Path, help="write the figures, with machine and date, to this file")
+    main(parser.parse_args())

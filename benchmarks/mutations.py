@@ -8,8 +8,9 @@ left alone, because no behaviour hangs on them.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _BOUNDARIES: dict[type[ast.cmpop], str] = {
@@ -30,15 +31,22 @@ _NO_CONTEXT = '__import__("contextlib").nullcontext()'
 
 @dataclass(frozen=True)
 class Mutation:
-    """One edit. `function` is the qualified name of the function or class around it, `line` counts from 1."""
+    """One edit. `function` is the qualified name of the function or class around it; lines count from 1."""
 
     path: Path
     function: str
-    line: int
+    lines: range
+    """The lines of `before`."""
+    text: str
+    """The first of these lines, without its indentation."""
+    occurrence: int
+    """How often the file has had the same edit of the same text up to here, this one included."""
     before: str
     after: str
     begin: int
     """Where `before` begins in the file, in bytes."""
+    is_in_function: bool
+    """Whether it runs when a function is called, and not when the module is imported."""
 
     def applied(self) -> str:
         """Return the whole source with this edit in it."""
@@ -47,7 +55,8 @@ class Mutation:
         return (source[: self.begin] + self.after.encode() + source[end:]).decode()
 
     def __str__(self) -> str:
-        return f"{self.path.name}:{self.line} {self.function}: {_one_line(self.before)}  ->  {_one_line(self.after)}"
+        place = f"{self.path.name}:{self.lines.start} {self.function}"
+        return f"{place}: {_one_line(self.before)}  ->  {_one_line(self.after)}"
 
 
 def mutations_of(path: Path) -> list[Mutation]:
@@ -55,7 +64,13 @@ def mutations_of(path: Path) -> list[Mutation]:
     source = path.read_bytes()
     finder = _Finder(path, source)
     finder.visit(ast.parse(source))
-    return sorted(finder.found, key=lambda mutation: (mutation.begin, mutation.after))
+    in_order = sorted(finder.found, key=lambda mutation: (mutation.begin, mutation.after))
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for index, mutation in enumerate(in_order):
+        edit = (mutation.text, mutation.before, mutation.after)
+        seen[edit] += 1
+        in_order[index] = replace(mutation, occurrence=seen[edit])
+    return in_order
 
 
 class _Finder(ast.NodeVisitor):
@@ -63,20 +78,26 @@ class _Finder(ast.NodeVisitor):
         self.found: list[Mutation] = []
         self._path = path
         self._source = source
+        self._lines = source.decode().splitlines()
         self._line_begins = [0]
         for line in source.splitlines(keepends=True):
             self._line_begins.append(self._line_begins[-1] + len(line))
         self._names: list[str] = []
+        self._functions = 0
+        """How many functions are around what is looked at."""
 
     def visit(self, node: ast.AST) -> None:
         if _has_no_behaviour(node):
             return
-        is_scope = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        is_scope = is_function or isinstance(node, ast.ClassDef)
         if is_scope:
             self._names.append(node.name)
+        self._functions += is_function
         for part, after in self._edits(node):
             self._add(part, after)
         self.generic_visit(node)
+        self._functions -= is_function
         if is_scope:
             self._names.pop()
 
@@ -125,10 +146,19 @@ class _Finder(ast.NodeVisitor):
         return isinstance(node, (ast.Delete, ast.Raise))
 
     def _add(self, node: ast.AST, after: str) -> None:
-        begin = self._line_begins[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
-        before = self._text(node)
+        first, last = node.lineno, node.end_lineno  # type: ignore[attr-defined]
         self.found.append(
-            Mutation(self._path, ".".join(self._names), node.lineno, before, after, begin)  # type: ignore[attr-defined]
+            Mutation(
+                self._path,
+                ".".join(self._names),
+                lines=range(first, last + 1),
+                text=self._lines[first - 1].strip(),
+                occurrence=1,
+                before=self._text(node),
+                after=after,
+                begin=self._line_begins[first - 1] + node.col_offset,  # type: ignore[attr-defined]
+                is_in_function=self._functions > 0,
+            )
         )
 
     def _text(self, node: ast.AST) -> str:

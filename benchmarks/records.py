@@ -55,14 +55,19 @@ def main(
 def report(title: str, records: Sequence[Record], as_json: bool, keep: Path | None = None) -> NoReturn:
     """Print, and keep in a file where one is named; the exit status says whether every promise is kept."""
     if keep is not None:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        kept = {**machine(), "title": title, "records": [_as_json(record) for record in records]}
-        keep.write_text(json.dumps(kept, indent=1) + "\n")
+        keep_in(keep, title, records)
     if as_json:
         Console().print_json(data=[_as_json(record) for record in records])
     else:
         _print_table(title, records)
     raise SystemExit(any(record.ratio is not None and record.ratio > 1 for record in records))
+
+
+def keep_in(path: Path, title: str, records: Iterable[Record]) -> None:
+    """Write the records, with machine and date, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {**machine(), "title": title, "records": [_as_json(record) for record in records]}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def machine() -> dict[str, object]:

@@ -20,6 +20,23 @@ hypothesis.settings.register_profile("long", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("default")
 
 
+COSTLY = (
+    "repository/test_benchmarks.py", "cli/test_command_line_page.py", "cli/test_verify.py", "cli/test_demo.py",
+    "split/test_relayed_pictures.py", "repository/test_examples.py", "auxiliary/test_patches_elsewhere.py",
+    "split/test_out_of_memory.py", "split/test_neighbours.py", "auxiliary/test_controlnets_elsewhere.py",
+    "split/test_split_pictures.py", "packaging/test_import_name.py", "packaging/test_third_party_plugin.py",
+    "repository/test_plugins_in_a_server.py", "host/test_one_owner.py", "provisioning/test_simulated_host.py",
+    "time/test_steps_in_virtual_time.py", "relay/test_relay.py", "streaming/test_adversarial_streaming.py",
+)  # fmt: skip
+"""Files that take longest, the longest first; a file that is not here is no less tested, only later."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: else one worker runs the last of them while the others have ended."""
+    rank = {name: place for place, name in enumerate(COSTLY)}
+    items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(COSTLY)))
+
+
 def _tested_versions() -> str:
     try:
         torch_version = version("torch")

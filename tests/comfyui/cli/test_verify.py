@@ -8,19 +8,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
+from multigpu.multigpu_core.cli.app import app
+from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job
 from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models
+from multigpu.testing import GB
 
 from ..support.architectures import SDXL
+from ..support.gguf_files import write_gguf_files
 from ..support.in_process import ComfyUI
 from ..support.packs_at_hand import stand_in
 from ..support.split_models import write_split_models
 
+MB = 2**20
 HALF = {"expert_mode_allocations": "npu:0,50%;npu:1,25%;cpu,25%"}
 
 
@@ -30,7 +37,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.write(tmp_path_factory.mktemp("downloads") / "my flux.safetensors", tiny_models.flux_weights())
 
 
-def _verify(file: Path, comfyui: Path, *options: str, cards: str = "2x4gb") -> subprocess.CompletedProcess[str]:
+def _verify(file: Path, comfyui: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
@@ -43,13 +50,41 @@ def _verify(file: Path, comfyui: Path, *options: str, cards: str = "2x4gb") -> s
         str(comfyui),
         *options,
     ]
-    environment = {**os.environ, "MULTIGPU_SIMULATE": cards}
+    environment = {**os.environ, "MULTIGPU_SIMULATE": "2x4gb"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_a_split_gives_the_numbers_of_one_device(file: Path, comfyui_path: Path) -> None:
-    run = _verify(file, comfyui_path, "--donors", "npu:1,cpu", "--json")
-    assert run.returncode == 0, run.stderr
+@pytest.fixture
+def verify(comfyui: ComfyUI, file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command with its job done in this process's ComfyUI: starting another takes many times as long.
+
+    That a process of its own does the job is seen by the tests of .gguf files, and of docs/cli.md.
+    """
+    jobs = importlib.import_module("multigpu.multigpu_core.comfy.trials.jobs")
+    folders = importlib.import_module("folder_paths").folder_names_and_paths
+    paths, extensions = folders["diffusion_models"]
+    monkeypatch.setitem(folders, "diffusion_models", (list(paths), extensions))
+    command = importlib.import_module("multigpu.multigpu_core.cli.verify.command")
+
+    def done(home: Path, job: Job) -> Any:
+        assert not job.packs and not job.flags
+        answer = jobs.JOBS[job.name](comfyui.framework, json.loads(json.dumps(job.arguments)))
+        if "error" in answer:
+            raise ComfyUIJobError(answer["error"])
+        return json.loads(json.dumps(answer))
+
+    monkeypatch.setattr(command, "done_in", done)
+
+    def run(*options: str, cards: tuple[int, ...] = (4 * GB, 4 * GB)) -> Result:
+        comfyui.machine.configure(cards)
+        return CliRunner().invoke(app, ["verify", str(file), "--size", "64", *options])
+
+    return run
+
+
+def test_a_split_gives_the_numbers_of_one_device(verify: Callable[..., Result]) -> None:
+    run = verify("--donors", "npu:1,cpu", "--json")
+    assert run.exit_code == 0, run.stderr
     found = json.loads(run.stdout)
     assert found["equal"] and found["difference"]["numbers"] == 16 * 8 * 8
     whole, split = found["reference"], found["split"]
@@ -61,29 +96,27 @@ def test_a_split_gives_the_numbers_of_one_device(file: Path, comfyui_path: Path)
     assert min(whole["step_seconds"], split["step_seconds"]) > 0
 
 
-def test_a_model_that_does_not_fit_whole_is_compared_with_another_split(file: Path, comfyui_path: Path) -> None:
-    run = _verify(file, comfyui_path, "--virtual-vram", "0.006", cards="7mb,1gb")
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_a_model_that_does_not_fit_whole_is_compared_with_another_split(verify: Callable[..., Result]) -> None:
+    run = verify("--virtual-vram", "0.006", cards=(7 * MB, GB))
+    assert run.exit_code == 0, run.output
     assert "Not compared with one device" in run.stdout and "every block on cpu" in run.stdout
     assert "Equal bit for bit" in run.stdout
 
 
-def test_a_split_that_fits_nowhere_is_refused(file: Path, comfyui_path: Path) -> None:
-    run = _verify(file, comfyui_path, "--expert", "npu:0,100%", cards="8mb,1gb")
-    assert run.returncode == 2 and "error:" in run.stderr and "npu:0" in run.stderr
-    assert "Traceback" not in run.stderr + run.stdout
+def test_a_split_that_fits_nowhere_is_refused(verify: Callable[..., Result]) -> None:
+    run = verify("--expert", "npu:0,100%", cards=(8 * MB, GB))
+    assert run.exit_code == 2 and "error:" in run.stderr and "npu:0" in run.stderr
+    assert "Traceback" not in run.output
 
 
 def test_a_gguf_file_without_the_pack_that_reads_it_is_refused(comfyui_path: Path, tmp_path: Path) -> None:
-    gguf_files = importlib.import_module(".gguf_files", __package__)
-    gguf_files.write_gguf_files(tmp_path)
+    write_gguf_files(tmp_path)
     run = _verify(tmp_path / "q8_0.gguf", comfyui_path)
     assert run.returncode == 2 and "needs the node pack ComfyUI-GGUF" in run.stderr
 
 
 def test_a_gguf_file_is_compared_where_the_pack_that_reads_it_is(comfyui_path: Path, tmp_path: Path) -> None:
-    gguf_files = importlib.import_module(".gguf_files", __package__)
-    gguf_files.write_gguf_files(tmp_path)
+    write_gguf_files(tmp_path)
     home = shutil.copytree(comfyui_path, tmp_path / "ComfyUI", ignore=shutil.ignore_patterns("__pycache__", ".git"))
     shutil.copytree(stand_in("gguf"), home / "custom_nodes" / "ComfyUI-GGUF")
     run = _verify(tmp_path / "q8_0.gguf", home, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -79,6 +80,24 @@ def test_the_same_model_again_moves_no_weight(sampler: Sampler, comfyui: ComfyUI
     before = dict(split.model.named_parameters())
     sampler.picture(split.clone())
     assert all(value is before[name] for name, value in split.model.named_parameters())
+
+
+def test_a_clone_is_split_also_where_the_loader_s_patcher_sets_its_own_class_on_clones(sampler: Sampler) -> None:
+    patchers = importlib.import_module("multigpu.multigpu_core.comfy.split.patcher")
+    split = sampler.split(**THIRDS)
+    placement = split.placement
+    patchers.undistribute(split)
+
+    class Own(type(split)):  # type: ignore[misc]
+        def clone(self, *args: Any, **kwargs: Any) -> Any:
+            cloned = super().clone(*args, **kwargs)
+            cloned.__class__ = Own
+            return cloned
+
+    split.__class__ = Own
+    patchers.distribute(split, placement, torch.device("npu:0"))
+    cloned = sampler.with_lora(split, 0.5)
+    assert patchers.placement_of(cloned) is placement
 
 
 def test_low_precision_loras_are_patched_where_the_weight_is_stored(sampler: Sampler, comfyui: ComfyUI) -> None:

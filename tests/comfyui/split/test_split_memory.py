@@ -51,6 +51,13 @@ def test_what_was_given_back_returns_when_there_is_room(sampler: Sampler, comfyu
     assert comfyui.held_bytes() == held
 
 
+def test_comfyui_s_own_record_of_a_partial_load_is_over_when_the_model_is_loaded_split(sampler: Sampler) -> None:
+    split = sampler.split(**THIRDS)
+    split.model.model_lowvram, split.model.lowvram_patch_counter = True, 3
+    sampler.picture(split)
+    assert split.model.model_lowvram is False and split.lowvram_patch_counter() == 0
+
+
 def test_an_interrupt_in_the_middle_of_a_block_harms_nothing(sampler: Sampler, comfyui: ComfyUI) -> None:
     interrupt = model_management().InterruptProcessingException
     split = sampler.split(**THIRDS)
@@ -141,6 +148,20 @@ def test_auto_leaves_what_inference_needs_on_the_compute_device(sampler: Sampler
     held = comfyui.held_bytes()
     assert 0 < held[0] <= 4 * MB
     assert held[1] + held[2] > 0, "other cards come before system RAM"
+
+
+@pytest.mark.parametrize(("string", "gives_back"), [("auto", True), ("npu:0,90%;npu:1,10%", False)])
+def test_only_auto_gives_back_what_comfyui_has_granted_too_little_for(
+    sampler: Sampler, comfyui: ComfyUI, string: str, gives_back: bool
+) -> None:
+    split = sampler.split(expert_mode_allocations=string)
+    sampler.picture(split)
+    held = comfyui.held_bytes()[0]
+    split.placement.load(split, 1.0 * MB)
+    assert comfyui.held_bytes()[0] == held, "enough is granted"
+    split.placement.load(split, -1.0 * MB)
+    assert (comfyui.held_bytes()[0] <= held - MB) is gives_back
+    assert gives_back or comfyui.held_bytes()[0] == held
 
 
 @pytest.mark.parametrize(

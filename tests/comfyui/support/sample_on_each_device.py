@@ -22,6 +22,12 @@ import torch  # noqa: E402
 
 from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models  # noqa: E402
 
+MODELS = {
+    "flux": lambda: tiny_models.flux_weights(tiny_models.FluxShape(double_blocks=1, single_blocks=2)),
+    "wan": lambda: tiny_models.wan_weights(tiny_models.WanShape(blocks=2)),
+}
+"""Few blocks: a simulated card may take a second for each in 8 or 16 bits."""
+
 
 def main(comfyui: str, work: str, *cases: str) -> None:
     sys.path.insert(0, comfyui)
@@ -58,7 +64,7 @@ def load_parts(work: Path, architecture: str, dtype: torch.dtype, options: dict[
     import comfy.sd
     import comfy.utils
 
-    weights = {"flux": tiny_models.flux_weights, "wan": tiny_models.wan_weights}[architecture]()
+    weights = MODELS[architecture]()
     model_file = tiny_models.write(work / "model.safetensors", weights, dtype)
     lora_file = tiny_models.write(work / "lora.safetensors", tiny_models.lora_weights(weights))
     vae_file = tiny_models.write(work / "vae.safetensors", tiny_models.vae_weights())
@@ -84,9 +90,9 @@ def load_checkpoint(work: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
 def sample(model: Any, conditioning: Any, vae: Any) -> dict[str, Any]:
     import comfy.sample
 
-    latent = torch.zeros((1, 16, 8, 8) if vae else (1, 16, 2, 8, 8))
+    latent = torch.zeros((1, 16, 4, 4) if vae else (1, 16, 2, 4, 4))
     noise = comfy.sample.prepare_noise(latent, 5)
-    sampled = comfy.sample.sample(model, noise, 3, 1.0, "euler", "simple", conditioning, conditioning, latent)
+    sampled = comfy.sample.sample(model, noise, 2, 1.0, "euler", "simple", conditioning, conditioning, latent)
     return {
         "load_device": str(model.load_device),
         "weights": sorted({str(value.dtype) for value in model.model.diffusion_model.state_dict().values()}),

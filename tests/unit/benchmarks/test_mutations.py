@@ -57,6 +57,27 @@ def test_calls_assignments_conditions_contexts_and_flags_are_mutated_and_nothing
     }
 
 
+def test_equal_edits_of_equal_lines_are_counted_and_each_knows_its_lines(mutations: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "ring.py"
+    lines = (
+        "class Ring:",
+        "    one = f(x=True)",
+        "",
+        "    def grow(self):",
+        *2 * ["        stop()"],
+        "        stop(",
+        ")",
+    )
+    path.write_text("\n".join(lines))
+    found = [(each.text, each.occurrence, each.lines, each.is_in_function) for each in mutations.mutations_of(path)]
+    assert found == [
+        ("one = f(x=True)", 1, range(2, 3), False),
+        ("stop()", 1, range(5, 6), True),
+        ("stop()", 2, range(6, 7), True),
+        ("stop(", 1, range(7, 9), True),
+    ]
+
+
 def test_each_mutation_of_the_streaming_code_is_one_edit_and_compiles(mutations: ModuleType, repository: Path) -> None:
     path = repository / "multigpu_core/execution/streaming/prefetcher.py"
     found = mutations.mutations_of(path)

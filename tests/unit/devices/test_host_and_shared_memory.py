@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, MemoryReading, MpsBackend, host_memory
+from multigpu.multigpu_core.devices import CpuBackend, DeviceRegistry, MemoryReading, MpsBackend
+from multigpu.multigpu_core.devices.backends import host_memory
 from multigpu.multigpu_core.devices.backends.host_memory import read_host_memory
 
 MIB = 1 << 20

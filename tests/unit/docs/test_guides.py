@@ -153,7 +153,7 @@ def plain_names(page: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def words() -> set[str]:
     """Every word of the code and of its configuration."""
-    files = [*ROOT.glob("*.py"), ROOT / "plugins.toml", *(ROOT / "tests" / "comfyui").glob("*.py")]
+    files = [*ROOT.glob("*.py"), ROOT / "plugins.toml", *(ROOT / "tests" / "comfyui").glob("**/*.py")]
     files += [file for room in ("multigpu_core", "integrations") for file in ROOT.glob(f"{room}/**/*.py")]
     return {word for file in files for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))}
 

@@ -102,6 +102,24 @@ def test_each_chunk_of_the_second_half_is_issued_after_the_same_chunk_of_the_fir
         assert micro_batches.alternate
 
 
+def test_after_a_half_has_failed_no_more_of_the_other_is_issued(halves: Halves) -> None:
+    def fail(x: Tensor) -> None:
+        raise ValueError
+
+    def first() -> Tensor:
+        try:
+            return halves.model(a)
+        except ValueError:
+            halves.visits.append(("a", BLOCKS))
+            raise
+
+    a, b = halves.inputs
+    halves.at["a", 1] = fail
+    with pytest.raises(ValueError):
+        halves.step([first, lambda: halves.model(b)])
+    assert halves.visits == [("a", 0), ("b", 0), ("a", 1), ("a", BLOCKS)]
+
+
 def test_the_first_time_one_half_follows_the_other() -> None:
     micro_batches = Halves()
     assert micro_batches.distribution.micro_batches is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.testing import SimulatedMachine
 
 from .relayed import COMPUTE, WIDTH, Block, Glue, InPlace, Model, in_turn, inputs, relayed, resident
@@ -207,6 +209,20 @@ def test_tensors_inside_dicts_lists_tuples_and_dataclasses_travel_and_keep_their
         assert torch.equal(model(inputs()).cpu(), expected)
 
 
+def test_what_is_changed_in_place_between_blocks_is_changed_under_its_other_name_too() -> None:
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        given = x
+        x = blocks[0](given)
+        x += 1
+        return in_turn(blocks[1:], x + 0.5 * given)
+
+    model = Model(glue, [InPlace() for _ in range(4)])
+    expected = resident(model)(inputs()).cpu()
+    relayed(model, ("npu:1", "npu:1", "npu:0", "npu:1"))
+    for _ in range(3):
+        assert torch.equal(model(inputs()).cpu(), expected)
+
+
 def test_activations_cross_twice_for_each_run_of_blocks_and_weights_never(machine: SimulatedMachine) -> None:
     model = Model(in_turn, [Block() for _ in range(8)])
     relayed(model, ("npu:0", "npu:1", "npu:1", "npu:1", "npu:0", "npu:1", "npu:1", "npu:0"))
@@ -265,6 +281,36 @@ def test_what_only_looks_constant_crosses_again() -> None:
     relayed(model, ("npu:0", "npu:1", "npu:1", "npu:0", "npu:1", "npu:0"))
     for _ in range(3):
         assert torch.equal(model(inputs()).cpu(), expected)
+
+
+class Overwriting(Positioned):
+    """Writes into what it is given once it is told to, and not in the step in which constants are learned."""
+
+    overwrites = False
+
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        x = super().forward(x, **options)
+        if self.overwrites:
+            options["pe"].mul_(3)
+        return x
+
+
+def test_a_constant_whose_copy_a_block_has_overwritten_crosses_again() -> None:
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        pe = torch.cos(torch.ones(WIDTH, device=x.device))
+        ours = pe.clone()
+        for block in blocks:
+            x = block(x, pe=pe)
+            pe.copy_(ours)  # as nothing had been written
+        return x
+
+    model = Model(glue, [Overwriting() for _ in range(4)])
+    reference = resident(model)
+    relayed(model, ("npu:0", "npu:1", "npu:1", "npu:2"))
+    for overwrites in (False, False, True, True):
+        for each in (*model.blocks, *reference.blocks):
+            each.overwrites = overwrites
+        assert torch.equal(model(inputs()).cpu(), reference(inputs()).cpu())
 
 
 def test_after_a_step_donors_hold_their_weights_and_nothing_else(machine: SimulatedMachine) -> None:
@@ -419,6 +465,54 @@ def test_a_donor_is_the_current_device_while_its_block_runs_and_no_longer(machin
         seen.clear()
         model(inputs())
         assert seen == [1, 0, 1, 0, 0, 0, 2, 0]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_donor_is_left_before_the_model_goes_on(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Left by the relay, and not by whoever collects the garbage."""
+    inside: list[str] = []
+    made = DeviceRegistry.device_scopes
+
+    class Scope:
+        def __init__(self, scope: AbstractContextManager[object], device: str) -> None:
+            self._scope, self._device = scope, device
+            scopes.append(self)
+
+        def __enter__(self) -> None:
+            inside.append(self._device)
+            self._scope.__enter__()
+
+        def __exit__(self, *error: Any) -> None:
+            inside.remove(self._device)
+            self._scope.__exit__(*error)
+
+    scopes: list[Scope] = []
+    monkeypatch.setattr(
+        DeviceRegistry, "device_scopes", lambda registry, name: lambda: Scope(made(registry, name)(), name)
+    )
+    seen: list[list[str]] = []
+
+    class Looking(Breaking):
+        def forward(self, x: Tensor, **options: Any) -> Tensor:
+            seen.append(list(inside))
+            return super().forward(x, state={})
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+            assert inside == [COMPUTE], "the model's own code computes on its own device"
+        return x
+
+    blocks = [Looking() for _ in range(4)]
+    model = Model(glue, blocks)
+    relayed(model, ("npu:1", "npu:1", "npu:0", "npu:2"))
+    model(inputs())
+    assert seen == [[COMPUTE, "npu:1"], [COMPUTE, "npu:1"], [COMPUTE], [COMPUTE, "npu:2"]] and not inside
+    if fails:
+        blocks[3].raised = ValueError()
+        with pytest.raises(ValueError):
+            model(inputs())
+        assert not inside
 
 
 def test_hooks_of_other_extensions_see_and_change_what_they_always_could() -> None:

@@ -21,8 +21,10 @@ def test_a_model_is_expected_to_run_as_its_inventory_says_until_it_has() -> None
 
 def test_a_step_that_skips_a_block_now_and_then_teaches_nothing() -> None:
     order = CallOrder(range(3))
-    run(order, (0, 1, 2), (0, 1, 2), (0, 2), (0, 1, 2), (0, 2), (0, 1, 2), (0,))
-    assert order.expected == (0, 1, 2)
+    run(order, (0, 1, 2), (0, 1, 2))
+    for step in ((0, 2), (0, 1, 2), (0, 2), (0, 1, 2), (0,)):
+        run(order, step)
+        assert order.expected == (0, 1, 2)
 
 
 def test_a_step_that_stays_different_is_learned() -> None:

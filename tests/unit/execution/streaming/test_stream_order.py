@@ -118,6 +118,22 @@ def test_a_block_that_is_written_and_called_out_of_turn_arrives_as_it_was_writte
     steps.check()
 
 
+def test_weights_that_come_another_way_from_now_on_wait_for_the_copies_under_way(machine: SimulatedMachine) -> None:
+    """The copies ahead are on a stream that the new ones do not know, and write into the same staging memory."""
+    with machine.deferred("late"):
+        steps = Steps(machine, "peer", 0.6)
+        steps.run()
+        for model, device in ((steps.model, "npu:2"), (steps.resident, COMPUTE)):
+            for block in model.blocks:
+                for name, weight in block.named_parameters():
+                    layer, _, attribute = name.rpartition(".")
+                    moved = nn.Parameter(weight.detach().cpu().mul(2).to(device), requires_grad=False)
+                    setattr(block.get_submodule(layer), attribute, moved)
+        steps.run()
+        steps.run()
+        steps.check()
+
+
 @pytest.mark.parametrize("end", ["unloaded", "moved", "let go"])
 @pytest.mark.parametrize("call", ["in turn", "past its region", "inside of another"])
 def test_pinned_memory_outlives_every_copy_from_it(machine: SimulatedMachine, call: str, end: str) -> None:

@@ -125,6 +125,19 @@ def test_a_weight_that_another_extension_exchanges_is_used(machine: SimulatedMac
     assert torch.equal(model.blocks[2].up.weight, weight)
 
 
+def test_each_weight_of_a_block_that_is_packed_no_more_may_change_in_place(machine: SimulatedMachine) -> None:
+    model, resident = Model(), Model().to(COMPUTE)
+    split(model, "cpu")
+    for each in (model, resident):
+        up = each.blocks[2].up
+        up.weight = nn.Parameter(up.weight.clone(), requires_grad=False)
+    model(inputs())
+    machine.module.synchronize(COMPUTE)
+    for each in (model, resident):
+        each.blocks[2].down.bias.add_(1)
+    assert torch.equal(model(inputs()).cpu(), resident(inputs()).cpu())
+
+
 @pytest.mark.parametrize("device", ["cpu", "npu:1"])
 def test_a_weight_with_gaps_that_is_put_in_there_comes_over_as_well(machine: SimulatedMachine, device: str) -> None:
     model, resident = Model(), Model().to(COMPUTE)
