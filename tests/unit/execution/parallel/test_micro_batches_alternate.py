@@ -59,11 +59,11 @@ class Halves:
         self.step()
         self.visits.clear()
 
-    def step(self, micro_batches: Sequence[Callable[[], Tensor]] | None = None, **options: Any) -> list[Tensor]:
+    def step(self, forwards: Sequence[Callable[[], Tensor]] | None = None, **options: Any) -> list[Tensor]:
         assert self.distribution.micro_batches is not None
         a, b = self.inputs
-        forwards = micro_batches or [lambda: self.model(a), lambda: self.model(b)]
-        return self.distribution.micro_batches.run(forwards, kind="half", **options)
+        both = forwards or [lambda: self.model(a), lambda: self.model(b)]
+        return self.distribution.micro_batches.run(both, kind="half", **options)
 
     def assert_right(self) -> None:
         for output, expected in zip(self.step(), self.expected, strict=True):
@@ -93,13 +93,13 @@ def machine(simulated_machine: SimulatedMachine) -> Iterator[SimulatedMachine]:
 
 
 @pytest.fixture
-def micro_batches(machine: SimulatedMachine) -> Halves:
+def halves(machine: SimulatedMachine) -> Halves:
     return Halves()
 
 
-def test_each_chunk_of_the_second_half_is_issued_after_the_same_chunk_of_the_first(micro_batches: Halves) -> None:
+def test_each_chunk_of_the_second_half_is_issued_after_the_same_chunk_of_the_first(halves: Halves) -> None:
     for _ in range(3):
-        assert micro_batches.alternate
+        assert halves.alternate
 
 
 def test_after_a_half_has_failed_no_more_of_the_other_is_issued(halves: Halves) -> None:
@@ -121,53 +121,53 @@ def test_after_a_half_has_failed_no_more_of_the_other_is_issued(halves: Halves) 
 
 
 def test_the_first_time_one_half_follows_the_other() -> None:
-    micro_batches = Halves()
-    assert micro_batches.distribution.micro_batches is not None
-    micro_batches, model, (a, b) = micro_batches.distribution.micro_batches, micro_batches.model, micro_batches.inputs
+    halves = Halves()
+    assert halves.distribution.micro_batches is not None
+    micro_batches, model, (a, b) = halves.distribution.micro_batches, halves.model, halves.inputs
     micro_batches.run([lambda: model(a), lambda: model(b)], kind="another")
-    assert micro_batches.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
+    assert halves.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
 
 
-def test_what_the_halves_keep_the_first_time_is_there_for_both(micro_batches: Halves) -> None:
+def test_what_the_halves_keep_the_first_time_is_there_for_both(halves: Halves) -> None:
     """Around the model, too, where no chunk waits for another."""
     kept: list[Tensor] = []
 
     def half(x: Tensor) -> Tensor:
         if not kept:
             kept.append(x.new_ones(WIDTH) * 2)
-        output: Tensor = micro_batches.model(x * kept[0])
+        output: Tensor = halves.model(x * kept[0])
         return output
 
-    assert micro_batches.distribution.micro_batches is not None
-    a, b = micro_batches.inputs
-    micro_batches.distribution.micro_batches.run([lambda: half(a), lambda: half(b)], kind="another")
+    assert halves.distribution.micro_batches is not None
+    a, b = halves.inputs
+    halves.distribution.micro_batches.run([lambda: half(a), lambda: half(b)], kind="another")
 
 
-def test_halves_wait_for_what_was_queued_before_and_who_comes_after_waits_for_them(micro_batches: Halves) -> None:
-    x = micro_batches.inputs[0].clone()
-    layer = micro_batches.model.blocks[1].layer
+def test_halves_wait_for_what_was_queued_before_and_who_comes_after_waits_for_them(halves: Halves) -> None:
+    x = halves.inputs[0].clone()
+    layer = halves.model.blocks[1].layer
     for _ in range(3):
         x.mul_(1)  # queued on the stream that is current, and the host does not wait
         layer.weight.data.mul_(1)  # likewise, on the other card
-        micro_batches.step([lambda: micro_batches.model(x), lambda: micro_batches.model(x)])
+        halves.step([lambda: halves.model(x), lambda: halves.model(x)])
 
 
-def test_what_the_first_half_writes_in_a_chunk_the_second_reads_in_that_chunk(micro_batches: Halves) -> None:
+def test_what_the_first_half_writes_in_a_chunk_the_second_reads_in_that_chunk(halves: Halves) -> None:
     """The chunks are ordered on their card, not only on the host."""
     table = torch.zeros(WIDTH).to("npu:1")
-    micro_batches.at["a", 1] = lambda x: table.add_(1)
-    micro_batches.at["b", 1] = lambda x: table * 2
+    halves.at["a", 1] = lambda x: table.add_(1)
+    halves.at["b", 1] = lambda x: table * 2
     for _ in range(3):
-        micro_batches.assert_right()
+        halves.assert_right()
 
 
-def test_the_host_may_wait_inside_of_a_block(micro_batches: Halves) -> None:
+def test_the_host_may_wait_inside_of_a_block(halves: Halves) -> None:
     for place in (("a", 1), ("b", 1), ("b", 2)):
-        micro_batches.at[place] = lambda x: x.sum().item()
-    assert micro_batches.alternate
+        halves.at[place] = lambda x: x.sum().item()
+    assert halves.alternate
 
 
-def test_both_halves_are_in_the_state_of_the_caller(machine: SimulatedMachine, micro_batches: Halves) -> None:
+def test_both_halves_are_in_the_state_of_the_caller(machine: SimulatedMachine, halves: Halves) -> None:
     seen: dict[tuple[str, int], tuple[Any, ...]] = {}
 
     def look(place: tuple[str, int]) -> Callable[[Tensor], None]:
@@ -177,11 +177,11 @@ def test_both_halves_are_in_the_state_of_the_caller(machine: SimulatedMachine, m
 
         return see
 
-    micro_batches.at = {(half, block): look((half, block)) for half in "ab" for block in range(BLOCKS)}
+    halves.at = {(half, block): look((half, block)) for half in "ab" for block in range(BLOCKS)}
     token = MARK.set("the caller's")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            micro_batches.step()
+            halves.step()
     finally:
         MARK.reset(token)
     for block in range(BLOCKS):
@@ -192,24 +192,24 @@ def test_both_halves_are_in_the_state_of_the_caller(machine: SimulatedMachine, m
 @pytest.mark.parametrize("block", range(BLOCKS))
 @pytest.mark.parametrize("half", ["a", "b"])
 def test_an_error_anywhere_in_either_half_leaves_everything_as_before(
-    machine: SimulatedMachine, micro_batches: Halves, half: str, block: int, kind: type[BaseException]
+    machine: SimulatedMachine, halves: Halves, half: str, block: int, kind: type[BaseException]
 ) -> None:
-    hooks = [dict(module._forward_pre_hooks) for module in micro_batches.model.modules()]
-    x = micro_batches.inputs[0].clone()
+    hooks = [dict(module._forward_pre_hooks) for module in halves.model.modules()]
+    x = halves.inputs[0].clone()
     held = [device.live_bytes for device in machine.devices]
 
     def fail(_: Tensor) -> None:
         raise kind("as expected")
 
-    micro_batches.at[half, block] = fail
+    halves.at[half, block] = fail
     with pytest.raises(kind, match="as expected"):
-        micro_batches.step([lambda: micro_batches.model(x), lambda: micro_batches.model(x)])
+        halves.step([lambda: halves.model(x), lambda: halves.model(x)])
     x.add_(1)  # who comes after an error waits for what the halves had queued
     assert machine.module.current_device() == 0
-    assert [dict(module._forward_pre_hooks) for module in micro_batches.model.modules()] == hooks
+    assert [dict(module._forward_pre_hooks) for module in halves.model.modules()] == hooks
     assert [device.live_bytes for device in machine.devices] == held
-    micro_batches.at.clear()
-    assert micro_batches.alternate
+    halves.at.clear()
+    assert halves.alternate
 
 
 def test_a_model_that_keeps_something_of_its_forward_on_itself_is_issued_one_half_after_the_other() -> None:
@@ -256,20 +256,20 @@ def test_random_numbers_are_drawn_in_the_order_of_halves_that_follow_each_other(
 
 @pytest.mark.parametrize("scope", [torch.enable_grad, lambda: torch.device("cpu")])
 def test_what_cannot_be_taken_along_to_a_thread_lets_one_half_follow_the_other(
-    micro_batches: Halves, scope: Callable[[], AbstractContextManager[Any]]
+    halves: Halves, scope: Callable[[], AbstractContextManager[Any]]
 ) -> None:
     with scope():
-        micro_batches.step()
-    assert micro_batches.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
-    assert micro_batches.alternate
+        halves.step()
+    assert halves.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
+    assert halves.alternate
 
 
-def test_whoever_asks_for_it_has_one_half_follow_the_other(micro_batches: Halves) -> None:
-    micro_batches.step(in_turn=True)
-    assert micro_batches.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
+def test_whoever_asks_for_it_has_one_half_follow_the_other(halves: Halves) -> None:
+    halves.step(in_turn=True)
+    assert halves.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
 
 
-def test_compiled_blocks_are_issued_in_turn_as_well(micro_batches: Halves) -> None:
-    for block in micro_batches.model.blocks:
+def test_compiled_blocks_are_issued_in_turn_as_well(halves: Halves) -> None:
+    for block in halves.model.blocks:
         block.layer.compile(backend="eager", fullgraph=True)
-    assert micro_batches.alternate
+    assert halves.alternate
