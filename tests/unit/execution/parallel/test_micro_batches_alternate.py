@@ -102,29 +102,29 @@ def test_each_chunk_of_the_second_half_is_issued_after_the_same_chunk_of_the_fir
         assert micro_batches.alternate
 
 
-def test_after_a_half_has_failed_no_more_of_the_other_is_issued(halves: Halves) -> None:
+def test_after_a_half_has_failed_no_more_of_the_other_is_issued(micro_batches: Halves) -> None:
     def fail(x: Tensor) -> None:
         raise ValueError
 
     def first() -> Tensor:
         try:
-            return halves.model(a)
+            return micro_batches.model(a)
         except ValueError:
-            halves.visits.append(("a", BLOCKS))
+            micro_batches.visits.append(("a", BLOCKS))
             raise
 
-    a, b = halves.inputs
-    halves.at["a", 1] = fail
+    a, b = micro_batches.inputs
+    micro_batches.at["a", 1] = fail
     with pytest.raises(ValueError):
-        halves.step([first, lambda: halves.model(b)])
-    assert halves.visits == [("a", 0), ("b", 0), ("a", 1), ("a", BLOCKS)]
+        micro_batches.step([first, lambda: micro_batches.model(b)])
+    assert micro_batches.visits == [("a", 0), ("b", 0), ("a", 1), ("a", BLOCKS)]
 
 
 def test_the_first_time_one_half_follows_the_other() -> None:
     micro_batches = Halves()
     assert micro_batches.distribution.micro_batches is not None
-    micro_batches, model, (a, b) = micro_batches.distribution.micro_batches, micro_batches.model, micro_batches.inputs
-    micro_batches.run([lambda: model(a), lambda: model(b)], kind="another")
+    model, (a, b) = micro_batches.model, micro_batches.inputs
+    micro_batches.distribution.micro_batches.run([lambda: model(a), lambda: model(b)], kind="another")
     assert micro_batches.visits == [(half, block) for half in "ab" for block in range(BLOCKS)]
 
 

@@ -160,7 +160,7 @@ def test_one_budget_is_shared_with_the_host_and_the_log_says_who_has_what(machin
 
 def test_the_host_is_told_when_memory_becomes_ordinary_and_when_it_is_pinned_again(machine: SimulatedMachine) -> None:
     host = Host(GB)
-    locked = PageLockedMemory(default_registry(), GB, host)
+    locked = PinnedMemory(default_registry(), GB, host)
     memory = pinned(locked, 60 * KB)
     assert memory is not None and locked.unlock(memory)
     assert host.told_bytes == 0
