@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multigpu.multigpu_core.allocation import Block, BlockKind
 from multigpu.multigpu_core.devices import default_registry
-from multigpu.multigpu_core.execution import Distribution, PageLockedMemory
+from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 from multigpu.testing import SimulatedMachine
@@ -62,7 +62,7 @@ def test_a_block_moves_off_its_card_also_where_no_memory_can_be_pinned(machine: 
 @pytest.mark.parametrize("device", ["npu:1", "cpu"])
 def test_tensors_without_a_byte_need_no_packing(machine: SimulatedMachine, device: str) -> None:
     registry = default_registry()
-    storage = PackedStorage(registry, COMPUTE, PageLockedMemory(registry, GB))
+    storage = PackedStorage(registry, COMPUTE, PinnedMemory(registry, GB))
     owner = nn.Module()
     owner.register_buffer("empty", torch.empty(0, 4, device=device))
     assert storage.is_done([TensorSlot("empty", owner, "empty")], device)
@@ -70,7 +70,7 @@ def test_tensors_without_a_byte_need_no_packing(machine: SimulatedMachine, devic
 
 def test_a_tensor_that_is_alone_on_a_card_is_not_taken_for_packed(machine: SimulatedMachine) -> None:
     registry = default_registry()
-    storage = PackedStorage(registry, COMPUTE, PageLockedMemory(registry, GB))
+    storage = PackedStorage(registry, COMPUTE, PinnedMemory(registry, GB))
     owner = nn.Module()
     for name in ("first", "second"):
         owner.register_buffer(name, torch.randn(100, device="npu:1"))

@@ -158,6 +158,15 @@ def test_one_budget_is_shared_with_the_host_and_the_log_says_who_has_what(machin
     assert locked.locked_bytes == host.told_bytes == 0
 
 
+def test_memory_is_not_pinned_again_beyond_the_limit(machine: SimulatedMachine) -> None:
+    locked = PinnedMemory(default_registry(), 100 * KB)
+    memory = pinned(locked, 60 * KB)
+    assert memory is not None and locked.unlock(memory)
+    other = pinned(locked, 60 * KB)
+    assert other is not None and not locked.lock(memory)
+    assert locked.locked_bytes == 60 * KB
+
+
 def test_the_host_is_told_when_memory_becomes_ordinary_and_when_it_is_pinned_again(machine: SimulatedMachine) -> None:
     host = Host(GB)
     locked = PinnedMemory(default_registry(), GB, host)
