@@ -42,7 +42,7 @@ TWO_CARDS = ("--machine", "cuda:0=24gb", "--machine", "cuda:1=12gb")
 
 def test_the_table_ends_with_a_string_that_makes_the_same_plan_again(file: Path) -> None:
     lines = _plan(file, *TWO_CARDS).stdout.splitlines()
-    (string,) = [line.partition("same again: ")[2] for line in lines if "same again: " in line]
+    (string,) = [line.partition("to reproduce: ")[2] for line in lines if "to reproduce: " in line]
     again = _json(file, *TWO_CARDS, "--expert", string)
     assert again["blocks"] == _json(file, *TWO_CARDS)["blocks"]
     assert any("predicted" in line for line in lines)
