@@ -81,8 +81,8 @@ def test_a_model_that_fits_nowhere_exits_with_1_and_says_what_is_missing(file: P
     [
         (("--expert", "cuda:0,1gx"), "'gx' is not a unit"),
         (("--expert", "cuda:7,50%;cpu,50%"), "cuda:7"),
-        (("--machine", "=8gb"), "'=8gb' is no device with a size"),
-        (("--machine", "cuda:0=much"), "'cuda:0=much' is no device with a size"),
+        (("--machine", "=8gb"), "'=8gb' is not a device with a size"),
+        (("--machine", "cuda:0=much"), "'cuda:0=much' is not a device with a size"),
         (("--machine", "cuda:0=8gb"), "cuda:0 is named twice"),
         (("--fit", "cuda:1=3gb"), "There is no device 'cuda:1'; there are cuda:0, cpu."),
         (("--strategy", "fast"), "There is no strategy 'fast'"),
