@@ -1,4 +1,4 @@
-"""What goes wrong when a device is named."""
+"""The error for a device name that cannot be used."""
 
 from __future__ import annotations
 
