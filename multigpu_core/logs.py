@@ -1,4 +1,4 @@
-"""How our log lines look: a sentence on ComfyUI's console and, where the user names a file, a line of JSON there.
+"""The format of our log lines: a sentence on ComfyUI's console and, where the user names a file, a line of JSON there.
 
 Every event has a name, as in ``log.info("split_loaded", message="Flux: 57 blocks placed …", model="Flux", blocks=57)``:
 `message` is what people read, the rest is data for programs, in bytes and milliseconds. docs/logging.md lists them all.

@@ -15,7 +15,7 @@ export function deviceBar(device, models, devices) {
   }
   const known = parts.reduce((sum, part) => sum + part.size, 0);
   const other = Math.max(0, device.total_bytes - device.free_bytes - known);
-  if (other > device.total_bytes / 500) parts.push({ kind: "other", size: other, text: `in other use: ${bytes(other)}` });
+  if (other > device.total_bytes / 500) parts.push({ kind: "other", size: other, text: `other programs: ${bytes(other)}` });
   const summary = parts.map((part) => part.text).concat(`free: ${bytes(device.free_bytes)}`).join(", ");
   return element(
     "div",

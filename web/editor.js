@@ -29,7 +29,7 @@ export class AllocationEditor {
       id: "multigpu-expert",
       value: allocation.expert,
       spellcheck: "false",
-      placeholder: "empty: by virtual VRAM and donor; auto: the fastest plan that fits",
+      placeholder: "empty: use virtual VRAM and donor; auto: the fastest plan that fits",
       oninput: () => this.#ask(),
     });
     this.#strategy = element(
@@ -80,12 +80,12 @@ export class AllocationEditor {
       element("p", { class: "multigpu-detail" }, files || "The node names no model file."),
       element("p", { class: "multigpu-hint" }, "Drag the borders, or move them with the arrow keys."),
       this.#bar.element,
-      element("p", { class: "multigpu-hint" }, "The model's blocks, in the order in which they compute:"),
+      element("p", { class: "multigpu-hint" }, "The model's blocks in execution order:"),
       this.#strip,
       element(
         "table",
         { class: "multigpu-shares" },
-        element("thead", {}, element("tr", {}, ["Device", "Weights", "Staging", "Room", "Left for the rest"].map((name) => element("th", { scope: "col" }, name)))),
+        element("thead", {}, element("tr", {}, ["Device", "Weights", "Staging", "Free", "Left for inference"].map((name) => element("th", { scope: "col" }, name)))),
         this.#table,
       ),
       element(

@@ -19,7 +19,7 @@ app.registerExtension({
       id: "multigpu",
       icon: "pi pi-microchip",
       title: "MultiGPU",
-      tooltip: "MultiGPU: what is on which device",
+      tooltip: "MultiGPU: devices and the models on them",
       type: "custom",
       render: (root) => {
         panel?.close();

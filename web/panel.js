@@ -23,8 +23,8 @@ export class Panel {
     this.#root = root;
     const free = button(
       "Free everything",
-      () => this.#do("Everything is freed as soon as ComfyUI is idle.", server.freeEverything),
-      { title: "Unload every model, kept ones too, and forget all cached results" },
+      () => this.#do("Freeing everything as soon as ComfyUI is idle.", server.freeEverything),
+      { title: "Unload every model, including kept ones, and clear all cached outputs" },
     );
     root.classList.add("multigpu-panel");
     root.replaceChildren(
@@ -52,7 +52,7 @@ export class Panel {
       if (this.#isSilent) this.#message.textContent = "";
       this.#isSilent = false;
     } catch (error) {
-      this.#message.textContent = `ComfyUI does not answer: ${error.message}`;
+      this.#message.textContent = `ComfyUI does not respond: ${error.message}`;
       this.#isSilent = true;
     }
   }
@@ -75,7 +75,7 @@ export class Panel {
   }
 
   #showFault(fault) {
-    const text = fault === null ? "" : `ComfyUI's prompt worker has died: ${fault}. No prompt runs until ComfyUI is restarted.`;
+    const text = fault === null ? "" : `ComfyUI's prompt worker has died: ${fault}. Restart ComfyUI to run prompts.`;
     if (text === this.#fault.textContent) return; // or it would be read out at every look
     this.#fault.textContent = text;
     this.#fault.hidden = !text;
@@ -109,11 +109,11 @@ export class Panel {
     const keep = button("Keep", () => this.#do("", () => server.keep(key, !isKept)), {
       "data-action": `keep-${key}`,
       "aria-pressed": String(isKept),
-      title: "Whether the model stays when ComfyUI is asked to unload models",
+      title: "Keep the model when ComfyUI is asked to unload models",
     });
-    const unload = button("Unload", () => this.#do(`${model.title} is unloaded.`, () => server.unload(key)), {
+    const unload = button("Unload", () => this.#do(`Unloaded ${model.title}.`, () => server.unload(key)), {
       "data-action": `unload-${key}`,
-      title: "Take the model off all devices, into system memory",
+      title: "Unload the model from all devices to system memory",
     });
     return element("div", { class: "multigpu-buttons" }, keep, unload);
   }
@@ -160,7 +160,7 @@ function titleOf(model) {
 
 function subtitle(model) {
   const node = model.ours?.node_id ? `, node ${model.ours.node_id}` : "";
-  if (!model.ours) return "loaded by a node of ComfyUI's own or of another pack";
+  if (!model.ours) return "loaded by a ComfyUI node or another pack";
   if (!model.split) return `${model.name}, whole${node}`;
   return `${model.name}, split (${model.split.strategy}), computes on ${model.split.compute_device}${node}`;
 }

@@ -12,7 +12,7 @@ export class Speeds {
 
   constructor() {
     this.#measure = button("Measure", () => this.#run(), {
-      title: "Measure every link between devices and what each computes: under 20 seconds, while nothing runs",
+      title: "Measure every link and device: takes under 20 seconds, while no prompt runs",
     });
     this.element = element(
       "section",
@@ -28,7 +28,7 @@ export class Speeds {
     this.#isMeasured = isMeasured;
     this.#text.textContent = isMeasured
       ? "Measured on this machine."
-      : "As published for devices of this kind. Predictions and “auto” go by your own when they are measured.";
+      : "Published speeds for this kind of device. Measure yours for better predictions and a better “auto”.";
   }
 
   async #run() {

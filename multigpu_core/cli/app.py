@@ -24,9 +24,9 @@ app = typer.Typer(name="multigpu", cls=CommandsWithPlugins, no_args_is_help=True
 
 @app.callback()
 def prepare() -> None:
-    """MultiGPU for ComfyUI, outside of ComfyUI. MULTIGPU_SIMULATE=2x8gb gives every command two simulated cards.
+    """MultiGPU for ComfyUI, outside of ComfyUI. MULTIGPU_SIMULATE=2x8gb gives every command two simulated GPUs.
 
-    Exit codes: 0 it is as it should be, 1 it is not, 2 what was typed cannot be done.
+    Exit codes: 0 success, 1 a check failed, 2 invalid usage.
     """
     configure_logging("warning")  # by default structlog prints, and would be in the midst of --json
     if os.environ.get("MULTIGPU_SIMULATE"):

@@ -40,7 +40,7 @@ def bench(
     """Measure, and print the figures beside what they must not exceed.
 
     Further options are the benchmark's own: `multigpu bench clock --quick`.
-    Exit 0: none exceeds it; 1: one does; 2: wrong input.
+    Exit 0: none exceeds it; 1: one does; 2: invalid usage.
     """
     script = BENCHMARKS / f"{name.value}.py"
     if not script.is_file():

@@ -1,4 +1,4 @@
-"""The ComfyUI that a command is about, and having a job done in it: a process of its own, with ComfyUI's own Python."""
+"""Find the ComfyUI of a command and run a job in it, in a process of its own with ComfyUI's own Python."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def some_comfyui(chosen: Path | None) -> Path:
     except ProvisioningError as error:
         raise ComfyUIJobError(f"{error} Or name it: --comfyui PATH.") from error
     if not is_comfyui(folder):
-        raise ComfyUIJobError(f"{folder} holds no ComfyUI: name the folder that has main.py and nodes.py.")
+        raise ComfyUIJobError(f"{folder} is not a ComfyUI: name the folder that contains main.py and nodes.py.")
     return folder
 
 
@@ -112,8 +112,8 @@ def done_in(comfyui: Path, job: Job, seconds: float | None = None) -> dict[str, 
 
 def _why(comfyui: Path, python: Path, log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "it printed nothing"
     hint = ""
     if "ModuleNotFoundError" in last:
         hint = f" Install what is missing into the Python that runs ComfyUI, here {python}."
-    return f"ComfyUI in {comfyui} ended without an answer: {last}.{hint}"
+    return f"ComfyUI in {comfyui} ended without a result: {last}.{hint}"

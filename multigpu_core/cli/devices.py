@@ -21,7 +21,7 @@ GIB = 1024**3
 def devices(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False) -> None:
     """List every device that can hold tensors, with its memory now.
 
-    Exit 0, also where a device does not answer: that is told.
+    Exit 0, also if a device fails to respond: it is listed as failed.
     """
     survey = registry_here().survey()
     if as_json:

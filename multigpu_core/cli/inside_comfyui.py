@@ -1,4 +1,4 @@
-"""A script for a fresh process: imports a ComfyUI without its server, starts our framework in it, and has a job done.
+"""A script for a new process: import ComfyUI without its server, start our framework in it, and run a job.
 
 ``python inside_comfyui.py REQUEST RESULT``, two JSON files. It is run by its path and with ComfyUI's own Python, in
 which `multigpu` need not be installed. The request has ``comfyui``, its folder; ``flags``, what ComfyUI is started

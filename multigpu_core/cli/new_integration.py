@@ -1,4 +1,4 @@
-"""`multigpu new-integration`: writes a plugin package that works as it is, to begin from."""
+"""`multigpu new-integration`: write a working plugin package to start from."""
 
 from __future__ import annotations
 
@@ -122,24 +122,24 @@ def new_integration(
 ) -> None:
     """Write a plugin package: install it into ComfyUI's Python, restart ComfyUI, and its variants are there.
 
-    Exit 0: it is written; 2: wrong input.
+    Exit 0: written; 2: invalid usage.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        typer.echo(f"{name!r} is no plugin name: use small letters, digits and underscores, as in my_pack.", err=True)
+        typer.echo(f"{name!r} is not a plugin name: use a-z, digits and underscores, as in my_pack.", err=True)
         raise typer.Exit(2)
     if name in built_in_names():
         typer.echo(f"{name!r} is a plugin of MultiGPU's own: choose another name.", err=True)
         raise typer.Exit(2)
     folder = directory or Path(f"multigpu-{name.replace('_', '-')}")
     if folder.is_dir() and any(folder.iterdir()):
-        typer.echo(f"{folder} is there already and not empty: name another with --directory.", err=True)
+        typer.echo(f"{folder} already exists and is not empty: choose another with --directory.", err=True)
         raise typer.Exit(2)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in package_files(name).items():
             write_atomically(folder / file, text)
     except OSError as error:
-        typer.echo(f"error: {error}: name a folder that can be written with --directory.", err=True)
+        typer.echo(f"error: {error}: choose a writable folder with --directory.", err=True)
         raise typer.Exit(2) from None
     # A bare name is a project in the package index to pip, not a folder.
     path = os.path.join(".", folder)

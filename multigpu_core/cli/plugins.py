@@ -42,17 +42,17 @@ def plugins(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="A ComfyUI's custom_nodes folder, whose packs may carry plugins. Known where MultiGPU is in it.",
+            help="ComfyUI's custom_nodes folder, to find plugins of packs. Not needed if MultiGPU is in it.",
         ),
     ] = None,
     user_directory: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="A ComfyUI's user folder, for its plugins.toml.")
+        Path | None, typer.Option(exists=True, file_okay=False, help="ComfyUI's user folder, for its plugins.toml.")
     ] = None,
 ) -> None:
     """List every plugin that is found, and whether it works.
 
     Which nodes a plugin registers is known inside ComfyUI alone: see its log, or GET /multigpu/plugins.
-    Exit 0: all that are switched on work; 1: one cannot be used; 2: wrong input.
+    Exit 0: every enabled plugin works; 1: one cannot be used; 2: invalid usage.
     """
     configure_logging("error")
     folders = custom_nodes or own_custom_nodes()

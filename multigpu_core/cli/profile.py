@@ -1,4 +1,4 @@
-"""`multigpu profile`: measures how fast this machine's links and devices are, and keeps it."""
+"""`multigpu profile`: measure how fast this machine's links and devices are, and save the result."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TERA = 1e12
 
 
 def profile(
-    again: Annotated[bool, typer.Option("--again", help="Measure even if this machine has been measured.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
     """Measure the links between all devices and what each computes, in under 20 seconds, for plans to go by.
 
-    Exit 0: measured and kept; 2: it cannot be measured, or not be kept.
+    Exit 0: measured and saved; 2: it cannot be measured or saved.
     """
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.devices import ProfileError, load_profile, profile_file
@@ -43,9 +43,9 @@ def profile(
     if found.links:
         console.print(_links(found))
     else:
-        console.print("There is one device only, and so no link between two.")
+        console.print("There is only one device, so there is no link to measure.")
     console.print(_rates(found))
-    console.print(f"Kept in {profile_file()}; --again measures anew.", markup=False)
+    console.print(f"Saved in {profile_file()}; --again measures again.", markup=False)
 
 
 def _measured(registry: DeviceRegistry, console: Console) -> HardwareProfile:
@@ -90,7 +90,7 @@ def _links(profile: HardwareProfile) -> Table:
 
 def _rates(profile: HardwareProfile) -> Table:
     dtypes = list(dict.fromkeys(dtype for rates in profile.flops_per_second.values() for dtype in rates))
-    table = Table(title="Products of matrices, TFLOP/s")
+    table = Table(title="Matrix multiplication, TFLOP/s")
     table.add_column("Device")
     for dtype in dtypes:
         table.add_column(dtype, justify="right")

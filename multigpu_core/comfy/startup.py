@@ -1,4 +1,4 @@
-"""Starts the framework inside ComfyUI: devices, plugins, the patches in core, and the nodes."""
+"""Start the framework inside ComfyUI: devices, plugins, the patches in core, and the nodes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def _keep_looking(watch: HostMemoryWatch | RetentionWatch) -> None:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
             await asyncio.to_thread(watch.look)  # it takes the queue's mutex
     except Exception:
-        log.exception("watch_failed", message=f"{type(watch).__name__} is off until ComfyUI is started again")
+        log.exception("watch_failed", message=f"{type(watch).__name__} is off until ComfyUI restarts")
 
 
 def _empty_caches(context: LoadContext) -> None:

@@ -1,1 +1,1 @@
-"""What plugins and MultiGPU hand to each other: data only. Imports nothing but the standard library."""
+"""The data that plugins and MultiGPU exchange. Imports nothing but the standard library."""

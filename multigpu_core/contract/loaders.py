@@ -1,4 +1,4 @@
-"""What a plugin says about the loader nodes that it knows: data only, importable without torch and ComfyUI."""
+"""A plugin's description of the loader nodes that it knows: data only, importable without torch and ComfyUI."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class OwnNode:
 
 
 def _expect(things: object, kind: type, what: str, example: str) -> None:
-    """A plugin's slip is told where it is made: what it says is used long after its hook was asked."""
+    """Validate here, so that the error points at the plugin's own line: the data is used long after the hook's call."""
     if not isinstance(things, tuple | list) or not all(isinstance(thing, kind) for thing in things):
         raise TypeError(f"{what} is a tuple of {kind.__name__}, as {example}.")
 

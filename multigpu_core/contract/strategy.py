@@ -17,7 +17,7 @@ class Strategy(str, Enum):
     CONTIGUOUS = "contiguous", "offloads the beginning of the model in one piece"
     RELAY = (
         "relay",
-        "lets the other cards compute the blocks that they store, so that activations travel instead of weights",
+        "lets the other GPUs compute the blocks that they store, so that activations travel instead of weights",
     )
 
     def __new__(cls, name: str, summary: str = "") -> Strategy:

@@ -1,4 +1,4 @@
-"""What an unload policy is told: data only."""
+"""The input of an unload policy: data only."""
 
 from __future__ import annotations
 

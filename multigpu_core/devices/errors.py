@@ -1,4 +1,4 @@
-"""What goes wrong when a device is named."""
+"""The error for a device name that cannot be used."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class DeviceError(ValueError):
         self.nearest = nearest
         self.reasons = reasons
         question = f" (did you mean {nearest!r}?)" if nearest else ""
-        there_are = f"The devices here are: {', '.join(available) or 'none'}."
+        there_are = f"Available devices: {', '.join(available) or 'none'}."
         super().__init__(" ".join([f"There is no device {text!r}{question}.", there_are, *reasons]))

@@ -1,4 +1,4 @@
-"""What is known about one device that can hold tensors."""
+"""Facts about one device that can hold tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cards really read each other's memory.
+"""Find out which GPUs can really read each other's memory.
 
 A driver may claim it where it is not so: in virtual machines, or behind an IOMMU, such copies bring garbage.
 """
@@ -33,7 +33,7 @@ class PeerAccess:
                     "peer_access_broken",
                     message=f"The driver says that {pair[0]} can read the memory of {pair[1]}, but a copy of "
                     f"{PROBE_BYTES} bytes came out wrong. Copies between them go through host memory instead. Virtual "
-                    "machines and an IOMMU cause this: switch the IOMMU off, or ask who runs the machine.",
+                    "machines and an IOMMU cause this: switch the IOMMU off, or ask the machine's administrator.",
                     devices=[str(device) for device in pair],
                 )
         return self._works[pair]

@@ -50,7 +50,7 @@ class DeviceRegistry:
     ) -> None:
         """`hints` gives, by device type, a sentence on the host's flag that shows devices of that type.
 
-        It is told to who asks for one that is not there.
+        Shown to whoever asks for a device that is not available.
         """
         self._backends = tuple(backends)
         self._hints = dict(hints or {})
@@ -59,7 +59,7 @@ class DeviceRegistry:
         self._shared = shared or SharedByLoads()
 
     def restricted(self, names: Collection[str], reason: str) -> DeviceRegistry:
-        """The same registry with only the canonical `names` left; `reason` is told to who asks for another device."""
+        """The same registry with only the canonical `names` left; `reason` explains the refusal of others."""
         restrictions = (*self._restrictions, Restriction(frozenset(names), reason))
         return DeviceRegistry(
             self._backends, hints=self._hints, environ=self._environ, restrictions=restrictions, shared=self._shared
@@ -252,7 +252,7 @@ class DeviceRegistry:
             for variable in backend.visibility_variables:
                 if variable in self._environ:
                     value = self._environ[variable]
-                    yield f"{variable}={value!r} hides devices: unset it, or add the device to it, and start again."
+                    yield f"{variable}={value!r} hides devices: unset it, or add the device to it, then restart."
             if error := probe_count(backend)[1]:
                 yield f"Looking for {backend.type} devices failed: {error}"
         for family in dict.fromkeys((spelling.family, *(backend.type for backend in backends))):

@@ -1,4 +1,4 @@
-"""Copies between cards beside whatever else runs on them."""
+"""Copies between GPUs beside whatever else runs on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes a model's compute device the current one while the model runs.
+"""Make a model's compute device the current one while the model runs.
 
 Torch's own operators look at their tensors. Kernels that take raw pointers (quantised formats) launch on the current
 device instead, and crash the process where that is another card without peer access.

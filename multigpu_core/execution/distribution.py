@@ -36,7 +36,7 @@ class DistributionError(RuntimeError):
         self.planned = dict(planned)
         self.actual = dict(actual)
         super().__init__(
-            f"The weights do not lie where the plan puts them: planned {self.planned}, found {self.actual} (bytes by "
+            f"The weights are not where the plan puts them: planned {self.planned}, found {self.actual} (bytes by "
             "device). Another extension may have moved them; load the model again, and report this if it stays."
         )
 
@@ -51,7 +51,7 @@ class Residency:
     """Bytes brought to the compute device in the last step."""
     total_transfer_bytes: int
     staging_bytes: int = 0
-    """Bytes of the compute device that are kept, beside the weights, for those on their way."""
+    """Bytes of the compute device reserved for streaming, beside the weights."""
     step_seconds: float | None = None
     """What a step took of late; None before the second."""
 
@@ -260,7 +260,7 @@ class Distribution:
         return freed if is_enough else freed + self.demote(bytes_wanted - freed, device, source)
 
     def save_staging(self) -> int:
-        """Keep no more for blocks on their way than the largest of them needs. Returns the bytes freed."""
+        """Shrink the staging buffer to what the largest streamed block needs. Returns the bytes freed."""
         before = self.staging_bytes
         if isinstance(self._state, Placing):
             self._state.streamer.save_memory()
@@ -304,7 +304,7 @@ class Distribution:
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of the compute device that are kept for weights on their way."""
+        """Bytes of the compute device reserved for streaming."""
         state = self._state
         return state.streamer.staging_bytes if isinstance(state, Placing) else 0
 

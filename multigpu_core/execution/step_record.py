@@ -1,4 +1,4 @@
-"""What a model's steps moved and took."""
+"""Record the bytes that a model's steps moved and the time they took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens when no plugin says otherwise: our planner, and an unload policy that does what the nodes ask."""
+"""The defaults when no plugin answers: our planner, and an unload policy that does what the nodes ask."""
 
 from __future__ import annotations
 

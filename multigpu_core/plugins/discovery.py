@@ -1,4 +1,4 @@
-"""Finds plugins: our own, those of installed distributions, and those that other node packs carry."""
+"""Find plugins: our own, those of installed distributions, and those that other node packs carry."""
 
 from __future__ import annotations
 

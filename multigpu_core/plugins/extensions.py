@@ -33,7 +33,7 @@ def device_backends(plugins: PluginManager) -> list[DeviceBackend]:
     def check(plugin: str, backend: DeviceBackend) -> DeviceBackend:
         names = {backend.type, *backend.aliases}
         if not all(_FAMILY.fullmatch(name) for name in names):
-            reason = f"{backend.type!r:.80} is no device type: use small letters and digits, as in npu."
+            reason = f"{backend.type!r:.80} is not a device type: use small letters and digits, as in npu."
             raise PluginError(plugin, reason)
         if names & taken:
             raise PluginError(plugin, f"There is a device type {min(names & taken)} already: choose another name.")

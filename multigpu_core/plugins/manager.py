@@ -152,7 +152,7 @@ class PluginManager:
         self.records[plugin] = replace(self.records[plugin], why_not=reason, traceback=lines)
         log.error(
             "plugin_failed",
-            message=f"The plugin {plugin} failed and is left out; everything else works on.\n{lines}",
+            message=f"The plugin {plugin} failed and is not used; everything else continues to work.\n{lines}",
             plugin=plugin,
             reason=reason,
         )
@@ -191,10 +191,10 @@ class PluginManager:
         return run_step(plugin, what, step, self._wait)
 
     def _refuse_second(self, candidate: Candidate) -> None:
-        reason = f"{self.records[candidate.name].source} has a plugin of that name already."
+        reason = f"{self.records[candidate.name].source} already has a plugin of that name."
         record = PluginRecord(candidate.name, candidate.source, candidate.version, why_not=reason)
         self.records[f"{candidate.name} of {candidate.source}"] = record
-        message = f"The plugin {candidate.name} of {candidate.source} is left out: {reason}"
+        message = f"The plugin {candidate.name} of {candidate.source} is not used: {reason}"
         log.warning("plugin_left_out", message=message, plugin=candidate.name, reason=reason)
 
     def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:

@@ -1,4 +1,4 @@
-"""What the report says of one plugin."""
+"""One plugin's entry in the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class PackState(str, Enum):
-    """What became of a node pack when ComfyUI started, or what is known of it without ComfyUI."""
+    """The state of a node pack after ComfyUI started, or what is known of it without ComfyUI."""
 
     LOADED = "loaded"
     ABSENT = "absent"

@@ -1,4 +1,4 @@
-"""Checks a plugin before it is registered, where pluggy itself would accept what can never work."""
+"""Check a plugin before it is registered, where pluggy itself would accept what can never work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 PLUGIN_API = 1
-"""The version of the hooks in hookspecs.py. It grows when a plugin that was written for the last one may break."""
+"""The version of the hooks in hookspecs.py. It increases when a plugin that was written for the last one may break."""
 
 
 class PluginError(Exception):
@@ -38,12 +38,12 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> HookImplem
     if wanted != PLUGIN_API:
         newer = isinstance(wanted, int) and wanted > PLUGIN_API
         way_out = "update MultiGPU" if newer else "update the plugin"
-        raise PluginError(name, f"It is written for plugin API {wanted!r}, it is {PLUGIN_API} here: {way_out}.")
+        raise PluginError(name, f"It is written for plugin API {wanted!r}, but this is {PLUGIN_API}: {way_out}.")
     if isinstance(plugin, type):
         raise PluginError(name, f"It is the class {plugin.__name__}: offer a module, or an instance of the class.")
     options_model = getattr(plugin, "Options", None)
     if options_model is not None and not hasattr(options_model, "model_validate"):
-        raise PluginError(name, "Its Options is no pydantic model: derive it from pydantic.BaseModel.")
+        raise PluginError(name, "Its Options is not a pydantic model: derive it from pydantic.BaseModel.")
     specs = _hooks(hookspecs, f"{hookspecs.PROJECT}_spec")
     found: dict[str, Callable[..., Any]] = {}
     for attribute, implementation, options in _implementations(plugin, f"{hookspecs.PROJECT}_impl"):
@@ -55,7 +55,7 @@ def check_plugin(plugin: object, name: str, hookspecs: ModuleType) -> HookImplem
         elif not options.get("optionalhook"):
             raise PluginError(name, f"There is no hook {hook}{_did_you_mean(hook, specs)}.")
     if not found:
-        way_out = "mark its own functions with @hookimpl from multigpu; classes in it are not looked into"
+        way_out = "mark its own functions with @hookimpl from multigpu; classes in it are not searched"
         raise PluginError(name, f"It implements no hook: {way_out}.")
     return HookImplementations(found)
 
@@ -74,7 +74,7 @@ def check_answer(said: Iterable[object], kinds: tuple[type, ...], name: str, hoo
 
 def _check_kind(name: str, hook: str, implementation: Callable[..., Any], options: dict[str, Any]) -> None:
     if inspect.iscoroutinefunction(implementation) or inspect.isasyncgenfunction(implementation):
-        raise PluginError(name, f"{hook} is async, and nobody would await it. Make it a plain function.")
+        raise PluginError(name, f"{hook} is async, but hooks are not awaited. Make it a plain function.")
     if options.get("wrapper") or options.get("hookwrapper"):
         raise PluginError(name, f"{hook} is asked plugin by plugin, so a wrapper has nothing to wrap there.")
 
@@ -84,7 +84,8 @@ def _check_parameters(name: str, hook: str, implementation: Callable[..., Any], 
     for parameter in inspect.signature(implementation).parameters.values():
         if parameter.default is not inspect.Parameter.empty:
             raise PluginError(
-                name, f"{hook}: the parameter {parameter.name} has a default, so it would never be filled in. Drop it."
+                name,
+                f"{hook}: the parameter {parameter.name} has a default, so it is never passed. Remove the default.",
             )
         if parameter.name not in offered:
             raise PluginError(

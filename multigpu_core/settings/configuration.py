@@ -46,7 +46,7 @@ class ConfigurationProblem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}: {self.key}: {self.reason} Restart ComfyUI after mending it."
+        return f"{self.file}, line {self.line}: {self.key}: {self.reason} Fix this, then restart ComfyUI."
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _entries(
 def _fault(path: tuple[str, ...], value: Any) -> str:
     """What is wrong with an entry, or nothing. A plugin's own options are judged by the plugin's model."""
     if _exceeds_64_bits(value):
-        return "It has a number of more than 64 bits."
+        return "It contains a number of more than 64 bits."
     sections = ("integrations", *SECTIONS)
     if path[0] not in sections:
         return f"There is no such section{_nearest(path[0], sections)}."
@@ -203,7 +203,7 @@ def _fault(path: tuple[str, ...], value: Any) -> str:
         return f"This is a section: write [{path[0]}] and its keys below."
     if path[0] == "integrations":
         is_switch = len(path) == 2 or path[2] == ENABLED
-        return f"It takes true or false, not {_shown(value)}." if is_switch and not isinstance(value, bool) else ""
+        return f"Use true or false, not {_shown(value)}." if is_switch and not isinstance(value, bool) else ""
     return _fault_of_setting(SECTIONS[path[0]], path[1], value)
 
 

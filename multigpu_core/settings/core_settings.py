@@ -33,22 +33,22 @@ class MemorySettings(CoreSettings):
     page_locked_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
     """The share of the host's memory that may be pinned for streaming; 0 switches that off."""
     retry_load: bool = True
-    """Whether a load by auto or virtual VRAM that runs out of memory is done once more, with more offloaded."""
+    """Whether a load by auto or virtual VRAM that runs out of memory is retried once, with more offloaded."""
     sampling_retries: Annotated[int, Field(ge=0, le=2)] = 2
-    """How often a sampling of a split model that runs out of memory is done again; 0 switches that off."""
+    """How often to retry a sampling of a split model that runs out of memory; 0 switches that off."""
     host_threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.85
-    """The used share of the host's memory above which an idle ComfyUI lets cached outputs go; 1 switches that off."""
+    """The used share of host memory above which an idle ComfyUI clears its cached outputs; 1 switches that off."""
     host_hysteresis: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
-    """How far below the threshold use has to fall before that is done again."""
+    """How far below the threshold use must fall before outputs are cleared again."""
     kept_idle_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60
-    """After so many minutes in which its node was in no prompt, a kept model is released; 0 for never."""
+    """Minutes without use by a prompt after which a kept model is unloaded; 0 for never."""
 
 
 class StartupSettings(CoreSettings):
     """[startup]"""
 
     plugin_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 30
-    """A plugin is left out whose import, start-up hook or list of loaders takes longer; 0 to wait without end."""
+    """A plugin whose import, start-up hook or list of loaders takes longer is not used; 0 waits without limit."""
 
 
 class LoggingSettings(CoreSettings):

@@ -98,7 +98,7 @@ class _Reader:
         try:
             name = self.take(size).decode()
         except UnicodeDecodeError:
-            self.refuse(f"{what} is no text; {DOWNLOAD_AGAIN}")
+            self.refuse(f"{what} is not text; {DOWNLOAD_AGAIN}")
         if not name.isprintable():
             self.refuse(f"{what} has control characters in it; {DOWNLOAD_AGAIN}")
         return name
@@ -123,13 +123,13 @@ class _Reader:
                 size = unpack(length)[0]
                 position += size
             if position > end or len(length) < 8:
-                self.refuse(f"a string ends behind the header; {DOWNLOAD_AGAIN}")
+                self.refuse(f"a string ends after the header; {DOWNLOAD_AGAIN}")
             seek(size, os.SEEK_CUR)
         self.position = position
 
     def _advance(self, size: int) -> None:
         if size > self._end - self.position:
-            self.refuse(f"needs {size} bytes at {self.position} of {self._end}; {DOWNLOAD_AGAIN}")
+            self.refuse(f"needs {size} bytes at byte {self.position}, past the end at {self._end}; {DOWNLOAD_AGAIN}")
         self.position += size
 
 
@@ -139,7 +139,7 @@ _U64 = struct.Struct("<Q")
 def _read_counts(reader: _Reader) -> tuple[int, int]:
     reader.field = "magic"
     if reader.take(len(MAGIC)) != MAGIC:
-        reader.refuse("this is no .gguf file")
+        reader.refuse("this is not a .gguf file")
     reader.field = "version"
     version = reader.u32()
     if version not in _VERSIONS:
@@ -174,7 +174,7 @@ def _read_alignment(reader: _Reader, field_count: int) -> int:
                 reader.refuse(f"is of type {kind} instead of a 32-bit number")
             alignment = reader.u32()
             if alignment < _LEAST_ALIGNMENT or alignment & (alignment - 1):
-                reader.refuse(f"{alignment} is not a power of two from {_LEAST_ALIGNMENT} on")
+                reader.refuse(f"{alignment} is not a power of two of at least {_LEAST_ALIGNMENT}")
         else:
             _skip_value(reader, kind, depth=0)
     return alignment
@@ -222,7 +222,7 @@ def _read_tensor(reader: _Reader) -> _Span:
         reader.refuse(f"is {kind.name} without dimensions, which the gguf library cannot load")
     row = shape[0] if shape else 1
     if row % kind.block_elements:
-        reader.refuse(f"its rows of {row} are no whole {kind.name} blocks of {kind.block_elements}")
+        reader.refuse(f"its rows of {row} are not a whole number of {kind.name} blocks of {kind.block_elements}")
     count = element_count(shape)
     if count is None:
         reader.refuse(f"claims more elements than any model has; {DOWNLOAD_AGAIN}")

@@ -1,4 +1,4 @@
-"""What is raised for a model file whose header cannot be trusted, and the limits that all formats share."""
+"""The error for a model file with an invalid header, and the limits that all formats share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class HeaderError(ValueError):
-    """A model file's header is truncated, damaged or not of its format.
+    """A model file's header is truncated, damaged or of another format.
 
     `path` is the file, `field` the part of the header that is wrong, `reason` what is wrong with it.
     """

@@ -19,7 +19,7 @@ from .stored_tensor import StoredTensor
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""
 
-_NO_MODEL = "this is no .safetensors or .gguf file: choose one, or download it again"
+_NO_MODEL = "this is not a .safetensors or .gguf file: choose one, or download it again"
 _NEWER = "the file is damaged, or of a newer format than this version knows"
 _MAX_DIMENSIONS = 64
 _LENGTH_BYTES = 8
@@ -95,7 +95,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 def _check_metadata(path: Path, metadata: Any) -> None:
     is_text_by_name = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     if metadata is not None and not is_text_by_name:
-        raise HeaderError(path, "__metadata__", "is not a table of texts")
+        raise HeaderError(path, "__metadata__", "is not a table of strings")
 
 
 def _span(path: Path, name: str, entry: Any) -> _Span:
@@ -118,7 +118,7 @@ def _span(path: Path, name: str, entry: Any) -> _Span:
         refuse(f"has the unknown dtype {code!r:.80}; {_NEWER}")
     dtype, bits = _TYPES[code]
     if bits < _BYTE_BITS and shape and shape[-1] * bits % _BYTE_BITS:
-        refuse(f"has rows of {shape[-1]} {code}, which are no whole bytes")
+        refuse(f"has rows of {shape[-1]} {code}, which is not a whole number of bytes")
     count = element_count(shape)
     if count is None or count * bits != (end - begin) * _BYTE_BITS:
         refuse(f"stores {end - begin} bytes, which is not {shape!r:.80} of {code}")
@@ -144,7 +144,7 @@ def _check_layout(path: Path, spans: list[_Span], data_bytes: int) -> None:
             raise HeaderError(path, field, f"ends at byte {span.end} of {data_bytes}; {DOWNLOAD_AGAIN}")
         covered = span.end
     if covered < data_bytes:
-        raise HeaderError(path, "data", f"has {data_bytes - covered} bytes behind the last tensor; {DOWNLOAD_AGAIN}")
+        raise HeaderError(path, "data", f"has {data_bytes - covered} bytes after the last tensor; {DOWNLOAD_AGAIN}")
 
 
 SAFETENSORS = FileFormat(

@@ -1,4 +1,4 @@
-"""One tensor as the header of a file, or a live module, lists it."""
+"""One tensor as listed by a file's header or a live module."""
 
 from __future__ import annotations
 

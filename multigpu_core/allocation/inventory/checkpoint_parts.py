@@ -25,7 +25,7 @@ class CheckpointPartError(ValueError):
 
     def __init__(self, path: Path, part: CheckpointPart, available: tuple[CheckpointPart, ...]) -> None:
         found = ", ".join(one.value for one in available) or "one model without parts"
-        super().__init__(f"{path} has no part {part.value!r}; it holds {found}. Choose one of these, or no part.")
+        super().__init__(f"{path} has no part {part.value!r}; it contains {found}. Choose one of these, or no part.")
         self.path = path
         self.part = part
         self.available = available

@@ -19,7 +19,7 @@ from .of_tensors import inventory_of_tensors
 
 _ZIP = b"PK\x03\x04"
 """How what torch.save writes begins, as .ckpt, .pt and .pth files."""
-_NO_HEADER = "is a file of PyTorch's, which cannot be planned unread; only .safetensors and .gguf files have a header"
+_NO_HEADER = "is a PyTorch checkpoint, which has no header to plan from; use a .safetensors or .gguf file"
 
 
 Formats = Sequence[FileFormat]

@@ -1,4 +1,4 @@
-"""How much a block computes, told from the names and sizes of its weights.
+"""How much a block computes, estimated from the names and sizes of its weights.
 
 A transfer hides behind the compute of other blocks, and not every byte of weights computes as much: what is multiplied
 with every token of the picture counts in full, what only meets the text counts by the text's share of the tokens, and

@@ -14,13 +14,13 @@ UNIT_BYTES = {
 """Every byte unit of the language, in lower case; powers of 1024."""
 
 LARGEST_BYTES = (1 << 63) - 1
-"""No device holds more; a larger amount is a slip of the pen."""
+"""No device holds more; a larger amount is a typing error."""
 
 MAX_DIGITS = 64
 """More digits than any sensible amount has; keeps exact arithmetic cheap."""
 
 NUMBER = r"[0-9]+(?:/[0-9]+|\.[0-9]*)?|\.[0-9]+"
-"""Each character can be matched in one way only, so that a long text that is no number is refused in linear time."""
+"""Each character can be matched in one way only, so that a long text that is not a number is refused in linear time."""
 _NUMBER = re.compile(NUMBER)
 
 

@@ -1,4 +1,4 @@
-"""How the language turns a device name as typed into the canonical name of a device that is there."""
+"""Resolve a device name as typed to the canonical name of an available device."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def resolve(span: SourceSpan, known: KnownDevices) -> str:
     """The canonical name of the device that `span` names; raises AllocationError where there is none."""
     size = span.end - span.start
     if size > MAX_CHARACTERS:
-        raise span.error(f"A device's name of {size} characters is longer than any.", "A device is like cuda:0 or cpu")
+        raise span.error(f"A device name cannot have {size} characters.", "A device is like cuda:0 or cpu")
     resolver = known if callable(known) else resolver_of(known)
     try:
         return resolver(span.text)
     except DeviceError as error:
-        there_are = f"The devices here are: {', '.join(error.available) or 'none'}."
+        there_are = f"Available devices: {', '.join(error.available) or 'none'}."
         reason = " ".join([f"There is no device '{span.text}'.", there_are, *error.reasons])
         raise span.error(reason, f"Did you mean '{error.nearest}'?" if error.nearest else "") from error
 

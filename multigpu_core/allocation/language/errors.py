@@ -1,4 +1,4 @@
-"""What can be wrong with a wish for an allocation, told to the person who wrote it."""
+"""Errors in an allocation request, worded for the person who wrote it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONTEXT = 60
 
 
 class AllocationError(ValueError):
-    """An allocation string, or another wish of a split node, that cannot be understood or names what is not there.
+    """An allocation string, or another input of a split node, that is invalid or names a missing device.
 
     `text` is the whole of it, `position` the span (start, end) of the fault in it, `reason` what is wrong,
     `suggestion` what would be right (empty where nothing can be guessed), and `what` which of the wishes it is.
@@ -43,7 +43,7 @@ class PlanError(ValueError):
         self.way_out = way_out
         super().__init__(
             f"{device} would have to store {readable_bytes(needed_bytes)} of weights "
-            f"but has {readable_bytes(free_bytes)} free for them. {way_out}"
+            f"but has only {readable_bytes(free_bytes)} free for them. {way_out}"
         )
 
 

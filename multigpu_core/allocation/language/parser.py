@@ -30,9 +30,9 @@ from .source_span import SourceSpan
 
 AUTO_WORD = "auto"
 MAX_CHARACTERS = 4000
-"""Of a whole string: more than a machine with a hundred devices needs."""
+"""Limit for a whole string: more than a machine with a hundred devices needs."""
 MAX_AMOUNT_CHARACTERS = 100
-"""Of one amount, white space included."""
+"""Limit for one amount, white space included."""
 _AMOUNT = re.compile(rf"(?P<number>{NUMBER})?\s*(?P<unit>[a-zµ%]*)\s*(?P<star>\*?)", re.IGNORECASE)
 _AMOUNT_EXAMPLE = "An amount is like 2.5gb, 500mb, 25%, 0.25 or *"
 _MODE_NAMES = {
@@ -160,7 +160,7 @@ def _parse_expert(expert: SourceSpan, plain: AllocationRequest, known: KnownDevi
 def _refuse_long(span: SourceSpan) -> None:
     size = span.end - span.start
     if size > MAX_CHARACTERS:
-        reason = f"It has {size} characters; {MAX_CHARACTERS} are the most that are read."
+        reason = f"It has {size} characters; {MAX_CHARACTERS} is the limit."
         raise span.part(MAX_CHARACTERS, size).error(reason, "Name each device once, with a short amount.")
 
 
@@ -187,7 +187,7 @@ def _split_share(span: SourceSpan) -> tuple[SourceSpan, SourceSpan]:
 def _parse_amount(span: SourceSpan, device: str) -> tuple[AllocationMode | None, Share]:
     """The mode that an amount's unit speaks for (a bare ``*`` fits in all) and the share that it gives `device`."""
     if span.end - span.start > MAX_AMOUNT_CHARACTERS:
-        reason = f"An amount of {span.end - span.start} characters is longer than any amount needs to be."
+        reason = f"An amount of {span.end - span.start} characters is too long."
         raise span.error(reason, _AMOUNT_EXAMPLE)
     match = _AMOUNT.fullmatch(span.text)
     if match is None or (match["number"] is None and span.text != "*"):

@@ -1,4 +1,4 @@
-"""What a user asks for: the parsed form of an allocation string and of a node's widgets."""
+"""The parsed form of an allocation string and of a node's widgets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Share:
 
 @dataclass(frozen=True)
 class AllocationRequest:
-    """Where a model's weights shall lie.
+    """Where to store a model's weights.
 
     `shares` is set in BYTES, RATIO and FRACTION mode; `virtual_vram_bytes` and `donors` (canonical names, in the order
     in which they are filled) in VIRTUAL_VRAM mode. Device names are canonical and known to exist.

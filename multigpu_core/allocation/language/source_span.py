@@ -1,4 +1,4 @@
-"""A piece of a user's string that knows where it stands, so that every fault can be pointed at."""
+"""A part of a user's string with its position, so that an error can point at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the widgets of a node to the one request that they make."""
+"""Build the allocation request from a node's widgets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .source_span import SourceSpan
 
 @dataclass(frozen=True)
 class AllocationWidgets:
-    """What the widgets of a split node say, unread.
+    """The raw values of a split node's widgets.
 
     `donors` is one device, a list of them in one string, or a sequence of names; `virtual_vram_gb` counts 1024³ bytes.
     """

@@ -50,7 +50,7 @@ def _virtual_vram(request: AllocationRequest, capacity: Capacity) -> tuple[ByteT
     kept = max(0, capacity.movable_bytes - request.virtual_vram_bytes)
     if kept > capacity.free_bytes[compute]:
         more = readable_bytes(kept - capacity.free_bytes[compute])
-        warnings.append(f"{compute} has no room for all that virtual VRAM leaves there: {more} more are offloaded.")
+        warnings.append(f"{compute} cannot store all weights that virtual VRAM leaves there: offloading {more} more.")
     return _fill(capacity, kept, dict.fromkeys((*request.donors, CPU))), warnings
 
 
@@ -114,5 +114,5 @@ def _heads_warning(asked: int | None, capacity: Capacity) -> list[str]:
         return []
     return [
         f"{capacity.compute_device} stores {readable_bytes(capacity.head_bytes)} instead of {readable_bytes(asked)}: "
-        "layers that are needed outside the blocks cannot be offloaded."
+        "layers outside the blocks cannot be offloaded."
     ]

@@ -66,7 +66,7 @@ def measure_capacity(
         raise PlanError(compute, heads, free_for_heads, way_out)
     warnings: tuple[str, ...] = ()
     if heads > free[compute]:
-        warnings = (f"{compute} has less memory left for inference than it is expected to need.",)
+        warnings = (f"{compute} has less memory left for inference than the estimate says it needs.",)
     free[compute] -= heads
     return Capacity(
         compute_device=compute,

@@ -1,4 +1,4 @@
-"""Planning with a hardware profile: `auto` is the fastest plan that is found, and slow donors are named."""
+"""Plan with a hardware profile: `auto` is the fastest plan found, and slow donors are reported."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _candidates(
 
 
 def _kept_bytes(inventory: Inventory, capacity: Capacity) -> Iterator[int]:
-    """Shares of the compute device, beside one to three blocks on their way and a little less each."""
+    """Shares of the compute device, beside one to three staged blocks and a little less each."""
     free = capacity.free_bytes[capacity.compute_device]
     largest = max(map(staged_bytes, inventory.blocks))
     tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
@@ -159,5 +159,5 @@ def _slow_donors(plan: AllocationPlan, profile: HardwareProfile) -> Iterator[str
         if speed < host:
             yield (
                 f"Weights come from {device} at {speed / 1e9:.1f} GB/s and from host memory at {host / 1e9:.1f} GB/s: "
-                f"let the cpu store them instead, or let {device} compute them (strategy relay)."
+                f"store them on the cpu instead, or let {device} compute them (strategy relay)."
             )

@@ -1,4 +1,4 @@
-"""Makes a plan faster: the best of all plans where there are few, and else by small changes as long as they help.
+"""Make a plan faster: try all plans where there are few; otherwise make small changes while they help.
 
 A change brings a block to another device, or exchanges blocks.
 """

@@ -1,4 +1,4 @@
-"""From a request to a plan: which block is stored where. Pure, exact and the same on every machine.
+"""Make a plan from a request: which block is stored where. Pure, exact and the same on every machine.
 
 The devices are served one after the other, the compute device first. Each picks, out of the blocks that are left, about
 as many bytes as bring all devices served so far to the sum of their quotas; so no error adds up, each device ends
@@ -145,7 +145,7 @@ def _way_out(request: AllocationRequest) -> str:
         return "Give it a smaller share, free memory on it, or write auto for a plan that fits."
     if request.mode is AllocationMode.VIRTUAL_VRAM:
         return "Name more donors, or free memory."
-    return "No device is left that could take more: free memory, or use a smaller model file."
+    return "No other device has free memory: free some, or use a smaller model file."
 
 
 def _rounding_warnings(request: AllocationRequest, targets: ByteTargets, stored: Mapping[str, int]) -> list[str]:
@@ -156,7 +156,7 @@ def _rounding_warnings(request: AllocationRequest, targets: ByteTargets, stored:
         spilled = sum(size for device, size in stored.items() if device not in named)
         if spilled:
             full = ", ".join(request.donors)
-            warnings.append(f"{full} cannot take all that is offloaded: {readable_bytes(spilled)} go to {CPU}.")
+            warnings.append(f"{full} cannot store all offloaded weights: {readable_bytes(spilled)} go to {CPU}.")
     if request.is_explicit:
         warnings += [
             f"{device} stores nothing: its share of {readable_bytes(size)} is less than a block."

@@ -1,4 +1,4 @@
-"""Chunks of consecutive blocks, one device after the other and round again: the partition for the relay.
+"""Split blocks into consecutive chunks, assigned to the devices in rotation: the partition for the relay.
 
 The sequence is cut into as many rounds as each card shall have chunks, equal in work as far as blocks allow. In every
 round the first blocks belong to whoever is not picked for, and a device's chunk is taken off the end of what is left:

@@ -1,4 +1,4 @@
-"""How much of the compute device is kept free for streamed blocks on their way."""
+"""Bytes of the compute device reserved for streaming: the size of the staging buffer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def staging_bytes(streamed: Sequence[Block], stored_bytes: int, capacity: Capaci
     if largest > spare + capacity.reserve_bytes:
         needed = stored_bytes + capacity.head_bytes + largest
         free = spare + stored_bytes + capacity.head_bytes + capacity.reserve_bytes
-        way_out = f"{readable_bytes(largest)} of that are for blocks on their way. {way_out}"
+        way_out = f"{readable_bytes(largest)} of that are reserved for streaming. {way_out}"
         raise PlanError(capacity.compute_device, needed, free, way_out)
     return best_staging_bytes(streamed, spare)
 

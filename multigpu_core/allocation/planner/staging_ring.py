@@ -1,4 +1,4 @@
-"""Where streamed blocks are staged: fixed places in one buffer, taken in turn, and who has to be done before.
+"""The staging buffer: fixed places taken in turn, and which reader must finish before each is reused.
 
     buffer  |--- 0 ---|-- 1 --|- 2 -|      the places are taken one behind the other ...
             |-- 3 --|---- 4 ----|          ... and from the beginning again where the next block does not fit

@@ -1,4 +1,4 @@
-"""Predicts how long a step of a plan takes: the streamer's schedule, worked out in advance.
+"""Predict how long a step of a plan takes, by working out the streamer's schedule in advance.
 
 Blocks compute one after the other. A piece of a streamed block is copied when the source's last copy is done and when
 the last block that used its place in the staging ring has computed; the block computes when all of it is there. At the

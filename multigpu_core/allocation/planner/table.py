@@ -1,4 +1,4 @@
-"""A plan as people read it in the log."""
+"""A plan as a table, for the log and the command line."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -
             f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
         )
     if plan.staging_bytes:
-        lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} for blocks on their way")
+        lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} reserved for streaming")
     lines += _block_map(plan, letters)
     if prediction is not None and plan.offloaded:
         lines.append(
             f"  a step of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
             f"{prediction.limit_seconds:.3g} s at best, bound by {_bound(prediction)}"
         )
-    lines += [f"  same again: {plan.expert_string}"]
+    lines += [f"  to reproduce: {plan.expert_string}"]
     return "\n".join(lines)
 
 

@@ -15,12 +15,12 @@ DEFAULT_STEPS = 4
 
 
 def demo(
-    directory: Annotated[Path, typer.Option(help="Where models, images and the log go.")] = DEFAULT_DIRECTORY,
+    directory: Annotated[Path, typer.Option(help="Folder for models, images and the log.")] = DEFAULT_DIRECTORY,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = DEFAULT_STEPS,
 ) -> None:
     """Split a tiny model over this machine's devices in a real ComfyUI and compare the picture with one device's.
 
-    Exit 0: equal, pixel for pixel; 1: they differ, or the demo came to no verdict; 2: wrong input.
+    Exit 0: equal, pixel for pixel; 1: they differ, or the demo failed; 2: invalid usage.
     """
     # Needs packages of ComfyUI's own, which the other commands do without.
     from .report import print_report
@@ -32,7 +32,7 @@ def demo(
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        complaints.print(f"error: {error}: name a folder that can be written with --directory.")
+        complaints.print(f"error: {error}: choose a writable folder with --directory.")
         raise typer.Exit(2) from None
     try:
         result = run_demo(directory.resolve(), steps, console)

@@ -1,4 +1,4 @@
-"""What the demo found, and how it is told: where the weights lie, what moves, and whether the pictures are one."""
+"""The demo's result and report: where the weights are stored, what moves, and whether the images are equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1024**2
 
 
 class DemoError(RuntimeError):
-    """The demo ran, and what it saw proves nothing; the message says what was seen."""
+    """The demo ran but proves nothing; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def compare_images(one: Path, other: Path) -> int:
     with Image.open(one) as first, Image.open(other) as second:
         for file, image in ((one, first), (other, second)):
             if image.getcolors(1) is not None:
-                raise DemoError(f"{file} is of one colour, so comparing it proves nothing.")
+                raise DemoError(f"{file} has only one colour, so comparing it proves nothing.")
         if first.size != second.size:
             raise DemoError(f"{one} has {first.size} pixels and {other} has {second.size}.")
         difference = ImageChops.difference(first.convert("RGB"), second.convert("RGB"))

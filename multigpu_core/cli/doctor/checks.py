@@ -1,4 +1,4 @@
-"""The checks of `multigpu doctor`: each finds nothing, or says what is there and what to do."""
+"""The checks of `multigpu doctor`: each reports what it found and what to do, or nothing."""
 
 from __future__ import annotations
 

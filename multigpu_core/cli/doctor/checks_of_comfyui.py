@@ -9,7 +9,7 @@ from .finding import Check, Finding, note, problem, warning
 from .snapshot import Snapshot
 
 WITHOUT_DYNAMIC_VRAM = ("--disable-dynamic-vram", "--highvram", "--gpu-only", "--novram", "--cpu")
-ASK_THE_LOG = "ComfyUI's log has the reason, in the lines about MultiGPU."
+ASK_THE_LOG = "See ComfyUI's log for the reason, in the lines from MultiGPU."
 
 
 def versions(here: Snapshot) -> Iterator[Finding]:
@@ -38,11 +38,11 @@ def what_we_build_on(here: Snapshot) -> Iterator[Finding]:
     if here.inside is None:
         return
     for feature, faults in here.inside.missing.items():
-        todo = f"Use one of ComfyUI {', '.join(tested.COMFYUI)}, in which the tests passed; all else works."
+        todo = f"Use one of ComfyUI {', '.join(tested.COMFYUI)}, in which the tests passed; everything else works."
         yield problem(f"Off in this ComfyUI: {feature} ({faults}).", todo)
     for name, cost in here.inside.refused.items():
-        what = f"ComfyUI has no function {name} as we know it, so that it is not replaced: {cost}."
-        yield warning(what, "Everything else works; a newer version of this extension may know it.")
+        what = f"ComfyUI has no function {name} that this version supports, so it is not replaced: {cost}."
+        yield warning(what, "Everything else works; a newer version of this extension may support it.")
 
 
 def comfy_aimdo(here: Snapshot) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def comfy_aimdo(here: Snapshot) -> Iterator[Finding]:
     if wanted and installed != wanted:
         state = f"comfy-aimdo {installed} is installed" if installed else "comfy-aimdo is not installed"
         todo = f"pip install -r {here.comfyui}/requirements.txt, with the Python that runs ComfyUI."
-        yield warning(f"{state}, and this ComfyUI wants {wanted}.", todo)
+        yield warning(f"{state}, but this ComfyUI requires {wanted}.", todo)
     elif installed and installed not in tested.COMFY_AIMDO:
         todo = f"Tested: {', '.join(tested.COMFY_AIMDO)}. It matters for models that are not split."
         yield note(f"comfy-aimdo {installed} has not been tested.", todo)
@@ -83,7 +83,7 @@ def packs(here: Snapshot) -> Iterator[Finding]:
 
 def plugins(here: Snapshot) -> Iterator[Finding]:
     for name, why_not in here.failed_plugins:
-        todo = f"Its nodes are missing. Mend it, or switch it off in plugins.toml: [integrations] {name} = false."
+        todo = f"Its nodes are missing. Fix it, or switch it off in plugins.toml: [integrations] {name} = false."
         yield problem(f"The plugin {name} cannot be used: {why_not}", todo)
 
 
@@ -94,7 +94,7 @@ def running(here: Snapshot) -> Iterator[Finding]:
     if server.silence:
         yield warning(f"No ComfyUI answers at {server.url} ({server.silence}).", "Start it, or name its address.")
     elif server.plugins is None:
-        yield warning(f"The ComfyUI that runs at {server.url} is without this extension.", ASK_THE_LOG)
+        yield warning(f"The ComfyUI that runs at {server.url} does not have this extension.", ASK_THE_LOG)
     if server.worker_fault:
         what = f"The prompt worker of ComfyUI at {server.url} has died: {server.worker_fault}"
         yield problem(what, "No prompt can run: restart ComfyUI. Its log has the whole traceback.")
@@ -103,19 +103,19 @@ def running(here: Snapshot) -> Iterator[Finding]:
             yield problem(f"The plugin {record['name']} failed at {server.url}: {record['why_not']}", ASK_THE_LOG)
         for pack in record.get("targets", ()):
             if pack.get("state") == "import failed":
-                todo = "Mend the pack, and its nodes and ours are there; ComfyUI's log has the reason."
+                todo = "Fix the pack to get its nodes and ours; see ComfyUI's log for the reason."
                 yield warning(f"ComfyUI at {server.url} could not import {pack.get('name')}.", todo)
 
 
 def other_extension(here: Snapshot) -> Iterator[Finding]:
     for folder in here.rivals:
-        what = f"ComfyUI-MultiGPU is installed, too, in custom_nodes/{folder}: its nodes have the same ids."
+        what = f"ComfyUI-MultiGPU is also installed, in custom_nodes/{folder}: its nodes have the same ids."
         yield problem(what, "Remove one of the two extensions and restart ComfyUI.")
 
 
 def settings(here: Snapshot) -> Iterator[Finding]:
     for fault in here.settings_problems:
-        yield warning(fault, "Correct the entry; until then it has no effect, and the value beneath it stands.")
+        yield warning(fault, "Correct the entry. Until then it is ignored, and the value from the lower layer applies.")
 
 
 CHECKS: tuple[Check, ...] = (

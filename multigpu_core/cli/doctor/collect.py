@@ -1,4 +1,4 @@
-"""Reads what `multigpu doctor` looks at, once."""
+"""Read the input of `multigpu doctor`, once."""
 
 from __future__ import annotations
 

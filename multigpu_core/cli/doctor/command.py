@@ -1,4 +1,4 @@
-"""`multigpu doctor`: why something does not work on this machine, and what to do."""
+"""`multigpu doctor`: find out why something does not work on this machine, and what to do."""
 
 from __future__ import annotations
 
@@ -25,19 +25,17 @@ def doctor(
     comfyui: Annotated[
         Path | None,
         typer.Option(
-            exists=True, file_okay=False, help="A ComfyUI's folder; known where this copy is in its custom_nodes."
+            exists=True, file_okay=False, help="ComfyUI's folder; not needed if this copy is in its custom_nodes."
         ),
     ] = None,
-    server: Annotated[
-        str, typer.Option(help="Where a ComfyUI runs, by default http://127.0.0.1:8188: it is asked about our plugins.")
-    ] = "",
+    server: Annotated[str, typer.Option(help="Also check a running ComfyUI, by default http://127.0.0.1:8188.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
     """Look at this machine, its torch and its ComfyUI, and say what is wrong and what to do.
 
-    Exit 0: nothing keeps anything from working; 1: a problem does; 2: wrong input.
+    Exit 0: no problems; 1: a problem was found; 2: invalid usage.
     """
-    with Console(stderr=True).status("Looking around; a ComfyUI is imported for that"):
+    with Console(stderr=True).status("Checking the machine and importing ComfyUI"):
         here = snapshot(comfyui, server)
     found = findings(here)
     if as_json:
@@ -51,5 +49,5 @@ def doctor(
             console.print(what, style=STYLES[finding.severity], markup=False)
             console.print(Padding(Text(printable(finding.todo)), (0, 0, 0, 4), expand=False))
         if not found:
-            console.print("Nothing to complain of.", style="green")
+            console.print("No problems found.", style="green")
     raise typer.Exit(int(any(finding.severity is Severity.PROBLEM for finding in found)))

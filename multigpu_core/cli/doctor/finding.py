@@ -1,4 +1,4 @@
-"""What a check of `multigpu doctor` says."""
+"""The result of one check of `multigpu doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nvidia-smi tells about every NVIDIA card: its PCIe link, and how much of its memory others can reach."""
+"""What nvidia-smi reports for every NVIDIA GPU: its PCIe link, and how much of its memory others can access."""
 
 from __future__ import annotations
 

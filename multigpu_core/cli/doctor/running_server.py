@@ -1,4 +1,4 @@
-"""What a ComfyUI that is running tells about us over HTTP."""
+"""What a running ComfyUI reports about us over HTTP."""
 
 from __future__ import annotations
 

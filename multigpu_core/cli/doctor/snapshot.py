@@ -1,4 +1,4 @@
-"""What `multigpu doctor` looks at, as data; tests make up others. `collect` reads this machine's."""
+"""The input of `multigpu doctor`, as data. `collect` reads this machine's; tests make up others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With what our tests passed, for `multigpu doctor`: docs/compatibility.md and the README say the same."""
+"""The versions that our tests passed with, for `multigpu doctor`: docs/compatibility.md and the README say the same."""
 
 from __future__ import annotations
 

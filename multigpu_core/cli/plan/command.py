@@ -1,4 +1,4 @@
-"""`multigpu plan FILE`: where a model's weights would lie and what a step would take, from the file's header alone."""
+"""`multigpu plan FILE`: where a model's weights would be stored and how long a step would take, from its header."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ WRONG_INPUT = 2
 
 def plan(
     file: Annotated[Path, typer.Argument(help="A .safetensors or .gguf file; its weights are not read.")],
-    device: Annotated[str, typer.Option(help="The device that computes; by default the first accelerator.")] = "",
-    expert: Annotated[str, typer.Option(help="An allocation string; auto unless you give it or --virtual-vram.")] = "",
-    virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
-    donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
+    device: Annotated[str, typer.Option(help="The compute device; by default the first accelerator.")] = "",
+    expert: Annotated[str, typer.Option(help="An allocation string; by default auto, or --virtual-vram.")] = "",
+    virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
+    donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
     strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
-    fit: Annotated[list[str] | None, typer.Option(help="Leave so much free, as cuda:0=10gb; repeatable.")] = None,
+    fit: Annotated[list[str] | None, typer.Option(help="Free memory to plan with, as cuda:0=10gb; repeatable.")] = None,
     machine: Annotated[
-        list[str] | None, typer.Option(help="Plan for devices that are not here, as cuda:0=24gb; repeatable.")
+        list[str] | None, typer.Option(help="Plan for other devices, as cuda:0=24gb; repeatable.")
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show all strategies side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
     """Plan a split before loading: the table and the string that a split node takes.
 
-    Exit 0: it fits; 1: nothing that was asked for fits; 2: wrong input.
+    Exit 0: it fits; 1: no requested plan fits; 2: invalid usage.
     """
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError
@@ -117,7 +117,7 @@ class _Machine:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of one request: a plan with its prediction, or why there is none."""
+    """The outcome of one request: a plan with its prediction, or why there is none."""
 
     request: AllocationRequest
     plan: AllocationPlan | None
@@ -169,7 +169,7 @@ def _requests(widgets: Any, known: list[str]) -> Iterator[AllocationRequest]:
 def _comparison(outcomes: list[_Outcome]) -> Table:
     from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 
-    table = Table(title="The same wish by each strategy")
+    table = Table(title="The same request with each strategy")
     for heading in ("Strategy", "A step", "At best", "Computing device", "Elsewhere"):
         table.add_column(heading, justify="left" if heading == "Strategy" else "right")
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""Sizes by device as they are written on the command line, and machines that are described instead of being there."""
+"""Parse sizes by device from the command line, and describe machines other than this one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sizes_by_device(options: Iterable[str], option: str) -> dict[str, int]:
             size = int(parse_number(number) * UNIT_BYTES[amount[len(number) :]])
         except (ValueError, KeyError):
             raise typer.BadParameter(
-                f"{text!r} is no device with a size, as cuda:0=10gb is.", param_hint=option
+                f"{text!r} is not a device with a size, such as cuda:0=10gb.", param_hint=option
             ) from None
         if device in sizes:
             raise typer.BadParameter(f"{device} is named twice: number the devices.", param_hint=option)

@@ -26,31 +26,29 @@ GGUF_PACK = "ComfyUI-GGUF"
 
 
 class _CannotVerifyError(ValueError):
-    """What was typed cannot be verified here; the message says why and what to do."""
+    """The request cannot be verified here; the message says why and what to do."""
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A diffusion model: .safetensors, or .gguf where ComfyUI-GGUF is.")],
-    device: Annotated[str, typer.Option(help="The device that computes; by default the first accelerator.")] = "",
+    file: Annotated[Path, typer.Argument(help="A diffusion model: .safetensors, or .gguf with ComfyUI-GGUF.")],
+    device: Annotated[str, typer.Option(help="The compute device; by default the first accelerator.")] = "",
     expert: Annotated[
-        str, typer.Option(help="An allocation string; half of the weights on the donors unless you say otherwise.")
+        str, typer.Option(help="An allocation string; by default half of the weights are on the donors.")
     ] = "",
-    virtual_vram: Annotated[float, typer.Option(help="Gigabytes to move off the device that computes.")] = 0.0,
-    donors: Annotated[str, typer.Option(help="Where they go: devices, separated by commas.")] = "cpu",
+    virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
+    donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
     strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
     comfyui: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, file_okay=False, help="A ComfyUI's folder; else the one that this copy is in, or the demo's."
-        ),
+        typer.Option(exists=True, file_okay=False, help="ComfyUI's folder; by default this copy's, else the demo's."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
     """Sample a model whole and split, in ComfyUI, and compare: numbers, seconds per step, memory.
 
-    Noise and prompt are made up, the same for both. Exit 0: equal bit for bit; 1: they differ; 2: wrong input.
+    Noise and prompt are made up, the same for both. Exit 0: equal bit for bit; 1: they differ; 2: invalid usage.
     """
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.allocation import AllocationWidgets
@@ -85,7 +83,7 @@ def _first_accelerator(registry: DeviceRegistry) -> str:
         if name != "cpu":
             return name
     raise _CannotVerifyError(
-        "There is no accelerator here, and so nothing to split between: MULTIGPU_SIMULATE=2x8gb simulates two."
+        "There is no accelerator, so nothing to split between: set MULTIGPU_SIMULATE=2x8gb to simulate two."
     )
 
 
@@ -111,7 +109,7 @@ def _refuse_early(file: Path, widgets: AllocationWidgets, registry: DeviceRegist
     request = request_from_widgets(widgets, registry.names())
     if request.compute_device != widgets.compute_device:
         raise _CannotVerifyError(
-            f"{request.compute_device} computes in that string: say --device {request.compute_device}."
+            f"{request.compute_device} is the compute device in that string: use --device {request.compute_device}."
         )
     inventory_of_file(file, formats=formats_here())
 

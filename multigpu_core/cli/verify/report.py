@@ -24,7 +24,7 @@ def print_report(name: str, found: Mapping[str, Any], console: Console) -> None:
 
     if found["why_not_whole"]:
         say(f"Not compared with one device: {found['why_not_whole']}.", "yellow")
-        say("The reference is another split: every block on cpu, fetched when its turn comes.", "yellow")
+        say("The reference is another split: every block on cpu, copied when it is needed.", "yellow")
     console.print(_table(name, found))
     say(f"Split: {found['split']['expert_string']}")
     ratio = found["split"]["step_seconds"] / found["reference"]["step_seconds"]
@@ -36,9 +36,9 @@ def print_report(name: str, found: Mapping[str, Any], console: Console) -> None:
     how_much = f"by {difference['largest']:.3g} at most, {difference['mean']:.3g} on average"
     say(f"{difference['differing']:,} of {difference['numbers']:,} numbers differ: {how_much}.", "bold red")
     if found["reference_repeats"]:
-        say("The reference gives its own output again, so the difference is the split's: please report it.")
+        say("The reference reproduces its own output, so the split causes the difference: please report it.")
     else:
-        say("The reference does not give its own output again either: its device computes it anew each time.")
+        say("The reference does not reproduce its own output either: its device is not deterministic.")
 
 
 def _table(name: str, found: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""The models that a sampling brings along: ControlNets compute where they were loaded, patches where the model does.
+"""The additional models of a sampling: ControlNets compute where they were loaded, patches where the model does.
 
 GLIGEN and the patches of nodes are called from inside the model's forward, with its tensors: no device of their own is
 possible for them. Those that ComfyUI loads are loaded there (here), what others hold is copied there
@@ -81,7 +81,7 @@ def _bring(companion: Any, model: Any) -> None:
     name, served = type(companion.model).__name__, type(model.model).__name__
     log.warning(
         "companion_brought",
-        message=f"{name} computes inside of {served} and is loaded on {model.load_device} for it, not on "
+        message=f"{name} computes inside {served}, so it is loaded on {model.load_device} for it, not on "
         f"{companion.load_device}.",
         model=served,
         companion=name,

@@ -1,4 +1,4 @@
-"""ControlNets on a device of their own: what they are asked with goes there, and their residuals come back.
+"""ControlNets on a device of their own: their inputs are copied there, and their residuals come back.
 
     model's device      latent, prompt ─┐                        ┌─▶ residuals ─▶ blocks
     ControlNet's                        └─▶ hint ─▶ ControlNet ──┘

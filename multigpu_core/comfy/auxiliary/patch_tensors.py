@@ -1,4 +1,4 @@
-"""What the patches of a model hold, brought to where the model computes, for the length of a sampling.
+"""Copy what a model's patches hold to the model's compute device, for the length of a sampling.
 
 Nodes such as IP-adapters set functions into a model that hold modules and tensors on the device that ComfyUI chose for
 that node. Copies on the model's device take their places while it samples; what was there comes back, also after an

@@ -1,4 +1,4 @@
-"""Patches of a relayed model compute where they hold what they hold, also inside a block that another card computes.
+"""Patches of a relayed model compute where they hold what they hold, also inside a block that another GPU computes.
 
 donor      block: q, k, v ─┐                      ┌─▶ output
 compute                    └─▶ patch ─▶ result ───┘

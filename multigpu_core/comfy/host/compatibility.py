@@ -1,4 +1,4 @@
-"""What our features build on inside ComfyUI, checked at start-up: where it has changed, the feature is off, no more.
+"""The parts of ComfyUI that our features need, checked at start-up: if one has changed, only its feature is off.
 
 The functions that are replaced are in core_patches.py; these are called or overridden.
 """
@@ -44,7 +44,7 @@ class Seam:
         if not self.parameters:
             return ""
         if not callable(found):
-            return f"{self.module}.{self.name} is no function"
+            return f"{self.module}.{self.name} is not a function"
         taken = inspect.signature(found).parameters
         lacking = [name for name in self.parameters if name not in taken]
         return f"{self.module}.{self.name} takes no {', '.join(lacking)}" if lacking else ""

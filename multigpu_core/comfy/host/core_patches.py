@@ -43,11 +43,11 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
 }
 
 COSTS = {
-    "intermediate_device": "with --gpu-only models on other cards leave their results there",
+    "intermediate_device": "with --gpu-only models on other GPUs leave their results there",
     "free_memory": "a model whose last user ends while it is unloaded can stop ComfyUI's prompt worker",
-    "soft_empty_cache": "memory that is cached on other devices than ComfyUI's own is not given back",
-    "unload_all_models": "models that are to be kept are unloaded with all others",
-    "reset": "models that are to be kept outlast ComfyUI's freeing of everything",
+    "soft_empty_cache": "cached memory on devices other than ComfyUI's own is not freed",
+    "unload_all_models": "models with keep_loaded are unloaded with all others",
+    "reset": "models with keep_loaded stay when ComfyUI frees everything",
     "get": "the panel cannot unload single models, and what idle nodes keep is not released",
 }
 
@@ -97,7 +97,7 @@ class CorePatches:
         self._replace("reset", self._letting_go, getattr(execution, "PromptExecutor", None))
         self._replace("get", self._between_two_prompts, getattr(execution, "PromptQueue", None))
         for name in self.refused:
-            message = f"This ComfyUI has no function {name} as we know it: {cost_of(name)}; everything else works."
+            message = f"This ComfyUI lacks the function {name} or changed it: {cost_of(name)}; everything else works."
             log.warning("core_function_missing", message=message, function=name)
 
     def restore(self) -> None:

@@ -27,6 +27,6 @@ def comfyui_registry(more_backends: Sequence[DeviceBackend] = ()) -> DeviceRegis
         reason = f"ComfyUI was started with --directml and uses {chosen}: --directml N chooses another."
         return registry.restricted(("cpu", chosen), reason)
     if args.cuda_device not in (None, "all"):
-        hint = f"ComfyUI was started with --cuda-device {args.cuda_device}, which hides other cards."
+        hint = f"ComfyUI was started with --cuda-device {args.cuda_device}, which hides other GPUs."
         return default_registry(hints=dict.fromkeys(HIDDEN_BY_CUDA_DEVICE, hint), more_backends=more_backends)
     return registry

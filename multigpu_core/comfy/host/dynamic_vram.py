@@ -1,4 +1,4 @@
-"""Loads a model as if ComfyUI ran without DynamicVRAM, which decides by itself where weights lie.
+"""Load a model as if ComfyUI ran without DynamicVRAM, which decides by itself where weights are stored.
 
 It takes more than another patcher class: under DynamicVRAM weights keep the dtype of their file until an operator casts
 them, which only its own patchers let operators do.
@@ -65,7 +65,7 @@ class _ModelPatchers(ModuleType):
 
 
 class SwitchedModules:
-    """Makes the two modules of ComfyUI's switch ask for the context, until they are restored."""
+    """Make the two modules of ComfyUI's switch follow the context, until they are restored."""
 
     def __init__(self) -> None:
         self._classes: list[tuple[ModuleType, type[ModuleType]]] = []

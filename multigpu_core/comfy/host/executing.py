@@ -1,4 +1,4 @@
-"""What ComfyUI executes at this moment."""
+"""Report what ComfyUI is executing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rest of this room asks of the running ComfyUI: its devices, its memory management, its version."""
+"""Access to the running ComfyUI: its devices, its memory management, its version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watches the host's memory: when it runs short and ComfyUI is idle, the executor's cached outputs are let go.
+"""Watch the host's memory: when it runs short and ComfyUI is idle, clear the executor's cached outputs.
 
 Models stay as they are: what a node's output alone still refers to is freed with it.
 """
@@ -46,7 +46,7 @@ class HostMemoryWatch:
         self._is_armed = False
         log.warning(
             "host_memory_high",
-            message=f"{used:.0%} of the host's memory is used: ComfyUI's cached node outputs are let go.",
+            message=f"{used:.0%} of the host's memory is used: clearing ComfyUI's cached outputs.",
             used_fraction=used,
         )
         self._relieve()
@@ -58,7 +58,7 @@ def watch_of(
 ) -> HostMemoryWatch | None:
     """The watch over ComfyUI's prompt queue; None where the user wants none.
 
-    `spare_models` is called before the cache is let go: models that are to be kept stay.
+    `spare_models` is called before the cache is cleared, so that kept models stay.
     """
     if settings.host_threshold >= 1:
         return None

@@ -1,4 +1,4 @@
-"""Logging as plugins.toml says, inside ComfyUI: the file lies in its user directory, and events know their prompt."""
+"""Configure logging from plugins.toml inside ComfyUI: the file is in its user directory; events carry the prompt id."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def start_logging(settings: LoggingSettings, user_directory: Path) -> None:
         configure_logging(settings.level, file if settings.file else None, executing_prompt)
     except OSError as error:
         configure_logging(settings.level, None, executing_prompt)
-        message = f"logging.file {settings.file!r} cannot be written: {error}. Events are on the console alone."
+        message = f"logging.file {settings.file!r} cannot be written: {error}. Events are on the console only."
         log.warning("log_file_refused", message=message)

@@ -23,7 +23,7 @@ from typing import Any
 WAKE_SECONDS = 0.25
 """ComfyUI misses a wake-up that comes just before it begins to wait, so it is repeated until the task begins."""
 START_SECONDS = 60.0
-CAUSE_UNKNOWN = "its thread has ended; ComfyUI's log may have the reason"
+CAUSE_UNKNOWN = "its thread has ended; see ComfyUI's log for the reason"
 
 
 class PromptRunningError(RuntimeError):
@@ -35,7 +35,7 @@ class WorkerUnavailableError(RuntimeError):
 
 
 class PromptWorker:
-    """The prompt worker of one queue: what it shall do between prompts, and whether it is alive.
+    """The prompt worker of one queue: its tasks between prompts, and whether it is alive.
 
     `take_turn` belongs to the worker's thread, `run` to the event loop; the rest may be used by any thread.
     """

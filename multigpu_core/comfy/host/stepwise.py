@@ -1,4 +1,4 @@
-"""Runs a coroutine inside a context manager that holds only while the coroutine itself is at work.
+"""Run a coroutine inside a context manager that holds only while the coroutine itself is at work.
 
 While it waits, other coroutines of the same thread run: they must not see what was set for this one, and a lock that
 it held would never come free for them.

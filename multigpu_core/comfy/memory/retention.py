@@ -1,4 +1,4 @@
-"""Release the retained outputs of nodes that have been in no prompt for long.
+"""Release the retained outputs of nodes that no prompt has used for long.
 
 The last prompt that ran counts as running until another one does: ComfyUI's cache holds its outputs, and somebody who
 comes back from lunch finds everything as it was.
@@ -24,7 +24,7 @@ SETTING = "memory.kept_idle_minutes"
 
 
 class RetentionWatch:
-    """Looks at ComfyUI's prompt queue; with `idle_minutes` of 0 nothing is released."""
+    """Watches ComfyUI's prompt queue; with `idle_minutes` of 0 nothing is released."""
 
     def __init__(self, retained: RetainedOutputs, queue: Any, worker: PromptWorker, idle_minutes: float) -> None:
         self._retained = retained

@@ -1,4 +1,4 @@
-"""The registry of the models that our nodes loaded: what is known of each, what stays, and how they are unloaded.
+"""The registry of the models that our nodes loaded: facts about each, which stay, and how they are unloaded.
 
 a node loads     TrackedModels.add ──▶ one TrackedModel per model, held by weak reference: it ends with the model
 keep_loaded      TrackedModels.retained holds the node's outputs, and with them their models (retained_outputs.py)
@@ -41,7 +41,7 @@ UnloadPolicy = Callable[[list[LoadedModelInfo], UnloadReason, int], "set[int]"]
 
 @dataclass(frozen=True)
 class TrackedModel:
-    """What is known of one model that our nodes loaded. Without a placement it is whole on its device."""
+    """One model that our nodes loaded. Without a placement it is whole on its device."""
 
     name: str
     devices: Devices

@@ -1,4 +1,4 @@
-"""Makes a model's device the current one while the model is called.
+"""Make a model's device the current one while the model is called.
 
 ComfyUI casts weights on streams of their own and has the *current* device wait for them, and kernels of quantised
 formats launch there. It makes the device of a diffusion model, text encoder or VAE current, and of no other model.

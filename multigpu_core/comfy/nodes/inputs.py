@@ -94,7 +94,7 @@ def _part_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
         yield device_input(part.device_name, part.section, host, _device_tooltip(part))
     if part.offload_input:
         devices = list(host.registry.names())
-        tooltip = "Where the model waits while it is not needed: the cpu, or a card with room to spare."
+        tooltip = "Where the model waits while it is not needed: the cpu, or a GPU with free memory."
         yield InputSpec(part.offload_input, part.section, (devices, {"default": "cpu", "tooltip": tooltip}), True)
     if part.splits:
         yield from _donor_inputs(part, host)
@@ -121,12 +121,12 @@ def _subject(part: DevicePart) -> str:
 def _device_tooltip(part: DevicePart) -> str:
     if part.splits:
         return (
-            f"The device that computes {_subject(part)}, and stores what the others do not. What it does not store is "
-            "left for the picture and for weights on their way."
+            f"The device that computes {_subject(part)}, and stores what the donors do not. Its remaining memory is "
+            "for inference and for streamed weights."
         )
     if not part.outputs:
         return "The device that this node computes on; the models that it uses go there."
-    return f"The device that {_subject(part)} is put on and computes on."
+    return f"The device that stores and computes {_subject(part)}."
 
 
 def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
@@ -141,7 +141,7 @@ def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
                 "max": 1024.0,
                 "step": 0.1,
                 "tooltip": f"How many GB (of 1024³ bytes) of {_subject(part)} to store on the donor instead of the "
-                "compute device. More than the model has stores all of it there that can be; 0 splits nothing.",
+                "compute device. More than the model's size offloads all that can be; 0 does not split.",
             },
         ),
     )
@@ -154,8 +154,8 @@ def _donor_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
         return
     donors = {
         "default": "cpu",
-        "tooltip": "Where those weights are stored; each is brought to the compute device ahead of its turn. What has "
-        "no room there goes to the cpu.",
+        "tooltip": "The device that stores the offloaded weights; they are prefetched to the compute device. What does "
+        "not fit there goes to the cpu.",
     }
     yield InputSpec(f"{part.prefix}donor_device", part.section, (list(host.registry.names()), donors), is_device=True)
 
@@ -169,7 +169,7 @@ def _expert_input(part: DevicePart) -> InputSpec:
             {
                 "default": "",
                 "multiline": False,
-                "tooltip": f"Each device's share of {_subject(part)}; virtual VRAM is then ignored. Bytes "
+                "tooltip": f"Each device's share of {_subject(part)}; overrides virtual VRAM. Bytes "
                 "(cuda:0,2.5gb;cuda:1,3g;cpu,*), ratios (cuda:0,25%;cpu,75%), fractions of each device's memory "
                 "(cuda:0,0.21;cpu,0.08), or auto. * takes the rest. The log shows the string of every plan.",
             },
@@ -181,24 +181,24 @@ def _switch(name: str, default: bool, tooltip: str) -> InputSpec:
     return InputSpec(name, "optional", ("BOOLEAN", {"default": default, "tooltip": tooltip}))
 
 
-OTHER_CARDS = "Store them on the other cards, one after the other, and on the cpu last. Off: on the cpu alone."
+OTHER_CARDS = "Store them on the other GPUs, one after the other, and on the cpu last. Off: on the cpu only."
 OPTIONS = {
     "eject_models": _switch(
         "eject_models",
         False,
-        "Unload other models from the compute device before this one is loaded. Those with keep_loaded stay.",
+        "Unload other models from the compute device before this one is loaded. Models with keep_loaded stay.",
     ),
     "keep_loaded": _switch(
         "keep_loaded",
         False,
         "Keep this model on its devices when ComfyUI is asked to unload all models, and when it forgets this node's "
-        "output. A model that lacks the memory can still push it out, and freeing everything ends it.",
+        "output. It is still unloaded if another model needs the memory, or if everything is freed.",
     ),
     "high_precision_loras": _switch(
         "high_precision_loras",
         True,
-        "Apply LoRAs on the compute device, as for a model that is not split: the same picture. Off: where the weight "
-        "is stored.",
+        "Apply LoRAs on the compute device, as for a model that is not split: the same image. Off: on the device that "
+        "stores the weight.",
     ),
 }
 
@@ -206,6 +206,6 @@ OPTIONS = {
 def _option(name: str, host: Host) -> InputSpec:
     if name != "strategy":
         return OPTIONS[name]
-    tooltip = f"{Strategy.all_summaries()}. plugins.toml says which is offered first."
+    tooltip = f"{Strategy.all_summaries()}. plugins.toml sets the default."
     choices = [strategy.value for strategy in Strategy]
     return InputSpec(name, "optional", (choices, {"default": host.default_strategy, "tooltip": tooltip}))

@@ -29,10 +29,10 @@ _FOLDERS_BY_INPUT = {
 
 
 class UnknownFileError(ValueError):
-    """A name that is in none of ComfyUI's lists of models."""
+    """A name that is not in any of ComfyUI's lists of models."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} is in none of ComfyUI's model folders. Choose a file that the node lists.")
+        super().__init__(f"{name!r} is not in any of ComfyUI's model folders. Choose a file that the node lists.")
 
 
 def is_model_file(value: object, formats: Formats) -> bool:

@@ -1,4 +1,4 @@
-"""Turns what plugins wrap into ComfyUI nodes: once at import, and again when every other pack has been loaded."""
+"""Turn the loaders that plugins wrap into ComfyUI nodes: at import, and again when all other packs are loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes a node from a loader class and a variant: the one mechanism behind all our nodes.
+"""Make a node from a loader class and a variant: the one mechanism behind all our nodes.
 
 The node *has* the wrapped class rather than being one: it reads the class's inputs and outputs when ComfyUI asks for
 them, adds its own, and calls the class with what is left. So V1 classes, V3 classes, and a class whose inputs change

@@ -1,4 +1,4 @@
-"""Sets the devices that a node pack keeps in globals of its modules, for the length of a call.
+"""Set the devices that a node pack keeps in globals of its modules, for the length of a call.
 
 A global belongs to everybody, so calls with different devices take turns, and each leaves what it found. Modules that
 a call imports ask for their devices inside the call; they get what they would have got outside it.

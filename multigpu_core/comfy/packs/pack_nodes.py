@@ -1,4 +1,4 @@
-"""Runs the nodes of a pack, ours and its own, on the device of the model that they are handed."""
+"""Run the nodes of a pack, ours and its own, on the device of the model that they are handed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of the node packs that plugins are written for: loaded, disabled, failed, or not there."""
+"""The state of the node packs that plugins are written for: loaded, disabled, failed, or not installed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What ComfyUI's page is told: HTTP routes, the panel's state, plans in advance, and help pages."""
+"""The interface to ComfyUI's page: HTTP routes, the panel's state, plans in advance, and help pages."""

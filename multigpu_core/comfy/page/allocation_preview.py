@@ -1,4 +1,4 @@
-"""Plans a split before its model is loaded, from its files' headers: what the allocation editor asks at each drag."""
+"""Plan a split before its model is loaded, from its files' headers: the allocation editor asks at each drag."""
 
 from __future__ import annotations
 

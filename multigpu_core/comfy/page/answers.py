@@ -1,4 +1,4 @@
-"""What our routes answer: JSON that tells nothing of the machine's folders and has no traceback in it."""
+"""The responses of our routes: JSON without the machine's folders and without tracebacks."""
 
 from __future__ import annotations
 

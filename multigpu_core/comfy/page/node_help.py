@@ -35,7 +35,7 @@ DEVICES = (
 )
 
 SHARES = (
-    ("cuda:0,2.5gb;cuda:1,3gb;cpu,*", "bytes: 2.5 GB stay on cuda:0, 3 GB lie on cuda:1, the rest on the cpu"),
+    ("cuda:0,2.5gb;cuda:1,3gb;cpu,*", "bytes: 2.5 GB on cuda:0, 3 GB on cuda:1, the rest on the cpu"),
     ("cuda:0,25%;cpu,75%", "percent of the model"),
     ("cuda:0,0.5;cuda:1,0.8;cpu,*", "fractions of each device's memory, the rest on the cpu"),
     ("auto", "what fits now, with room for inference, placed for the shortest step"),
@@ -44,7 +44,7 @@ SHARES = (
 
 NO_DEVICE = {
     "There is no device": "The workflow names a device that is not here. Choose one of those that the message lists; "
-    "where a card is missing, the message says what hides it, such as ComfyUI's `--cuda-device`.",
+    "if a GPU is missing, the message says what hides it, such as ComfyUI's `--cuda-device`.",
 }
 REFUSALS = {
     **NO_DEVICE,
@@ -57,8 +57,8 @@ SPLIT_REFUSALS = {
     "would have to store": "The shares do not fit. Give that device less, free memory on it, or write `auto`; the "
     "message has the bytes that are asked for and those that are free.",
     "cannot split this model": "The message says why. The `…MultiGPU` node of the same loader places the model whole.",
-    "ran out of memory": "Less was free than the devices said. With virtual VRAM and `auto` more is offloaded by "
-    "itself, and the log says what to set; for a string that you wrote, the message has one that fits.",
+    "ran out of memory": "Less memory was free than reported. With virtual VRAM and `auto` more is offloaded "
+    "automatically, and the log says what to set; for a string that you wrote, the message suggests one.",
 }
 """By a part of what a node can say when it refuses: what to do."""
 

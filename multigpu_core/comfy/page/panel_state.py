@@ -1,4 +1,4 @@
-"""What the panel shows: every device, and every model that is loaded, with the place of each of its blocks."""
+"""The panel's data: every device, and every model that is loaded, with the place of each of its blocks."""
 
 from __future__ import annotations
 

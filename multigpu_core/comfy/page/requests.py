@@ -1,4 +1,4 @@
-"""What is asked of every request that changes something: JSON, of bounded size, from a page that may send it."""
+"""Validate requests that change something: JSON, of bounded size, from a page that may send it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP routes: what is loaded where, what may be done about it, plans made in advance, and the report on plugins."""
+"""HTTP routes: what is loaded where, actions on it, plans made in advance, and the report on plugins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .speeds import NotIdleError, SpeedMeasurement
 
 log = structlog.get_logger("multigpu")
 
-GONE = "This model is gone."
+GONE = "This model is no longer loaded."
 
 
 class ModelKey(BaseModel):
@@ -106,7 +106,7 @@ async def _unload(models: TrackedModels, worker: PromptWorker, key: int) -> web.
         return refusal(503, str(error))
     except Exception:
         log.exception("unload_failed", message="A model could not be unloaded from the panel")
-        return refusal(500, "The model could not be unloaded: ComfyUI's log has the reason.")
+        return refusal(500, "The model could not be unloaded: see ComfyUI's log for the reason.")
     return answer({})
 
 

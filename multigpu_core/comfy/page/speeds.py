@@ -1,4 +1,4 @@
-"""Measuring this machine's speeds from ComfyUI's page, which is told how far it is."""
+"""Measure this machine's speeds from ComfyUI's page, with progress."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SpeedMeasurement:
             ProfileError: the machine cannot be measured, or what was measured not be kept.
         """
         if not self._turn.acquire(blocking=False):
-            raise NotIdleError("The speeds are being measured already.")
+            raise NotIdleError("The speeds are already being measured.")
         try:
             begun = self._worker.begun
             self._refuse_when_disturbed(begun)

@@ -1,4 +1,4 @@
-"""Runs the two halves of a batch that ComfyUI gives a relayed model at once, in micro-batches.
+"""Run the two halves of a batch that ComfyUI gives a relayed model at once, in micro-batches.
 
 ComfyUI batches cond and uncond when memory allows, and runs one after the other when not; split at that seam, a step is
 what ComfyUI makes of it with little memory, bit for bit. A batch of images alone is split where nothing looks at it as

@@ -23,7 +23,7 @@ class Shortage:
 
 
 class LoadOutOfMemoryError(torch.cuda.OutOfMemoryError):  # so that ComfyUI's executor sees what it is
-    """A split that the user wrote out does not fit in what is really free.
+    """A split that the user wrote out does not fit in the memory that is really free.
 
     `shortage` says where; `fitting_string` is an expert string that would fit, empty where there is none.
     """

@@ -37,11 +37,11 @@ TRIES = 2
 
 
 class AnotherDeviceError(RuntimeError):
-    """Another node has told a split model to compute elsewhere than its plan says; the message says what to set."""
+    """Another node set a split model to compute on another device than its plan; the message says what to set."""
 
     def __init__(self, told: torch.device, planned: str) -> None:
         super().__init__(
-            f"A node tells this split model to compute on {told}, and its loader's compute_device is {planned}: set "
+            f"A node sets this split model to compute on {told}, but its loader's compute_device is {planned}: set "
             f"compute_device instead, or for {told} alone use the loader's MultiGPU node without a split."
         )
 

@@ -29,7 +29,7 @@ from .weight_patches import AppliedPatches, WeightPatcher
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """What a split node asks for beside the split itself."""
+    """A split node's options beside the split itself."""
 
     request: AllocationRequest
     high_precision_loras: bool = True
@@ -129,7 +129,7 @@ class ModelPlacement:
         return freed
 
     def offload_more(self, share: float) -> int:
-        """Move a share of what lies on the fullest of the computing devices, and may move, to the cpu until `release`.
+        """Move a share of the movable weights on the fullest of the computing devices to the cpu until `release`.
 
         Staging becomes as small as it can be. Returns the bytes freed.
         """
@@ -144,7 +144,7 @@ class ModelPlacement:
 
     @property
     def can_offload_more(self) -> bool:
-        """Whether anything lies on a computing device that need not."""
+        """Whether a computing device stores anything that could be offloaded."""
         staging = self.distribution.staging_bytes if not self._held_back_bytes else 0
         return staging > 0 or any(self.distribution.movable_on(device) for device in self._computing)
 

@@ -1,4 +1,4 @@
-"""What the log says of a split model: planned, loaded, measured, demoted, unloaded."""
+"""Log events of a split model: planned, loaded, measured, demoted, unloaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def log_warning(model: str, warning: str) -> None:
 
 
 def log_loaded(model: str, blocks: int, found: Mapping[str, int], seconds: float) -> None:
-    """`blocks` were moved in `seconds`; `found` is what lies on each device now, in bytes."""
+    """`blocks` were moved in `seconds`; `found` is what each device stores now, in bytes."""
     log.info(
         "split_loaded",
         message=f"{model}: {blocks} blocks placed in {seconds:.2f} s: {_shares(found)}",

@@ -1,4 +1,4 @@
-"""Guards a sampling of a split model: nothing stays half done, and running out of memory is survived.
+"""Guard a sampling of a split model: leave nothing half done, and retry after running out of memory.
 
 ComfyUI calls wrappers of `OUTER_SAMPLE` around one whole sampling, the loading of its models included.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("multigpu")
 
 SHARES_OFFLOADED = {2: 0.5, 1: 1.0}
-"""By the tries that are left, the share of what still lies on the computing devices that is offloaded before the next.
+"""By the tries that are left, the share of weights still on the computing devices that is offloaded before the next.
 
 No allocator tells what a whole sampling would have needed: half of it first, and if that was too little, all.
 """

@@ -1,4 +1,4 @@
-"""Which weight patches (LoRAs) lie in a model's weights, so that a change touches only what it must."""
+"""Track which weight patches (LoRAs) are applied to a model's weights, so that a change touches only what it must."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WeightPatcher(Protocol):
 
 
 class AppliedPatches:
-    """The patches that lie in one model's weights, by state-dict key; shared by all patchers of that model."""
+    """The patches applied to one model's weights, by state-dict key; shared by all patchers of that model."""
 
     def __init__(self, pinned: PinnedMemory) -> None:
         self._pinned = pinned

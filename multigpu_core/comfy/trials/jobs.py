@@ -1,4 +1,4 @@
-"""What the command line has done inside a ComfyUI that it imported for that alone."""
+"""The jobs that the command line runs inside a ComfyUI that it imports for them."""
 
 from __future__ import annotations
 

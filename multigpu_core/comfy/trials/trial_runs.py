@@ -1,4 +1,4 @@
-"""Runs one model twice in this ComfyUI, on one device and split, from the same noise and prompt: `multigpu verify`."""
+"""Run one model twice in this ComfyUI, on one device and split, from the same noise and prompt: `multigpu verify`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_ON_CPU = {"expert_mode_allocations": "cpu,100%", "strategy": "contiguous"}
 
 
 class TrialError(RuntimeError):
-    """The runs came to no verdict; the message says why and what to do."""
+    """The runs gave no result; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def compared(trial: SplitTrial, registry: DeviceRegistry) -> Parity:
     if why_not_whole:
         reference, expected = runs.split("every block on cpu", ALL_ON_CPU)
     if not expected.isfinite().all() or expected.min() == expected.max():
-        raise TrialError("The model gives no picture from made-up inputs, so comparing two of them proves nothing.")
+        raise TrialError("The model produces no image from made-up inputs, so a comparison proves nothing.")
     try:
         split, found = runs.split("split", trial.split)
     except UnknownInputsError as error:  # it took them a moment ago

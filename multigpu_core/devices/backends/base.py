@@ -118,7 +118,7 @@ class DeviceBackend(ABC):
 
         Raises RuntimeError where the driver refuses.
         """
-        raise NotImplementedError(f"{self.type} devices page-lock no memory where it is")
+        raise NotImplementedError(f"{self.type} devices cannot pin memory in place")
 
     def is_capturing(self) -> bool:
         """Whether a graph is being captured: until it ends nothing may wait for the device."""

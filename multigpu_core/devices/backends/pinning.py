@@ -1,4 +1,4 @@
-"""Pinned (pinned) host memory by CUDA's runtime, exact to the byte."""
+"""Pinned (page-locked) host memory by CUDA's runtime, exact to the byte."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class PinError(RuntimeError):
         self.size_bytes = size_bytes
         self.code = code
         super().__init__(
-            f"The driver refused to page-lock {size_bytes} bytes of host memory (error {code}). Its limit is reached: "
-            "Windows and WSL lock half of the memory at most, Linux what `ulimit -l` says for some drivers."
+            f"The driver refused to pin {size_bytes} bytes of host memory (error {code}). Its limit is reached: "
+            "Windows and WSL pin at most half of the memory, Linux what `ulimit -l` says for some drivers."
         )
 
 

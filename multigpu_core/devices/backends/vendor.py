@@ -19,7 +19,7 @@ class VendorPackage:
     def raise_if_broken(self) -> None:
         """Raises ImportError if the package is installed and failed to import."""
         if self.error is not None:
-            raise ImportError(f"{self.name} is installed and does not import: {self.error}") from self.error
+            raise ImportError(f"{self.name} is installed but cannot be imported: {self.error}") from self.error
 
 
 def import_vendor_package(name: str) -> VendorPackage:

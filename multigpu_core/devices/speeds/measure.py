@@ -1,4 +1,4 @@
-"""Measures a machine: how fast each link carries, and how fast each device multiplies matrices."""
+"""Measure a machine: how fast each link carries, and how fast each device multiplies matrices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measure_profile(
 ) -> HardwareProfile:
     """Measure every pair of devices and every device, in about so many seconds in all.
 
-    What a driver refuses is told to `progress` and left out of the profile. What `progress` raises ends it.
+    What a driver refuses is reported to `progress` and left out of the profile. What `progress` raises ends it.
     """
     names = registry.names()
     pairs, products = list(permutations(names, 2)), list(product(names, DTYPES))
@@ -83,7 +83,7 @@ def measure_profile(
 def _measure_link(registry: DeviceRegistry, source: str, target: str, seconds: float) -> LinkSpeed:
     size = min(COPY_BYTES, *(registry.free_bytes(name) // SHARE_OF_FREE_MEMORY for name in (source, target)))
     if size < SMALL_COPY_BYTES:
-        raise RuntimeError("no memory is free there to measure with")
+        raise RuntimeError("it has no free memory to measure with")
     ordinary = [_ordinary(registry, name, size) for name in (source, target)]
     best = [_locked(registry, name, size, other) for name, other in ((source, target), (target, source))]
     on = target if source == "cpu" else source

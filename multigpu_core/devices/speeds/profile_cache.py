@@ -76,7 +76,7 @@ def profile_anew(registry: DeviceRegistry, progress: Callable[[Measured], None])
     try:
         save_profile(found, registry)
     except (OSError, ValueError) as error:
-        raise ProfileError(f"{error}: let MULTIGPU_PROFILE name a file that can be written.") from None
+        raise ProfileError(f"{error}: set MULTIGPU_PROFILE to a writable file.") from None
     return found
 
 
@@ -98,7 +98,7 @@ def load_profile(registry: DeviceRegistry, file: Path | None = None) -> Hardware
         log.warning("profile_unreadable", message=message)
         return None
     if not is_of_this_machine:
-        message = f"{file} is of other devices or another torch: run `multigpu profile` for this machine's speeds"
+        message = f"{file} is for other devices or another torch: run `multigpu profile` for this machine's speeds"
         log.info("profile_outdated", message=message)
         return None
     return profile
@@ -133,7 +133,7 @@ def _home() -> Path:
     try:
         return Path.home()
     except RuntimeError as error:
-        message = f"There is no home folder ({error}): let {FILE_VARIABLE} name the file that keeps the profile."
+        message = f"There is no home folder ({error}): set {FILE_VARIABLE} to the file that keeps the profile."
         raise ProfileError(message) from None
 
 

@@ -1,4 +1,4 @@
-"""Tells whether a forward leaves something behind that another one could see.
+"""Detect whether a forward has side effects that another one could see.
 
 A model that keeps a value on itself at the beginning of its forward and reads it at the end is right only where one
 forward follows another. So is one that draws random numbers, if the same seed is to make the same picture.

@@ -1,4 +1,4 @@
-"""What torch keeps for each thread, taken along to another thread."""
+"""Copy torch's per-thread state to another thread."""
 
 from __future__ import annotations
 

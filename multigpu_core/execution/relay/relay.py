@@ -1,4 +1,4 @@
-"""Lets a donor compute the blocks that it stores: activations travel, weights stay.
+"""Let a donor compute the blocks that it stores: activations travel, weights stay.
 
 Each relayed block has one or more called modules. A pre-hook sends the module's arguments to the donor and makes the
 donor the current device; a hook after it, which also runs after an exception, hands the result back:

@@ -1,4 +1,4 @@
-"""What is the same for all blocks of a step crosses to a donor once: positional encodings, text, guidance.
+"""Copy what is the same for all blocks of a step to a donor once: positional encodings, text, guidance.
 
 A tensor that was sent before is not sent again if nobody changed it since. Torch counts changes, but not in inference
 mode; there an argument is taken for constant when it was so in the whole first step, compared bit for bit.

@@ -1,4 +1,4 @@
-"""Stores what will be streamed so that it is one copy: packed, in pinned host memory or on a donor card."""
+"""Store streamed weights so that each needs one copy: packed, in pinned host memory or on a donor card."""
 
 from __future__ import annotations
 

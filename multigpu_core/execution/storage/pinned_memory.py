@@ -1,4 +1,4 @@
-"""Pinned (pinned) host memory for what is streamed, as long as the driver and the budget allow."""
+"""Pinned (page-locked) host memory for what is streamed, as long as the driver and the budget allow."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class PinnedMemory:
         log.warning(
             "page_locking_failed",
             message=f"No more host memory can be pinned: {error} {self._who()} Weights beyond that go through a "
-            "small buffer, which takes the host's time: expect half of the link's speed.",
+            "small buffer, at about half of the link's speed.",
             locked_bytes=self.locked_bytes,
             locked_by_comfyui_bytes=self._pinned_by_host_bytes(),
         )
@@ -179,11 +179,11 @@ class PinnedMemory:
         self._is_limit_logged = True
         allowed = f"memory.page_locked_fraction allows MultiGPU {self._limit_bytes / 1e9:.1f} GB"
         if is_shared:
-            allowed = "no more is left of what ComfyUI's own limit allows both"
+            allowed = "ComfyUI's own limit for both is used up"
         log.info(
             "page_locked_limit",
-            message=f"{self._who()} That is all: {allowed}. Weights beyond that go through a small buffer, at half of "
-            "the link's speed.",
+            message=f"{self._who()} This is the limit: {allowed}. Weights beyond that go "
+            "through a small buffer, at half of the link's speed.",
             locked_bytes=self.locked_bytes,
             locked_by_comfyui_bytes=self._pinned_by_host_bytes(),
         )

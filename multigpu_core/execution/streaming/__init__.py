@@ -1,1 +1,1 @@
-"""Offloaded modules come to the compute device ahead of their turn."""
+"""Prefetch offloaded modules to the compute device."""

@@ -1,4 +1,4 @@
-"""Which way stored tensors take to the compute device."""
+"""Choose the channel by which stored tensors reach the compute device."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ChannelChoice:
             return DirectChannel(streams, stream, source_stream)
         log.info(
             "peer_access_missing",
-            message=f"{self._compute} cannot read {name} directly: its weights come through host memory, in two hops",
+            message=f"{self._compute} cannot read {name} directly: its weights take two hops through host memory",
             devices=[self._compute, name],
         )
         chunks = self._chunk_ring()

@@ -1,4 +1,4 @@
-"""Copies of offloaded modules that nobody expected, made when they are needed, on the stream that computes."""
+"""Copies of offloaded modules that were not prefetched, made when they are needed, on the stream that computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brings streamed offloaded modules into the staging ring ahead of their turn.
+"""Prefetch offloaded modules into the staging buffer.
 
 Two queues meet here, and events keep them apart; the host waits for neither:
 
@@ -7,7 +7,7 @@ Two queues meet here, and events keep them apart; the host waits for neither:
     compute stream   [2]│   [3]     [4]│   [5]             an offloaded module computes when its copy is done
                       └─┘            └─┘
 
-Turns are counted through all steps, so the first offloaded modules of the next step are on their way while the last
+Turns are counted through all steps, so the first offloaded modules of the next step are being copied while the last
 ones of this step compute. After a few steps, when the ring begins again, turns repeat.
 """
 

@@ -1,4 +1,4 @@
-"""Serves a distributed model's offloaded blocks to its compute device, by hooks on the modules that are called.
+"""Bring a distributed model's offloaded blocks to its compute device, by hooks on the modules that are called.
 
 Offloaded modules that are entered as expected come from the staging ring, copied ahead (prefetcher.py). All others
 are brought at the moment when they are needed, and are as correct: offloaded modules inside of others, modules that

@@ -239,7 +239,7 @@ def test_a_worker_whose_end_nobody_reported_is_dead_all_the_same(worker: Worker)
     worker.prompt(_fail)
     assert worker.thread is not None
     worker.thread.join(30)
-    assert "ComfyUI's log may have the reason" in worker.ours.fault
+    assert "see ComfyUI's log for the reason" in worker.ours.fault
 
 
 def test_a_handler_that_somebody_put_over_ours_stays(worker: Worker) -> None:

@@ -73,7 +73,7 @@ def test_nothing_is_measured_while_a_prompt_runs(page: ComfyPage, profile: Path,
 
 def test_speeds_are_measured_from_the_panel_with_progress_and_gone_by_at_once(page: ComfyPage, profile: Path) -> None:
     speeds = page.open_panel().get_by_role("region", name="Speeds")
-    expect(speeds).to_contain_text("As published")
+    expect(speeds).to_contain_text("Published speeds")
     page.page.evaluate(
         """async () => {
             const { whenMeasured } = await import('/extensions/ComfyUI-MultiGPU/server.js');

@@ -72,7 +72,7 @@ def test_unloading_a_model_in_the_panel_frees_its_devices(page: ComfyPage) -> No
     page.run(_workflow())
     panel = page.open_panel()
     panel.get_by_role("button", name="Unload").first.click()
-    expect(panel.locator("[role=status]")).to_have_text("tiny-flux.safetensors is unloaded.")
+    expect(panel.locator("[role=status]")).to_have_text("Unloaded tiny-flux.safetensors.")
     expect(panel.locator(".multigpu-strip")).to_have_count(0)
     assert page.server.client.get("/multigpu/models") == []
 
@@ -80,7 +80,7 @@ def test_unloading_a_model_in_the_panel_frees_its_devices(page: ComfyPage) -> No
 def test_the_panel_says_when_comfyui_does_not_answer_and_when_it_does_again(page: ComfyPage) -> None:
     panel = page.open_panel()
     page.page.route("**/multigpu/state", lambda route: route.abort())
-    expect(panel.locator("[role=status]")).to_contain_text("ComfyUI does not answer")
+    expect(panel.locator("[role=status]")).to_contain_text("ComfyUI does not respond")
     page.page.unroute("**/multigpu/state")
     expect(panel.locator("[role=status]")).to_have_text("")
 

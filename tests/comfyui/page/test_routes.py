@@ -96,7 +96,7 @@ def test_a_split_that_cannot_fit_says_so(server: ComfyUIServer) -> None:
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "../../secret.safetensors", "no.safetensors"])
 def test_only_files_that_comfyui_lists_are_read(server: ComfyUIServer, name: str) -> None:
     answer = _plan(server, files=[{"input": "unet_name", "name": name}])
-    assert "in none of ComfyUI's model folders" in answer["error"]["message"]
+    assert "not in any of ComfyUI's model folders" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,12 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ({"blind_pairs": (("cuda:0", "cuda:1"),)}, "note", "cuda:0 cannot read the memory of cuda:1"),
         (_nvidia(width=4), "warning", "4 of 16 PCIe lanes"),
         (_nvidia(generation=1), "note", "PCIe 1 of 4"),
-        (_nvidia(window_bytes=256 << 20), "note", "256 MB of its 24.0 GB can be reached"),
+        (_nvidia(window_bytes=256 << 20), "note", "256 MB of its 24.0 GB can be accessed"),
         ({"is_profiled": False}, "note", "have not been measured"),
         ({"swap_bytes": 0}, "note", "0 GB of swap"),
         ({"free_bytes": 8 << 30, "free_swap_bytes": 0}, "warning", "flux.safetensors has 24.0 GB, and memory and swap"),
-        ({"comfy_aimdo_wanted": "9.9"}, "warning", "and this ComfyUI wants 9.9"),
-        (_inside(comfy_aimdo=""), "warning", "comfy-aimdo is not installed, and this ComfyUI wants"),
+        ({"comfy_aimdo_wanted": "9.9"}, "warning", "but this ComfyUI requires 9.9"),
+        (_inside(comfy_aimdo=""), "warning", "comfy-aimdo is not installed, but this ComfyUI requires"),
         (_inside(comfy_aimdo="9.9") | {"comfy_aimdo_wanted": "9.9"}, "note", "comfy-aimdo 9.9 has not been tested"),
         (_inside(knows_dynamic_vram=True), "note", "DynamicVRAM is on"),
         (
@@ -106,7 +106,7 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ),
         ({"failed_plugins": (("theirs", "No module."),)}, "problem", "The plugin theirs cannot be used: No module."),
         (_server(worker_fault="SystemExit: 1"), "problem", "has died: SystemExit: 1"),
-        (_server(plugins=None), "warning", "is without this extension"),
+        (_server(plugins=None), "warning", "does not have this extension"),
         (_server(plugins=(), silence="refused"), "warning", "No ComfyUI answers at http://127.0.0.1:8188"),
         (_server(plugins=[{"name": "gguf", "enabled": True, "why_not": "Broken."}]), "problem", "gguf failed at http"),
         (
@@ -131,7 +131,7 @@ def test_the_worst_comes_first() -> None:
 
 def test_windows_has_a_limit_of_its_own_and_hides_cards() -> None:
     told = " ".join(finding.what for finding in findings(replace(HEALTHY, system="Windows")))
-    assert "Windows, and 2 cards" in told and "half of the memory" in told
+    assert "Windows, and 2 GPUs" in told and "half of the memory" in told
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ TWO_CARDS = ("--machine", "cuda:0=24gb", "--machine", "cuda:1=12gb")
 
 def test_the_table_ends_with_a_string_that_makes_the_same_plan_again(file: Path) -> None:
     lines = _plan(file, *TWO_CARDS).stdout.splitlines()
-    (string,) = [line.partition("same again: ")[2] for line in lines if "same again: " in line]
+    (string,) = [line.partition("to reproduce: ")[2] for line in lines if "to reproduce: " in line]
     again = _json(file, *TWO_CARDS, "--expert", string)
     assert again["blocks"] == _json(file, *TWO_CARDS)["blocks"]
     assert any("predicted" in line for line in lines)
@@ -81,8 +81,8 @@ def test_a_model_that_fits_nowhere_exits_with_1_and_says_what_is_missing(file: P
     [
         (("--expert", "cuda:0,1gx"), "'gx' is not a unit"),
         (("--expert", "cuda:7,50%;cpu,50%"), "cuda:7"),
-        (("--machine", "=8gb"), "'=8gb' is no device with a size"),
-        (("--machine", "cuda:0=much"), "'cuda:0=much' is no device with a size"),
+        (("--machine", "=8gb"), "'=8gb' is not a device with a size"),
+        (("--machine", "cuda:0=much"), "'cuda:0=much' is not a device with a size"),
         (("--machine", "cuda:0=8gb"), "cuda:0 is named twice"),
         (("--fit", "cuda:1=3gb"), "There is no device 'cuda:1'; there are cuda:0, cpu."),
         (("--strategy", "fast"), "There is no strategy 'fast'"),

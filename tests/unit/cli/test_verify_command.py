@@ -57,13 +57,13 @@ def _refused(result: Result) -> str:
     [
         (("--device", "cuda:9"), "cuda:9"),
         (("--expert", "npu:0,1gx"), "'gx' is not a unit"),
-        (("--expert", "npu:1,50%;cpu,50%#npu:1;0;cpu"), "say --device npu:1"),
+        (("--expert", "npu:1,50%;cpu,50%#npu:1;0;cpu"), "use --device npu:1"),
         (("--virtual-vram", "-3"), "not below 0"),
         (("--donors", "npu:5"), "npu:5"),
         (("--strategy", "fast"), "There is no strategy 'fast'"),
         (("--steps", "1"), "steps"),
         (("--comfyui", "nowhere"), "'nowhere' does not exist"),
-        (("--comfyui", "/"), "holds no ComfyUI"),
+        (("--comfyui", "/"), "is not a ComfyUI"),
     ],
 )
 def test_a_slip_of_the_pen_is_refused_with_its_reason(file: Path, options: tuple[str, ...], told: str) -> None:
@@ -94,7 +94,9 @@ def test_the_report_has_both_runs_side_by_side_and_the_verdict() -> None:
         assert words in told
 
 
-@pytest.mark.parametrize(("repeats", "whose"), [(True, "the difference is the split's"), (False, "computes it anew")])
+@pytest.mark.parametrize(
+    ("repeats", "whose"), [(True, "so the split causes the difference"), (False, "is not deterministic")]
+)
 def test_a_difference_is_told_in_numbers_and_whose_it_is(repeats: bool, whose: str) -> None:
     difference = {"numbers": 64, "differing": 3, "largest": 0.5, "mean": 0.01}
     told = _told(difference=difference, reference_repeats=repeats)

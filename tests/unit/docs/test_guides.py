@@ -199,7 +199,7 @@ def defaults(node: dict[str, Any]) -> dict[str, Any]:
     return {each["name"]: each.get("default") for each in node["inputs"]}
 
 
-SAID = ("same again", "bound by", "the link from", "computing", "this ComfyUI has changed", "There is no device")
+SAID = ("to reproduce", "bound by", "the link from", "computing", "this ComfyUI has changed", "There is no device")
 
 
 @pytest.mark.parametrize("said", SAID)

@@ -70,7 +70,7 @@ BROKEN_BACKENDS: dict[str, tuple[Callable[[], Any], str]] = {
     "no backend": (lambda: ["toy"], "it takes DeviceBackend"),
     "a type of ours": (lambda: [Toy("cuda")], "a device type cuda already"),
     "a type of an earlier plugin": (lambda: [Toy()], "a device type toy already"),
-    "no type": (lambda: [Toy("T o y")], "is no device type"),
+    "no type": (lambda: [Toy("T o y")], "is not a device type"),
     "cannot count": (lambda: [Toy("bad", raising(OSError("no bus")))], "no bus"),
     "exits when counting": (lambda: [Toy("bad", raising(SystemExit("gone")))], "gone"),
 }

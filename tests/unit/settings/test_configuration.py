@@ -77,7 +77,7 @@ def test_a_wrong_entry_names_file_line_key_and_what_would_be_right(
     (problem,) = configuration.problems
     assert (problem.file, problem.line, problem.key) == (file, line, key)
     assert hint in problem.reason
-    assert "Restart" in str(problem)
+    assert "restart ComfyUI" in str(problem)
     assert configuration.planner.strategy == "interleave"
 
 

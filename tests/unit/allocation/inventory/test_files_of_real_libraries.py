@@ -74,17 +74,17 @@ A, B = tensor(0, 8), tensor(8, 16)
 NOT_ACCEPTED: dict[str, tuple[bytes, str]] = {
     "a hole": (safetensors({"a": A, "b": tensor(9, 17)}, 17), "no tensor covers the bytes from 8"),
     "a hole at the beginning": (safetensors({"a": tensor(1, 9)}, 9), "no tensor covers the bytes from 0"),
-    "uncovered data": (safetensors({"a": A}, 9), "1 bytes behind the last tensor"),
+    "uncovered data": (safetensors({"a": A}, 9), "1 bytes after the last tensor"),
     "an overlap": (safetensors({"a": A, "b": tensor(7, 15)}, 15), "overlaps"),
     "an unknown dtype": (safetensors({"a": tensor(0, 8, "F31")}, 8), "unknown dtype 'F31'"),
     "another size": (safetensors({"a": tensor(0, 8, "U8", [7])}, 8), "stores 8 bytes"),
     "data past the end": (safetensors({"a": A, "b": B}, 15), "ends at byte 16 of 15"),
     "a name twice": (safetensors(b'{"a": %s, "a": %s}' % ((json.dumps(A).encode(),) * 2), 8), "twice"),
-    "metadata that are no texts": (safetensors({"__metadata__": {"a": 1}, "a": A}, 8), "not a table of texts"),
+    "metadata that are no texts": (safetensors({"__metadata__": {"a": 1}, "a": A}, 8), "not a table of strings"),
     "a size that overflows on its way to zero": (
         safetensors({"a": tensor(0, 0, "U8", [2**62, 4, 0])}, 0), "stores 0 bytes"
     ),
-    "half a byte": (safetensors({"a": tensor(0, 0, "F4", [0, 3])}, 0), "no whole bytes"),
+    "half a byte": (safetensors({"a": tensor(0, 0, "F4", [0, 3])}, 0), "not a whole number of bytes"),
     "another encoding": (safetensors(json.dumps({"a": A}).encode("utf-16"), 8), "does not begin with a brace"),
 }  # fmt: skip
 

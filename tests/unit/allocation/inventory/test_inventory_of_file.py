@@ -146,7 +146,7 @@ def test_a_checkpoint_gives_the_model_that_is_asked_for(checkpoint: Path, part: 
 
 
 def test_a_part_that_a_file_lacks_is_refused_with_the_parts_that_it_has(checkpoint: Path) -> None:
-    with pytest.raises(CheckpointPartError, match="holds diffusion_model, text_encoder, vae"):
+    with pytest.raises(CheckpointPartError, match="contains diffusion_model, text_encoder, vae"):
         inventory_of_file(checkpoint, part=CheckpointPart.CONTROLNET)
 
 
@@ -214,7 +214,7 @@ def test_a_file_that_is_no_model_is_told_from_one_that_is_cut_short(tmp_path: Pa
 
 def test_a_file_of_pytorch_is_no_damaged_one(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(4)}, tmp_path / "model.ckpt")
-    with pytest.raises(HeaderError, match="a file of PyTorch's") as refused:
+    with pytest.raises(HeaderError, match="a PyTorch checkpoint") as refused:
         inventory_of_file(tmp_path / "model.ckpt")
     assert "damaged" not in str(refused.value)
 

@@ -78,7 +78,7 @@ def test_the_message_has_the_string_and_carets_under_the_fault() -> None:
     assert lines[1] == "    cuda:0,2.5gb;cuda:9,3gb;cpu,*"
     assert lines[2] == "                 ^^^^^^"
     assert lines[3:] == [
-        "There is no device 'cuda:9'. The devices here are: cpu, cuda:0, cuda:1, mps.",
+        "There is no device 'cuda:9'. Available devices: cpu, cuda:0, cuda:1, mps.",
         "Did you mean 'cuda:1'?",
     ]
 

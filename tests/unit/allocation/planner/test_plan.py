@@ -136,7 +136,7 @@ def test_a_split_needs_room_for_one_block_on_its_way() -> None:
         plan_allocation(model(*[10] * 10), expert("cuda:0,50%;cpu,50%", devices), devices)
     error = caught.value
     assert (error.device, error.needed_bytes, error.free_bytes) == ("cuda:0", STAGING + 50, STAGING + 49)
-    assert "256 bytes of that are for blocks on their way" in str(error)
+    assert "256 bytes of that are reserved for streaming" in str(error)
 
 
 def test_three_blocks_on_their_way_are_enough_and_fewer_do_where_memory_is_short() -> None:
@@ -168,14 +168,14 @@ def test_virtual_vram_fills_donors_in_order_and_spills_to_cpu_with_a_warning() -
     devices = machine({"cpu": 1000, "cuda:0": 1000, "cuda:1": 20, "cuda:2": 10})
     plan = plan_allocation(model(*[10] * 10), virtual(50, "cuda:2", "cuda:1"), devices)
     assert plan.bytes_by_device == {"cuda:0": 50, "cuda:1": 20, "cuda:2": 10, "cpu": 20}
-    assert plan.warnings == ("cuda:2, cuda:1 cannot take all that is offloaded: 20 bytes go to cpu.",)
+    assert plan.warnings == ("cuda:2, cuda:1 cannot store all offloaded weights: 20 bytes go to cpu.",)
 
 
 def test_virtual_vram_offloads_more_where_the_rest_does_not_fit_the_compute_device() -> None:
     devices = machine({"cpu": 1000, "cuda:0": STAGING + 30})
     plan = plan_allocation(model(*[10] * 10), virtual(40, "cpu"), devices)
     assert plan.bytes_by_device == {"cuda:0": 30, "cpu": 70}
-    assert "30 bytes more are offloaded" in plan.warnings[0]
+    assert "offloading 30 bytes more" in plan.warnings[0]
 
 
 def test_virtual_vram_larger_than_the_model_leaves_the_heads() -> None:

@@ -237,7 +237,7 @@ def test_a_vendor_package_that_does_not_import_is_a_problem_and_takes_nothing_el
 
     assert registry.names() == ("cuda:0",)
     (problem,) = registry.problems()
-    assert "torch_npu is installed and does not import" in str(problem.error)
+    assert "torch_npu is installed but cannot be imported" in str(problem.error)
     assert "libascendcl.so" in str(problem.error)
 
 

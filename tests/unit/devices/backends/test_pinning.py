@@ -82,7 +82,7 @@ def registry_of(
 def test_a_refusal_is_told_once_and_not_again_by_the_next_kernel(registry_of: Any) -> None:
     runtime = Runtime(register=REFUSED)
     registry, _ = registry_of(runtime)
-    with pytest.raises(PinError, match="refused to page-lock 100 bytes") as refused:
+    with pytest.raises(PinError, match="refused to pin 100 bytes") as refused:
         registry.empty_pinned(100, "cuda:0")
     assert refused.value.code == REFUSED
     runtime.look_for_errors()

@@ -218,7 +218,7 @@ def test_without_a_home_folder_there_is_no_profile_and_the_way_out_is_told(monke
     _without_home(monkeypatch)
     _loaded_with_one_warning(None)
     assert profile_changed_ns() is None
-    with pytest.raises(ProfileError, match="let MULTIGPU_PROFILE name"):
+    with pytest.raises(ProfileError, match="set MULTIGPU_PROFILE to"):
         save_profile(PROFILE, default_registry())
 
 
