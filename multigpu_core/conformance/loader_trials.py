@@ -243,7 +243,7 @@ def _devices_of(module: nn.Module | None) -> set[str]:
 
 
 def _patcher_of(output: Any) -> Any | None:
-    return importlib.import_module("multigpu.multigpu_core.comfy.nodes.loader_outputs").patcher_of(output)
+    return importlib.import_module("multigpu.multigpu_core.comfy.host.loader_outputs").patcher_of(output)
 
 
 def _bare_module(output: Any) -> nn.Module | None:

@@ -16,7 +16,7 @@ import comfy.sampler_helpers
 import structlog
 
 from multigpu.multigpu_core.allocation import Strategy
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import unload_model
+from multigpu.multigpu_core.comfy.host.loader_outputs import unload_model
 from multigpu.multigpu_core.comfy.split.cond_batch import WRAPPER_KEY
 from multigpu.multigpu_core.comfy.split.patcher import placement_of
 

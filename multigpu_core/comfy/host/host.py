@@ -10,7 +10,7 @@ import comfy.model_management as mm
 
 from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, Formats
-from multigpu.multigpu_core.comfy.memory.pinned_budget import ComfyUIPins
+from multigpu.multigpu_core.comfy.host.pinned_budget import ComfyUIPins
 from multigpu.multigpu_core.devices import (
     DeviceInfo,
     DeviceRegistry,

@@ -16,7 +16,7 @@ from typing import Any
 import folder_paths
 
 from multigpu.multigpu_core.comfy.host.executing import executing_node
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import PLAIN
+from multigpu.multigpu_core.comfy.host.loader_outputs import PLAIN
 
 Stamp = tuple[tuple[str, int, int], ...]
 NodeKey = tuple[str, str]

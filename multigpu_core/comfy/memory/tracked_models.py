@@ -22,8 +22,8 @@ import structlog
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.comfy.host.loader_outputs import ALL_BYTES, patcher_of, unload_model
 from multigpu.multigpu_core.comfy.host.scope import Devices
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import ALL_BYTES, patcher_of, unload_model
 from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
 from multigpu.multigpu_core.devices import DeviceRegistry
 

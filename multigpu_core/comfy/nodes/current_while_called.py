@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .loader_outputs import patcher_of
+from multigpu.multigpu_core.comfy.host.loader_outputs import patcher_of
 
 if TYPE_CHECKING:
     ModuleClass = nn.Module

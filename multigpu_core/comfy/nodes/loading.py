@@ -20,17 +20,14 @@ from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, F
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 from multigpu.multigpu_core.comfy.host.executing import executing_node
 from multigpu.multigpu_core.comfy.host.host import Host
-from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
-from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel, TrackedModels
-from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack, Packs, input_types
-from multigpu.multigpu_core.comfy.split.patcher import distribute, placement_of, undistribute
-from multigpu.multigpu_core.comfy.split.placement import ModelPlacement, PlacementOptions
-from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
-from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
-
-from .current_while_called import current_while_called
-from .loader_class import LoaderClass, LoaderInstances, call_loader, is_v3, loader_function
-from .loader_outputs import (
+from multigpu.multigpu_core.comfy.host.loader_class import (
+    LoaderClass,
+    LoaderInstances,
+    call_loader,
+    is_v3,
+    loader_function,
+)
+from multigpu.multigpu_core.comfy.host.loader_outputs import (
     make_rebuildable,
     map_outputs,
     patcher_of,
@@ -40,6 +37,15 @@ from .loader_outputs import (
     with_output,
     with_plain_patcher,
 )
+from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
+from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel, TrackedModels
+from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack, Packs, input_types
+from multigpu.multigpu_core.comfy.split.patcher import distribute, placement_of, undistribute
+from multigpu.multigpu_core.comfy.split.placement import ModelPlacement, PlacementOptions
+from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
+from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
+
+from .current_while_called import current_while_called
 from .model_files import is_model_file
 
 log = structlog.get_logger("multigpu")

@@ -12,12 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
-from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack
-from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, PackDevices
-
-from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs, with_added
-from .loader_class import (
+from multigpu.multigpu_core.comfy.host.loader_class import (
     LoaderClass,
     LoaderInstances,
     input_types_v1,
@@ -26,6 +21,11 @@ from .loader_class import (
     own_validation,
     takes,
 )
+from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
+from multigpu.multigpu_core.comfy.packs.pack_nodes import Pack
+from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, PackDevices
+
+from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs, with_added
 from .loading import LoadContext, LoadJob, Target
 from .model_files import naming_damaged_files
 from .validate_inputs import accepting_any_device

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from multigpu.multigpu_core.comfy.host.loader_class import LoaderClass, is_v3
 from multigpu.multigpu_core.comfy.host.scope import Devices, current_scope, device_scope
 from multigpu.multigpu_core.comfy.host.stepwise import Stepwise
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels
-from multigpu.multigpu_core.comfy.nodes.loader_class import LoaderClass, is_v3
 from multigpu.multigpu_core.contract.loaders import PackDevices
 from multigpu.multigpu_core.devices import DeviceRegistry
 

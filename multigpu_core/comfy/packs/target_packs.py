@@ -10,7 +10,7 @@ import folder_paths
 import nodes as comfy_nodes
 from comfy.cli_args import args
 
-from multigpu.multigpu_core.comfy.nodes.loader_class import LoaderClass
+from multigpu.multigpu_core.comfy.host.loader_class import LoaderClass
 from multigpu.multigpu_core.plugins import PackState, TargetPack, name_of_pack, packs_in, plain_name, version_of_pack
 
 DISABLED = ".disabled"

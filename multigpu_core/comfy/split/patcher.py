@@ -19,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 
 from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import patcher_of, unload_model
+from multigpu.multigpu_core.comfy.host.loader_outputs import patcher_of, unload_model
 
 from .cond_batch import WRAPPER_KEY, run_micro_batches
 from .placement import ModelPlacement

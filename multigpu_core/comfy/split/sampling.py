@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from multigpu.multigpu_core.allocation import readable_bytes
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import ALL_BYTES
+from multigpu.multigpu_core.comfy.host.loader_outputs import ALL_BYTES
 
 from .cond_batch import WRAPPER_KEY
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from multigpu.multigpu_core.allocation.inventory.stored_size import tensor_bytes
 from multigpu.multigpu_core.allocation.language.errors import AllocationError, PlanError
-from multigpu.multigpu_core.comfy.nodes.loader_class import call_loader
-from multigpu.multigpu_core.comfy.nodes.loader_outputs import ALL_BYTES, map_outputs
+from multigpu.multigpu_core.comfy.host.loader_class import call_loader
+from multigpu.multigpu_core.comfy.host.loader_outputs import ALL_BYTES, map_outputs
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.parity import Difference, Parity, Run
 

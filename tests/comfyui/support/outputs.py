@@ -69,6 +69,6 @@ def _steered(comfyui: ComfyUI, control: Any, device: str | None) -> Tensor:
 
 def held_model(output: Any) -> torch.nn.Module:
     """The module that a loader's output computes with."""
-    results = importlib.import_module("multigpu.multigpu_core.comfy.nodes.loader_outputs")
+    results = importlib.import_module("multigpu.multigpu_core.comfy.host.loader_outputs")
     model: torch.nn.Module = results.patcher_of(output).model
     return model
