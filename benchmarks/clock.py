@@ -144,7 +144,7 @@ class Bench:
     def split(
         self, model: nn.Module, request: AllocationRequest, just_in_time: bool = False
     ) -> tuple[Distribution, AllocationPlan]:
-        """The model distributed as planned; with two places for blocks on their way, if just in time."""
+        """The model distributed as planned; with two places reserved for streaming, if just in time."""
         inventory = inventory_of_module(model)
         plan = plan_allocation(inventory, request, self.registry.devices())
         if just_in_time:
