@@ -37,7 +37,7 @@ class Host:
         self.registry = registry
         self.formats = formats
         """The formats of model files whose headers can be read, those of plugins included."""
-        self._profile: tuple[int | None, HardwareProfile] | None = None
+        self._profile: tuple[tuple[int | None, tuple[str, ...]], HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
         self._own_device = registry.name_of(mm.get_torch_device())
         self.default_strategy = default_strategy
@@ -51,11 +51,12 @@ class Host:
     def profile(self) -> HardwareProfile:
         """How fast this machine is: as `multigpu profile` has measured, else as published for its kind.
 
-        It is read again when it was measured anew: nobody has to restart ComfyUI for that.
+        It is read again when it was measured anew, so nobody has to restart ComfyUI for that, and when there are other
+        devices than before: a driver that failed for a moment may have hidden one.
         """
-        changed_ns = profile_changed_ns()
-        if self._profile is None or self._profile[0] != changed_ns:
-            self._profile = changed_ns, known_profile(self.registry)
+        known = profile_changed_ns(), tuple(self.registry.names())
+        if self._profile is None or self._profile[0] != known:
+            self._profile = known, known_profile(self.registry)
         return self._profile[1]
 
     def default_device(self) -> str:

@@ -85,7 +85,7 @@ def test_the_same_model_again_moves_no_weight(sampler: Sampler, comfyui: ComfyUI
 def test_a_clone_is_split_also_where_the_loader_s_patcher_sets_its_own_class_on_clones(sampler: Sampler) -> None:
     patchers = importlib.import_module("multigpu.multigpu_core.comfy.split.patcher")
     split = sampler.split(**THIRDS)
-    placement = split.placement
+    placement = split.multigpu_placement
     patchers.undistribute(split)
 
     class Own(type(split)):  # type: ignore[misc]

@@ -157,9 +157,9 @@ def test_only_auto_gives_back_what_comfyui_has_granted_too_little_for(
     split = sampler.split(expert_mode_allocations=string)
     sampler.picture(split)
     held = comfyui.held_bytes()[0]
-    split.placement.load(split, 1.0 * MB)
+    split.multigpu_placement.load(split, 1.0 * MB)
     assert comfyui.held_bytes()[0] == held, "enough is granted"
-    split.placement.load(split, -1.0 * MB)
+    split.multigpu_placement.load(split, -1.0 * MB)
     assert (comfyui.held_bytes()[0] <= held - MB) is gives_back
     assert gives_back or comfyui.held_bytes()[0] == held
 
