@@ -169,7 +169,7 @@ def test_a_body_without_end_is_not_read_to_its_end(server: ComfyUIServer) -> Non
 @pytest.mark.parametrize(("route", "more"), [("keep", {"keep_loaded": True}), ("unload", {})])
 def test_a_model_that_is_gone_is_not_found(server: ComfyUIServer, route: str, more: dict[str, Any]) -> None:
     status, text = _post(server, f"/multigpu/{route}", json.dumps({"key": 12345, **more}).encode())
-    assert status == 404 and "gone" in text
+    assert status == 404 and "no longer loaded" in text
 
 
 def test_while_a_prompt_runs_nothing_is_unloaded_under_it(server: ComfyUIServer) -> None:

@@ -146,7 +146,7 @@ def test_select_model_device_cpu_on_a_split_model_is_refused_with_what_to_set_an
     split = sampler.split(**THIRDS)
     expected = sampler.picture(split)
     (told,) = comfyui.run("SelectModelDevice", model=split, device="cpu")
-    with pytest.raises(RuntimeError, match=r"tells this split model to compute on cpu.* set compute_device"):
+    with pytest.raises(RuntimeError, match=r"sets this split model to compute on cpu.* set compute_device"):
         sampler.picture(told)
     assert torch.equal(sampler.picture(split), expected)
 
