@@ -218,7 +218,7 @@ def test_a_model_patch_that_was_loaded_elsewhere_is_brought_to_the_model(
     model_management().load_models_gpu([patch.patcher])
     loader, device = MODELS[model]
     assert torch.equal(_steered(comfyui, patched(_model(comfyui, loader, device), patch)), expected)
-    assert "Linear computes inside of Flux" in caplog.text
+    assert "Linear computes inside Flux" in caplog.text
     assert comfyui.held_bytes()[1] < 2 * 2**20
 
 

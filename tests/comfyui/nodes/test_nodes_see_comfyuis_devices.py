@@ -91,6 +91,17 @@ def test_speeds_measured_while_comfyui_runs_are_gone_by_from_then_on(
     assert host.profile.links["cpu", "npu:0"].bytes_per_second == 3e9
 
 
+def test_a_device_that_was_hidden_for_a_moment_has_its_speeds_when_it_is_back(
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = comfyui.framework.context.host
+    names = host.registry.names()
+    with monkeypatch.context() as hidden:
+        hidden.setattr(type(host.registry), "names", lambda registry: tuple(n for n in names if n != "npu:2"))
+        assert ("cpu", "npu:2") not in host.profile.links
+    assert ("cpu", "npu:2") in host.profile.links
+
+
 def test_with_the_gpu_only_flag_each_part_of_a_checkpoint_waits_where_it_computes(
     comfyui: ComfyUI, set_flags: Any
 ) -> None:
