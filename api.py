@@ -39,7 +39,6 @@ if TYPE_CHECKING:
         device_only,
         split_and_device,
     )
-    from multigpu.multigpu_core.contract.strategy import Strategy
     from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
     from multigpu.multigpu_core.devices import (
         DeviceBackend,
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
         MemoryReading,
     )
     from multigpu.multigpu_core.plugins import PackState, PluginError, TargetPack
+    from multigpu.multigpu_core.strategies.strategy import Strategy
 
 _MODULES = {
     "allocation": (
@@ -78,7 +78,7 @@ _MODULES = {
         "device_only",
         "split_and_device",
     ),
-    "contract.strategy": ("Strategy",),
+    "strategies.strategy": ("Strategy",),
     "contract.unloading": ("LoadedModelInfo", "UnloadReason"),
     "devices": ("DeviceBackend", "DeviceError", "DeviceInfo", "HardwareProfile", "LinkSpeed", "MemoryReading"),
     "plugins": ("PackState", "PluginError", "TargetPack"),

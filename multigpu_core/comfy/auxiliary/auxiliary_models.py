@@ -15,7 +15,6 @@ import comfy.patcher_extension
 import comfy.sampler_helpers
 import structlog
 
-from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.comfy.host.loader_outputs import unload_model
 from multigpu.multigpu_core.comfy.split.cond_batch import WRAPPER_KEY
 from multigpu.multigpu_core.comfy.split.patcher import placement_of
@@ -57,7 +56,7 @@ def serve_companions(patcher: Any) -> None:
 
 def _computing_at_home(patcher: Any, options: Mapping[str, Any]) -> AbstractContextManager[None]:
     placement = placement_of(patcher)
-    is_relayed = placement is not None and placement.options.request.strategy is Strategy.RELAY
+    is_relayed = placement is not None and placement.options.request.strategy.relays
     return patches_at(patcher.load_device, patcher.model, options) if is_relayed else nullcontext()
 
 

@@ -13,7 +13,7 @@ import structlog
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, Strategy, request_from_widgets
+from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, request_from_widgets
 from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_companions
 from multigpu.multigpu_core.comfy.auxiliary.controlnets import compute_where_loaded
 from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature
@@ -305,7 +305,7 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host, default: s
         virtual_vram_gb=float(given("virtual_vram_gb", 0.0)),
         donors=_other_cards(host, device) if given("use_other_vram", False) else str(given("donor_device", "cpu")),
         expert=str(given("expert_mode_allocations", "")),
-        strategy=Strategy(inputs.get("strategy") or host.default_strategy),
+        strategy=host.strategies.named(inputs.get("strategy") or host.default_strategy),
     )
     return request_from_widgets(widgets, host.registry.resolve)
 
