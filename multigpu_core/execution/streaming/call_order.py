@@ -20,7 +20,7 @@ class CallOrder:
         self._previous: tuple[int, ...] = ()
 
     def entered(self, index: int) -> bool:
-        """Note the offloaded module of that index as entered; true where a step has ended with that and a new one begins."""
+        """Note that offloaded module as entered; true where a step has ended with that and a new one begins."""
         is_new_step = bool(self._running) and self._running[0] == index
         if is_new_step:
             self._learn(tuple(self._running))
