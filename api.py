@@ -9,8 +9,9 @@ and devices bring torch. Everything under `multigpu.multigpu_core` may move with
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from multigpu.multigpu_core.lazy_names import lazily
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.allocation import (
@@ -130,8 +131,4 @@ def is_split(model: object) -> bool:
     return placement_of(model) is not None
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"multigpu.multigpu_core.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _MODULES)

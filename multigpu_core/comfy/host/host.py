@@ -54,7 +54,7 @@ class Host:
         It is read again when it was measured anew, so nobody has to restart ComfyUI for that, and when there are other
         devices than before: a driver that failed for a moment may have hidden one.
         """
-        known = profile_changed_ns(), tuple(self.registry.names())
+        known = profile_changed_ns(), self.registry.names()
         if self._profile is None or self._profile[0] != known:
             self._profile = known, known_profile(self.registry)
         return self._profile[1]

@@ -139,7 +139,8 @@ class LoadJob:
         kinds = dict.fromkeys(("compute", "text_encoder", "vae"), self.requests[0])
         for index, output_type in enumerate(self.target.node.RETURN_TYPES):
             kind = KINDS.get(output_type, "compute")
-            kinds[kind] = self._request_for(index) or kinds[kind]
+            if (wanted := self._wanted_for(index)) is not None:
+                kinds[kind] = wanted[1]
         torch_device = self.context.host.registry.torch_device
         return Devices(
             **{kind: torch_device(request.compute_device) for kind, request in kinds.items()}, offload=self.offload
@@ -202,11 +203,10 @@ class LoadJob:
 
     def _placed(self, index: int, value: Any) -> Any:
         """One output, its models on their device or ready to be split."""
-        request = self._request_for(index)
-        if request is None or value is None:
+        wanted = self._wanted_for(index)
+        if wanted is None or value is None:
             return value
-        part = self._part_of(index)
-        assert part is not None, "an output with a request belongs to a part"
+        part, request = wanted
         splits = request.splits and part.splits and index == part.split_output
         placement = placement_of(value)
         if placement is not None and placement not in map(placement_of, self.loader_inputs.values()):
@@ -278,13 +278,10 @@ class LoadJob:
         )
         self.context.models.add(value, tracked)
 
-    def _part_of(self, index: int) -> DevicePart | None:
-        """The part that an output belongs to; None for one that the variant leaves alone."""
-        return next((part for part in self.target.variant.parts if index in part.outputs), None)
-
-    def _request_for(self, index: int) -> AllocationRequest | None:
+    def _wanted_for(self, index: int) -> tuple[DevicePart, AllocationRequest] | None:
+        """The part that an output belongs to, and its request; None for an output that the variant leaves alone."""
         pairs = zip(self.target.variant.parts, self.requests, strict=True)
-        return next((request for part, request in pairs if index in part.outputs), None)
+        return next((pair for pair in pairs if index in pair[0].outputs), None)
 
 
 def _offload(variant: NodeVariant, inputs: Mapping[str, Any], host: Host) -> torch.device | None:
