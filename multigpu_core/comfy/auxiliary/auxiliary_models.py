@@ -29,7 +29,7 @@ _CLONES_FOR_OTHER_DEVICES = "multigpu"
 """ComfyUI's key for copies of a model on other cards, which are companions only by name."""
 
 
-def serve_companions(patcher: Any) -> None:
+def serve_auxiliary_models(patcher: Any) -> None:
     """See to the devices of what every sampling by the patcher, or a clone of it, brings along; once is enough."""
 
     def prepare_sampling(executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, request_from_widgets
-from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_companions
+from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_auxiliary_models
 from multigpu.multigpu_core.comfy.auxiliary.controlnets import compute_where_loaded
 from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
@@ -223,10 +223,10 @@ class LoadJob:
             value = retarget(value, self.context.host.registry.torch_device(request.compute_device))
             self._track(value, request)
         current_while_called(value)
-        if Feature.COMPANIONS in self.context.missing:
+        if Feature.AUXILIARY_MODELS in self.context.missing:
             return value
         if isinstance(value, ModelPatcher):
-            serve_companions(value)
+            serve_auxiliary_models(value)
         return compute_where_loaded(value)
 
     def _call_again(self) -> Any:
