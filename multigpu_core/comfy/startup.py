@@ -119,6 +119,7 @@ def start() -> Framework:
         models.retained.release_all,
         context.home_of_results,
         worker.take_turn,
+        context.may_record,
     )
     patches.install()
     framework = Framework(plugins, context, patches, NodeRegistration(plugins, context), worker)
