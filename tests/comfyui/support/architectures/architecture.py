@@ -109,9 +109,10 @@ def _replaced(parts: Parts) -> Iterator[None]:
 def _overriding(cls: Any, sizes: Sizes) -> Callable[..., nn.Module]:
     def build(*args: Any, **options: Any) -> nn.Module:
         if args:  # a configuration, as a dictionary
-            made: nn.Module = cls({**args[0], **sizes}, *args[1:], **options)
-            return made
-        made = cls(**{**options, **sizes})
+            args = ({**args[0], **sizes}, *args[1:])
+        else:
+            options = {**options, **sizes}
+        made: nn.Module = cls(*args, **options)
         return made
 
     return build

@@ -157,7 +157,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         "chroma.model", "Chroma", CHROMA, SMALL_CHROMA, picture(16, guidance=_guidance), serves="Chroma",
     ),
     "Chroma Radiance": diffusion(
-        "chroma_radiance.model", "ChromaRadiance", RADIANCE, SMALL_CHROMA | {"nerf_depth": 2, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2},
+        "chroma_radiance.model", "ChromaRadiance", RADIANCE,
+        SMALL_CHROMA | {"nerf_depth": 2, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2},
         picture(3, 32, guidance=_guidance), serves="ChromaRadiance",
     ),
     "Qwen-Image": diffusion(

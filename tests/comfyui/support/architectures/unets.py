@@ -33,10 +33,13 @@ UPSCALER = SD15 | {
     "transformer_depth": [0, 0, 1, 1, 1, 1, 1, 1], "transformer_depth_output": [1] * 9 + [0] * 3,
     "num_classes": 1000, "use_linear_in_transformer": True, "disable_self_attentions": [True, True, True, False],
 }  # fmt: skip
-SMALL_UNET = {"model_channels": 32, "context_dim": 64}
+SMALL_UNET = {
+    "model_channels": 32, "context_dim": 64, "num_res_blocks": [1, 1], "channel_mult": (1, 2),
+    "transformer_depth": [1, 1], "transformer_depth_output": [1] * 4,
+}  # fmt: skip
 SMALL_SDXL = SMALL_UNET | {
-    "transformer_depth": [0, 0, 2, 1, 1, 1], "transformer_depth_middle": 2,
-    "transformer_depth_output": [0, 0, 0, 1, 1, 2, 1, 1, 1], "adm_in_channels": 64,
+    "transformer_depth": [0, 2], "transformer_depth_middle": 2, "transformer_depth_output": [0, 0, 2, 1],
+    "adm_in_channels": 64, "num_head_channels": 32,
 }  # fmt: skip
 UNET_CONTROLNET = {key: value for key, value in SDXL.items() if key not in ("use_temporal_attention", "out_channels")}
 IMAGE_VAE = {
@@ -84,7 +87,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         serves="SDXL SDXLRefiner SDXL_instructpix2pix SSD1B Segmind_Vega KOALA_700M KOALA_1B",
     ),
     "SD x4 upscaler": diffusion(
-        *UNET, UPSCALER, SMALL_UNET, _unet(7, y=torch.tensor([20])), serves="SD_X4Upscaler",
+        *UNET, UPSCALER, SMALL_UNET | {"disable_self_attentions": [True, False]},
+        _unet(7, y=torch.tensor([20])), serves="SD_X4Upscaler",
     ),
     "Stable Video Diffusion": diffusion(
         *UNET, SVD, SMALL_UNET | {"adm_in_channels": 64, "num_head_channels": 32}, _frames,

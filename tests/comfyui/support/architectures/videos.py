@@ -26,7 +26,8 @@ MOCHI = {
     "use_t5": True, "learn_sigma": False, "qk_norm": True, "mlp_ratio_y": 4.0, "qkv_bias": False, "out_bias": True,
     "attn_drop": 0.0,
 }  # fmt: skip
-SMALL_MOCHI = {"hidden_size_x": 256, "hidden_size_y": 128, "mlp_ratio_x": 48.0, "depth": 3, "num_heads": 2, "t5_feat_dim": 64,
+SMALL_MOCHI = {"hidden_size_x": 256, "hidden_size_y": 128, "mlp_ratio_x": 48.0, "depth": 3, "num_heads": 2,
+               "t5_feat_dim": 64,
                "t5_token_length": 7, "patch_embed_bias": True, "timestep_scale": 1000.0,
                "rope_theta": 10000.0}  # fmt: skip
 LTXV = {"num_layers": 28}
@@ -153,7 +154,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         parts={"ldm.wan.model:AudioProjModel": {"seq_len": 2, "blocks": 1, "channels": 64, "intermediate_dim": 64}},
     ),
     "Wan, speech to video": diffusion(
-        "wan.model", "WanModel_S2V", WAN, SMALL_WAN | {"audio_dim": 64, "audio_inject_layers": [0, 2]},
+        "wan.model", "WanModel_S2V", WAN, SMALL_WAN | {"num_layers": 4, "audio_dim": 64, "audio_inject_layers": [0, 2]},
         video(
             16, audio_embed=lambda draw: draw(1, 25, 64, 12), reference_latent=lambda draw: draw(1, 16, 1, 8, 8),
             control_video=lambda draw: draw(1, 16, 3, 8, 8), reference_motion=lambda draw: draw(1, 16, 19, 8, 8),
@@ -178,7 +179,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "WanDancer": diffusion(
         "wan.model_wandancer", "WanDancerModel", WAN | {"in_dim": 36},
-        SMALL_WAN | {"audio_inject_layers": [0, 2], "music_dim": 64, "music_heads": 1, "music_latent_dim": 64},
+        SMALL_WAN | {"num_layers": 4, "audio_inject_layers": [0, 2], "music_dim": 64, "music_heads": 1,
+                     "music_latent_dim": 64},
         video(36, clip_fea=_clip, clip_fea_ref=_clip, audio_embed=lambda draw: draw(1, 12, 35)),
         serves="WAN22_WanDancer",
     ),
@@ -253,7 +255,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ACE-Step": diffusion(
         "ace.model", "ACEStepTransformer2DModel", ACE,
         {"inner_dim": 128, "num_attention_heads": 1, "num_layers": 3, "speaker_embedding_dim": 64,
-         "text_embedding_dim": 64, "ssl_latent_dims": [64, 64], "lyric_encoder_vocab_size": 64, "lyric_hidden_size": 64},
+         "text_embedding_dim": 64, "ssl_latent_dims": [64, 64], "lyric_encoder_vocab_size": 64,
+         "lyric_hidden_size": 64},
         _sound, serves="ACEStep",
         parts={"ldm.ace.model:LyricEncoder": {
             "output_size": 64, "attention_heads": 1, "linear_units": 64, "num_blocks": 2,
