@@ -100,8 +100,11 @@ class Trial:
 
     def output(self) -> list[Tensor]:
         inputs = tree_map(lambda value: value.to(COMPUTE) if isinstance(value, Tensor) else value, self._drawn())
+        model: Any = getattr(self.model, "diffusion_model", self.model)
+        if hasattr(model, "clear_kv_cache"):  # or else it computes but a part of the second forward
+            model.clear_kv_cache()
         with torch.inference_mode():
-            result = getattr(self.model, "diffusion_model", self.model)(**inputs)
+            result = model(**inputs)
         return [value.cpu() for value in tree_leaves(result) if isinstance(value, Tensor)]
 
     @contextmanager
