@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from multigpu import hookimpl, hookspecs
 from multigpu.api import DeviceBackend, FileFormat, HeaderError, MemoryReading, StoredTensor
-from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, inventory_of_file
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
+from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
 from multigpu.multigpu_core.cli import plugins_here
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.devices import default_registry
