@@ -16,7 +16,7 @@ from .bench import bench
 from .devices import devices
 from .new_integration import new_integration
 from .plugins import plugins
-from .plugins_here import CommandsWithPlugins
+from .plugins_here import CommandsWithPlugins, CommandWithStrategy
 from .profile import profile
 
 app = typer.Typer(name="multigpu", cls=CommandsWithPlugins, no_args_is_help=True)
@@ -42,8 +42,8 @@ def prepare() -> None:
 
 app.command()(devices)
 app.command()(profile)
-app.command()(plan)
-app.command()(verify)
+app.command(cls=CommandWithStrategy)(plan)
+app.command(cls=CommandWithStrategy)(verify)
 app.command()(doctor)
 app.command()(demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
