@@ -18,7 +18,7 @@ from .bench import bench
 from .devices import devices
 from .new_integration import new_integration
 from .plugins import plugins
-from .plugins_here import CommandsWithPlugins
+from .plugins_here import CommandsWithPlugins, CommandWithStrategy
 from .profile import profile
 from .without_torch import INSTALL_TORCH, NO_TORCH_HERE
 
@@ -55,8 +55,8 @@ def prepare(
 
 app.command()(devices)
 app.command()(profile)
-app.command()(plan)
-app.command()(verify)
+app.command(cls=CommandWithStrategy)(plan)
+app.command(cls=CommandWithStrategy)(verify)
 app.command()(doctor)
 app.command()(demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
