@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-import server
 import structlog
 
 import multigpu
 from multigpu import hookspecs
-from multigpu.multigpu_core.comfy.host.compatibility import missing_features
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, folder_paths, missing_features
 from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
 from multigpu.multigpu_core.comfy.host.devices_in_comfyui import comfyui_registry
-from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.host.host import Host, prompt_server
 from multigpu.multigpu_core.comfy.host.host_memory_watch import HostMemoryWatch, watch_of
 from multigpu.multigpu_core.comfy.host.logging_in_comfyui import start_logging
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
@@ -94,27 +93,32 @@ class Framework:
 
 
 def start() -> Framework:
-    """Start the framework in the running ComfyUI, once."""
-    user_directory = Path(folder_paths.get_user_directory())
+    """Start the framework in the running ComfyUI, once.
+
+    Raises:
+        UnsupportedComfyUIError: this ComfyUI lacks something without which nothing works.
+    """
+    user_directory = _user_directory()
     configuration = read_configuration(
         [SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)], built_in_names()
     )
     start_logging(configuration.logging, user_directory)
+    missing = missing_features()
     plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
-    registry = comfyui_registry(device_backends(plugins))
+    registry = comfyui_registry(device_backends(plugins), missing)
     known = strategies(plugins)
     host = Host(registry, configuration.planner.strategy, configuration.memory, file_formats(plugins), known)
     plugins.problems += configuration.unknown_strategy(known.names)
     plugins.problems += [*configuration.unknown_plugins(plugins.records), *configuration.idle_options()]
     models = TrackedModels(plugins.kept_models, host.registry)
-    context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing_features())
-    worker = PromptWorker(getattr(getattr(server.PromptServer, "instance", None), "prompt_queue", None))
+    context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing)
+    worker = PromptWorker(getattr(prompt_server(), "prompt_queue", None))
     worker.watch()
     patches = CorePatches(
-        models.unload_all,
+        models.unload_all if Feature.KEEPING not in missing else lambda core_unload_all: core_unload_all(),
         lambda: _empty_caches(context),
         models.retained.release_all,
         context.home_of_results,
@@ -131,6 +135,14 @@ def start() -> Framework:
     return framework
 
 
+def _user_directory() -> Path | None:
+    """ComfyUI's folder for what its user sets; None where this ComfyUI does not name it."""
+    try:
+        return Path(folder_paths.get_user_directory())
+    except MissingNameError:
+        return None
+
+
 def _candidates() -> Iterator[Candidate]:
     yield from built_in()
     yield from installed()
@@ -142,8 +154,8 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
 
     Without a server (a script that imports ComfyUI) there is no such moment, and the answer is no.
     """
-    prompt_server = getattr(server.PromptServer, "instance", None)
-    if prompt_server is None:
+    running = prompt_server()
+    if running is None:
         return False
 
     async def finish(app: Any) -> None:
@@ -153,16 +165,19 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
         except Exception:  # what is raised here would end ComfyUI
             log.exception("late_nodes_failed", message="Nodes for packs that were loaded after MultiGPU are missing")
 
-    prompt_server.app.on_startup.append(finish)
-    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context, framework.worker))
+    running.app.on_startup.append(finish)
+    running.app.cleanup_ctx.append(partial(_watching, running.prompt_queue, framework.context, framework.worker))
     return True
 
 
-async def _watching(context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
+async def _watching(queue: Any, context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
     """Watch the host's memory and the retained outputs for as long as the server runs."""
-    queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
-    memory = watch_of(queue, context.host.registry, settings, context.models.retained.spare_once)
-    watches = [memory, RetentionWatch(context.models.retained, queue, worker, settings.kept_idle_minutes)]
+    settings = context.host.memory
+    watches: list[HostMemoryWatch | RetentionWatch | None] = [
+        watch_of(queue, context.host.registry, settings, context.models.retained.spare_once)
+    ]
+    if Feature.IDLE_WORK not in context.missing:
+        watches.append(RetentionWatch(context.models.retained, queue, worker, settings.kept_idle_minutes))
     tasks = [asyncio.create_task(_keep_looking(watch)) for watch in watches if watch is not None]
     yield
     for task in tasks:

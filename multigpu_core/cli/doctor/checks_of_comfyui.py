@@ -44,9 +44,6 @@ def what_we_build_on(here: Snapshot) -> Iterator[Finding]:
     for feature, faults in here.inside.missing.items():
         todo = f"Use one of ComfyUI {', '.join(tested.COMFYUI)}, in which the tests passed; everything else works."
         yield problem(f"Off in this ComfyUI: {feature} ({faults}).", todo)
-    for name, cost in here.inside.refused.items():
-        what = f"ComfyUI has no function {name} that this version supports, so it is not replaced: {cost}."
-        yield warning(what, "Everything else works; a newer version of this extension may support it.")
 
 
 def comfy_aimdo(here: Snapshot) -> Iterator[Finding]:

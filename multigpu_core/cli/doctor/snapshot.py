@@ -25,8 +25,6 @@ class InsideComfyUI:
     nodes: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
     """Features that are off, and what in this ComfyUI has changed."""
-    refused: Mapping[str, str] = field(default_factory=dict)
-    """Functions of ComfyUI that are not replaced, and what that costs."""
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,13 @@ from typing import Any
 
 import structlog
 import torch
-from comfy.model_patcher import ModelPatcher
 
 from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, request_from_widgets
 from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_auxiliary_models
 from multigpu.multigpu_core.comfy.auxiliary.controlnets import compute_where_loaded
-from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature
+from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature, model_patcher
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
-from multigpu.multigpu_core.comfy.host.executing import executing_node
-from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.host.host import Host, executing_node
 from multigpu.multigpu_core.comfy.host.loader_class import (
     LoaderClass,
     LoaderInstances,
@@ -134,7 +132,7 @@ class LoadJob:
 
     @property
     def keep_loaded(self) -> bool:
-        return bool(self.inputs.get("keep_loaded", False))
+        return bool(self.inputs.get("keep_loaded", False)) and Feature.KEEPING not in self.context.missing
 
     @property
     def high_precision_loras(self) -> bool:
@@ -232,7 +230,7 @@ class LoadJob:
         current_while_called(value)
         if Feature.AUXILIARY_MODELS in self.context.missing:
             return value
-        if isinstance(value, ModelPatcher):
+        if isinstance(value, model_patcher.ModelPatcher):
             serve_auxiliary_models(value)
         return compute_where_loaded(value)
 

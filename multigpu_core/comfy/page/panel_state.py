@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management as mm
-
 from multigpu.multigpu_core.allocation import AllocationPlan
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext

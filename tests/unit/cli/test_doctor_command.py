@@ -96,7 +96,6 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
             "problem",
             "Off in this ComfyUI: splitting models (x is gone)",
         ),
-        (_inside(refused={"get_torch_device": "models lie elsewhere"}), "warning", "no function get_torch_device"),
         ({"inside": None, "why_not_inside": "No module named 'torchsde'."}, "warning", "torchsde"),
         ({"packs": (PackHere("ComfyUI-GGUF", "3.0"),)}, "note", "ComfyUI-GGUF 3.0 has not been tested"),
         (
