@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -68,13 +69,17 @@ class SelfLoadingPack:
         """The error of a node that could not be moved, or `error` itself where it is about something else."""
         if not isinstance(error, RuntimeError) or isinstance(error, NodeNotMovedError):
             return error
-        said = str(error)
-        return self.not_moved(node_id, choice, said.splitlines()[0]) if _ABOUT_DEVICES.search(said) else error
+        if not _ABOUT_DEVICES.search(str(error)):
+            return error
+        files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)}
+        return self.not_moved(node_id, choice, str(error).splitlines()[0], files)
 
-    def not_moved(self, node_id: str, choice: Choice, problem: str) -> NodeNotMovedError:
-        """The error that names the calls which insist on another device."""
+    def not_moved(
+        self, node_id: str, choice: Choice, problem: str, failed_in: Container[str] = ()
+    ) -> NodeNotMovedError:
+        """The error that names the calls which insist on another device, first those in files that it `failed_in`."""
         namespaces = self._namespaces.find() if self._path else []
-        calls = insisting_calls(namespaces, self._path, choice)
+        calls = insisting_calls(namespaces, self._path, choice, failed_in)
         reason = reason_of(calls, runs_in_worker(namespaces))
         return NodeNotMovedError(node_id, choice.name, problem.rstrip(". ") + ".", calls, reason)
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ..support.in_process import ComfyUI, finished
+from multigpu.multigpu_core.provisioning.in_process import finished
+
+from ..support.in_process import ComfyUI
 from ..support.packs_at_hand import import_pack, stand_in
 
 IMAGE = torch.ones(1, 8, 8, 3)
@@ -75,12 +77,12 @@ def test_a_model_in_a_module_is_found_again_by_the_device_that_it_is_on(pack: Se
         assert pack.run("SelfFrames", **frames)[1] == f"{HOME} {HOME}"
     assert pack.loads == 3, "one for each device"
     module = pack.module("frames")
-    assert module.DEVICE == torch.device(HOME) and module.DEVICES == {"vae": torch.device(HOME), "name": HOME}
+    assert torch.device(HOME) == module.DEVICE and {"vae": torch.device(HOME), "name": HOME} == module.DEVICES
 
 
 def test_a_module_that_a_call_imports_does_not_keep_the_chosen_device(pack: SelfLoading) -> None:
     pack.on(CHOSEN, "SelfFrames", frames=IMAGE, model="small")
-    assert pack.module("architecture").DEVICE == torch.device(HOME)
+    assert torch.device(HOME) == pack.module("architecture").DEVICE
 
 
 def test_a_model_of_a_packs_own_type_takes_later_nodes_to_its_device(pack: SelfLoading) -> None:
@@ -126,12 +128,14 @@ def test_code_that_writes_the_first_device_is_named_in_the_error(pack: SelfLoadi
         pack.on(CHOSEN, "SelfUpscale", image=IMAGE, mixes=False)
     said = str(caught.value)
     assert said.startswith("SelfUpscaleMultiGPU cannot run on npu:1: it put its model on npu:0.")
-    assert "Network().to('npu:0') at self_loading/upscaler.py:20" in said and "redirect_first_device" in said
+    assert "Network().to('npu:0') at self_loading/upscaler.py:19" in said and "redirect_first_device" in said
     assert "Network().to('npu')" not in said, "that call follows"
 
 
 def test_a_mix_of_devices_is_explained_with_torchs_own_words(pack: SelfLoading) -> None:
-    with pytest.raises(RuntimeError, match=r"same device.*image\.to\('npu:0'\) at self_loading/upscaler\.py:21") as caught:
+    with pytest.raises(
+        RuntimeError, match=r"same device.*image\.to\('npu:0'\) at self_loading/upscaler\.py:20"
+    ) as caught:
         pack.on(CHOSEN, "SelfUpscale", image=IMAGE, mixes=True)
     assert isinstance(caught.value.__cause__, RuntimeError)
 

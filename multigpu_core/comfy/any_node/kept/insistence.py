@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -67,9 +67,12 @@ def reason_of(calls: Sequence[Insistence], has_worker: bool) -> str:
     )
 
 
-def insisting_calls(namespaces: Iterable[Namespace], folder: str, choice: Choice) -> list[Insistence]:
-    """The calls in a pack's loaded files that name another device than the chosen one."""
-    files = sorted({str(namespace.get("__file__")) for namespace in namespaces})
+def insisting_calls(
+    namespaces: Iterable[Namespace], folder: str, choice: Choice, failed_in: Container[str] = ()
+) -> list[Insistence]:
+    """The calls in a pack's loaded files that name another device than the chosen one; those `failed_in` come first."""
+    found = {str(namespace.get("__file__")) for namespace in namespaces}
+    files = sorted(found, key=lambda file: (file not in failed_in, file))
     return [
         found
         for file in files
@@ -102,7 +105,7 @@ def _calls_in(file: str, root: str) -> tuple[Insistence, ...]:
     except (OSError, SyntaxError, ValueError):
         return ()
     name = os.path.relpath(file, root)
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = sorted((node for node in ast.walk(tree) if isinstance(node, ast.Call)), key=lambda call: call.lineno)
     return tuple(
         Insistence(_shortened(ast.unparse(call)), name, call.lineno, device)
         for call in calls

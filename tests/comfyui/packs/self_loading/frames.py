@@ -2,8 +2,6 @@
 
 import comfy.model_management as mm
 
-from .network import Network
-
 DEVICE = mm.get_torch_device()
 DEVICES = {"vae": mm.get_torch_device(), "name": str(mm.get_torch_device())}
 MODELS = {}
