@@ -155,11 +155,18 @@ class SelfLoadingNodes:
         if getattr(wrapped, "INPUT_IS_LIST", False):
             node.INPUT_IS_LIST = True  # type: ignore[attr-defined]
         node.INPUT_TYPES()  # one that cannot say its inputs fails here
-        node.RELATIVE_PYTHON_MODULE = getattr(wrapped, "RELATIVE_PYTHON_MODULE", "nodes")  # type: ignore[attr-defined]
+        node.RELATIVE_PYTHON_MODULE = _our_origin()  # type: ignore[attr-defined]
         self._followers.follow(wrapped)
         served_nodes()[variant_id] = node
         titles()[variant_id] = f"{titles().get(node_id, node_id)} ({SUFFIX})"
         log.info("variant_made", message=f"Made {variant_id}: {node_id} with a choice of device", node_id=variant_id)
+
+
+def _our_origin() -> str:
+    """What ComfyUI sets on the nodes that it imports with this extension; the front end shows it as their origin."""
+    ours = (node for node in list(served_nodes().values()) if issubclass(node, VariantNode))
+    origins = (getattr(node, "RELATIVE_PYTHON_MODULE", "") for node in ours)
+    return next(filter(None, origins), "custom_nodes.multigpu")
 
 
 def _nodes_of(origin: str) -> list[type]:
