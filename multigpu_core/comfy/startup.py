@@ -19,7 +19,7 @@ import multigpu
 from multigpu import hookspecs
 from multigpu.multigpu_core.comfy.any_node.comfyui_names import before_validation
 from multigpu.multigpu_core.comfy.any_node.creation import SelfLoadingNodes
-from multigpu.multigpu_core.comfy.host.compatibility import missing_features
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, missing_features
 from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
 from multigpu.multigpu_core.comfy.host.devices_in_comfyui import comfyui_registry
 from multigpu.multigpu_core.comfy.host.host import Host
@@ -142,7 +142,8 @@ def start() -> Framework:
     framework.registration.register()
     add_routes(context, plugins, worker)
     add_device_route(any_node)
-    before_validation(any_node.make_named)
+    if Feature.ANY_NODE not in context.missing:
+        before_validation(any_node.make_named)
     atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
         framework.make_configured_nodes()

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from multigpu.multigpu_core.comfy.host.compatibility import Feature
 from multigpu.multigpu_core.comfy.host.loader_class import LoaderClass, is_v3
 from multigpu.multigpu_core.comfy.nodes.inputs import InputSpec
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
@@ -144,6 +145,8 @@ class SelfLoadingNodes:
         return None
 
     def _make(self, node_id: str, wrapped: LoaderClass, variant_id: str) -> None:
+        if fault := self._context.missing.get(Feature.ANY_NODE):
+            raise UnsuitableNodeError(node_id, f"this ComfyUI has changed: {fault}.")
         if issubclass(wrapped, VariantNode):
             raise UnsuitableNodeError(node_id, "it is a node of this extension without a device.")
         device_input = OTHER_DEVICE_INPUT if DEVICE_INPUT in _inputs(node_id, wrapped) else DEVICE_INPUT

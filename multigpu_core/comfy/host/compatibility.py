@@ -23,6 +23,7 @@ class Feature(Enum):
 
     SPLITTING = "splitting models"
     COMPANIONS = "ControlNets and model patches on another device than their model"
+    ANY_NODE = "a device for nodes that load their own model"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,15 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         Seam("comfy.controlnet", "ControlBase.pre_run", ("model",)),
         Seam("comfy.controlnet", "ControlNet.get_control", ("x_noisy", "t", "cond")),
         Seam("comfy.controlnet", "ControlNet.copy"),
+    ),
+    Feature.ANY_NODE: (
+        Seam("comfy.model_management", "intermediate_device"),
+        Seam("comfy.model_management", "load_models_gpu"),
+        Seam("comfy.samplers", "CFGGuider.sample"),
+        Seam("nodes", "NODE_CLASS_MAPPINGS"),
+        Seam("nodes", "NODE_DISPLAY_NAME_MAPPINGS"),
+        Seam("nodes", "LOADED_MODULE_DIRS"),
+        Seam("server", "PromptServer.add_on_prompt_handler", ("handler",)),
     ),
 }
 

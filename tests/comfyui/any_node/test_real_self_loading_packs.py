@@ -113,7 +113,7 @@ def test_vibevoice_loads_its_patcher_on_each_device(comfyui: ComfyUI, monkeypatc
     loaded: list[Any] = []
 
     class Voice(torch.nn.Module):
-        """In the place of the pack's own model class, which takes gigabytes: its loading and its call are the pack's."""
+        """In the place of the pack's model class, which takes gigabytes; what loads and calls it is the pack's."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -150,10 +150,8 @@ def test_vibevoice_loads_its_patcher_on_each_device(comfyui: ComfyUI, monkeypatc
     monkeypatch.setattr(loader, "VibeVoiceProcessor", Processor)
     monkeypatch.setattr(loader, "VibeVoiceTokenizerProcessor", Processor)
     monkeypatch.setattr(loader, "VibeVoiceTextTokenizerFast", Processor)
-    settings = dict(
-        quantize_llm_4bit=False, attention_mode="sdpa", cfg_scale=1.3, inference_steps=1, force_offload=False
-    )
-    settings |= dict(seed=1, do_sample=False, temperature=1.0, top_p=1.0, top_k=0)
+    settings = {"quantize_llm_4bit": False, "attention_mode": "sdpa", "cfg_scale": 1.3, "inference_steps": 1}
+    settings |= {"force_offload": False, "seed": 1, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     heard = {"waveform": torch.rand(1, 1, 2400), "sample_rate": 24000}
     inputs = {"model_name": "VibeVoice-1.5B", "text": "Speaker 1: Hello.", "speaker_1_voice": heard, **settings}
     for device in (CHOSEN, HOME, CHOSEN):
