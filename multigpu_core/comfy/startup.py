@@ -140,7 +140,7 @@ def start() -> Framework:
         plugins, context, patches, NodeRegistration(plugins, context), worker, any_node, configuration
     )
     framework.registration.register()
-    add_routes(context, plugins, worker)
+    add_routes(context, plugins, worker, any_node.kept)
     add_device_route(any_node)
     if Feature.ANY_NODE not in context.missing:
         before_validation(any_node.make_named)

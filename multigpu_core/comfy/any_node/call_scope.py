@@ -15,6 +15,7 @@ from .comfyui_names import SAMPLING
 from .kept.device_globals import devices_set
 from .kept.held_devices import accelerators_held
 from .kept.insistence import NodeNotMovedError, insisting_calls, reason_of, runs_in_worker
+from .kept.kept_models import KeptModels
 from .kept.module_caches import ModuleCaches
 from .kept.namespaces import PackNamespaces
 from .kept.slots import Slot, slots_of
@@ -40,10 +41,16 @@ class SelfLoadingPack:
     """A pack whose nodes load their own models. Calls with a chosen device take turns: its globals are everybody's."""
 
     def __init__(
-        self, path: str, nodes: Callable[[], Iterable[type]], interception: Interception, redirects: bool
+        self,
+        path: str,
+        nodes: Callable[[], Iterable[type]],
+        interception: Interception,
+        kept: KeptModels,
+        redirects: bool,
     ) -> None:
         """`path` is its folder or file, empty for ComfyUI itself, whose globals are left alone."""
         self.caches = ModuleCaches()
+        self.kept = kept
         self.redirects = redirects
         self._path = path
         self._namespaces = PackNamespaces(path, nodes)

@@ -24,6 +24,7 @@ from .call_scope import SelfLoadingPack, library_interception
 from .comfyui_names import origin_of, pack_path, served_nodes, titles
 from .followers import Followers
 from .job import LazySelfLoadingNode, SelfLoadingNode
+from .kept.kept_models import KeptModels
 from .outputs import DATA_TYPES, PLAIN_TYPES
 
 log = structlog.get_logger("multigpu")
@@ -68,6 +69,8 @@ class SelfLoadingNodes:
         self._context = context
         self._redirected = {plain_name(name) for name in redirected_packs}
         self._interception = library_interception()
+        self.kept = KeptModels()
+        """The models that nodes keep by themselves."""
         self._packs: dict[str, SelfLoadingPack] = {}
         self._defaults: dict[str, str] = {}
         self._making = threading.Lock()
@@ -123,7 +126,7 @@ class SelfLoadingNodes:
             origin = origin_of(node)
             siblings = partial(_nodes_of, origin) if path else list
             redirects = bool(path) and plain_name(os.path.basename(path)) in self._redirected
-            self._packs[path] = SelfLoadingPack(path, siblings, self._interception, redirects)
+            self._packs[path] = SelfLoadingPack(path, siblings, self._interception, self.kept, redirects)
         return self._packs[path]
 
     def release(self) -> None:

@@ -52,10 +52,14 @@ class SelfLoadingJob(LoadJob):
         if self.instances is not None and not is_v3(self.target.node):
             kept.append(getattr(self.instance(self.instances), "__dict__", None))
         self._require_on_device(choice, kept)
+        self.pack.kept.note(node_id, kept)
 
     def finish(self, result: Any) -> Any:
         """What the node returned: data where ComfyUI expects it, models tracked on their device."""
-        self._require_on_device(self.choice, [self._own_results(result)])
+        own = self._own_results(result)
+        self._require_on_device(self.choice, own)
+        if self.pack is not None:
+            self.pack.kept.note(self.target.variant.node_id, own)
         return map_outputs(super().finish(result), self._delivered)
 
     def _require_on_device(self, choice: Choice, values: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import server
@@ -10,6 +11,7 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from multigpu.multigpu_core.comfy.any_node.kept.kept_models import KeptModel
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptRunningError, PromptWorker, WorkerUnavailableError
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels, UnknownModelError
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
@@ -39,7 +41,7 @@ class KeepRequest(ModelKey):
     keep_loaded: bool
 
 
-def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker) -> None:
+def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker, kept: Iterable[KeptModel]) -> None:
     """Add our routes under `/multigpu` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing.
 
     What is sent is validated and refused with what is wrong: 400, 403 or 415 where a page of another site may have sent
@@ -63,7 +65,7 @@ def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorke
 
     @routes.get("/multigpu/state")  # type: ignore[untyped-decorator]
     async def state(request: web.Request) -> web.Response:
-        return answer(panel_state(context, worker))
+        return answer(panel_state(context, worker, kept))
 
     @routes.post("/multigpu/plan")  # type: ignore[untyped-decorator]
     async def plan(request: web.Request) -> web.Response:

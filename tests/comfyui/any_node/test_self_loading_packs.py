@@ -149,6 +149,27 @@ def test_a_pack_that_plugins_toml_redirects_runs_where_its_code_says_the_first_d
     assert pack.run("SelfUpscale", image=IMAGE, mixes=True)[1] == f"{HOME} {HOME}"
 
 
+def test_the_panel_lists_what_nodes_keep_by_themselves_until_it_is_gone(pack: SelfLoading) -> None:
+    pack.on(CHOSEN, "SelfCaption", image=IMAGE, words="x")
+    pack.on(CHOSEN, "SelfSpeech", image=IMAGE)
+    pack.on(OTHER, "SelfFrames", frames=IMAGE, model="small")
+    panel = importlib.import_module("multigpu.multigpu_core.comfy.page.panel_state")
+    kept = panel.panel_state(pack.comfyui.framework.context, _Idle(), pack.any_node.kept)["kept_by_nodes"]
+    size = pack.module("network").BYTES
+    assert kept == [
+        {"name": "Network", "node_class": "SelfCaptionMultiGPU", "bytes_by_device": {CHOSEN: size}},
+        {"name": "Network", "node_class": "SelfFramesMultiGPU", "bytes_by_device": {OTHER: size}},
+    ], "ComfyUI manages the patcher's"
+    pack.any_node.release()
+    pack.comfyui.held_bytes()  # collects
+    assert [each.node_id for each in pack.any_node.kept if each.node_id == "SelfFramesMultiGPU"] == []
+
+
+class _Idle:
+    is_prompt_running = False
+    fault = None
+
+
 def test_models_that_packs_keep_elsewhere_go_when_everything_is_freed(pack: SelfLoading) -> None:
     pack.on(CHOSEN, "SelfFrames", frames=IMAGE, model="small")
     assert pack.comfyui.held_bytes()[1] > 0
