@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
     from multigpu.multigpu_core.devices import DeviceBackend, DeviceInfo, HardwareProfile
+    from multigpu.multigpu_core.strategies.strategy import Strategy
 
 __all__ = [
     "DevicePart",
@@ -64,6 +65,7 @@ __all__ = [
     "multigpu_plan_allocation",
     "multigpu_shutdown",
     "multigpu_startup",
+    "multigpu_strategies",
     "multigpu_unload_policy",
     "multigpu_wrap_loader",
     "split_and_device",
@@ -123,6 +125,16 @@ def multigpu_file_formats() -> Iterable[FileFormat]:
 
 
 @hookspec
+def multigpu_strategies() -> Iterable[Strategy]:
+    """Add strategies of splits: each a `Strategy` under a name that no other has.
+
+    Nodes, the allocation editor and the command line offer them after the built-in ones. A strategy that fails takes
+    its plugin out; the plan is then made with `interleave`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def multigpu_commands() -> Iterable[Callable[..., None]]:
     """Add commands to `multigpu`: functions as typer takes them. ``def my_check() -> None`` becomes `my-check`.
 
@@ -152,7 +164,7 @@ def multigpu_plan_allocation(
 
     The plan is an `AllocationPlan`, no subclass. It holds every block of the inventory exactly once, unchanged and in
     the inventory's order, on one of `devices`. It computes on the request's compute device and keeps heads there. Only
-    with the strategy `relay` are blocks relayed, on accelerators other than the compute device. `staging_bytes` are
+    with a strategy that relays are blocks relayed, on accelerators other than the compute device. `staging_bytes` are
     not negative, and free on the compute device beside the blocks that it stores.
 
     Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises anything else,

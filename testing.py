@@ -9,10 +9,10 @@ The names load when they are first used: `check_plugin` needs neither torch nor 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from multigpu.multigpu_core.conformance.fixtures import simulated_comfyui, simulated_machine  # noqa: F401
+from multigpu.multigpu_core.lazy_names import lazily
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.conformance.host_allocations import HostMemoryMeter
@@ -124,8 +124,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"multigpu.multigpu_core.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _MODULES)

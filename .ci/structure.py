@@ -66,21 +66,26 @@ def broken_limits(root: Path) -> list[str]:
     return broken
 
 
+def print_sizes(root: Path) -> None:
+    counts = files_by_folder(root)
+    for folder, count in counts.items():
+        lines = sum(lines_of(path) for path in modules(root) if path.parent == root / folder)
+        print(f"{count:4} files {lines:6} lines  {folder}")
+    print(f"{sum(counts.values()):4} files {sum(lines_of(path) for path in modules(root)):6} lines  altogether")
+    longest = max(((lines, path, name) for path in modules(root) for name, lines in functions_of(path)), default=None)
+    if longest is not None:
+        print(f"longest function: {longest[2]} in {longest[1].relative_to(root).as_posix()}, {longest[0]} lines")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="fail where a limit is broken")
-    arguments = parser.parse_args()
-    counts = files_by_folder(ROOT)
-    for folder, count in counts.items():
-        lines = sum(lines_of(path) for path in modules(ROOT) if path.parent == ROOT / folder)
-        print(f"{count:4} files {lines:6} lines  {folder}")
-    longest = max(((lines, path, name) for path in modules(ROOT) for name, lines in functions_of(path)), default=None)
-    print(f"{sum(counts.values()):4} files {sum(lines_of(path) for path in modules(ROOT)):6} lines  altogether")
-    if longest is not None:
-        print(f"longest function: {longest[2]} in {longest[1].relative_to(ROOT).as_posix()}, {longest[0]} lines")
+    parser.add_argument("--check", action="store_true", help="print broken limits only, and fail where there are any")
+    checks = parser.parse_args().check
+    if not checks:
+        print_sizes(ROOT)
     broken = broken_limits(ROOT)
-    print(*broken, sep="\n")
-    return 1 if broken and arguments.check else 0
+    print(*broken, sep="\n", end="\n" if broken else "")
+    return 1 if broken and checks else 0
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from multigpu.multigpu_core.allocation import (
     Block,
     BlockKind,
     Inventory,
-    Strategy,
     plan_allocation,
     request_from_widgets,
 )
 from multigpu.multigpu_core.devices import DeviceInfo
+from multigpu.multigpu_core.strategies.built_in import built_in_strategies
 
 GIB = 1 << 30
 BLOCKS = 5000
@@ -47,7 +47,7 @@ def measure() -> Iterator[Record]:
         DeviceInfo(card, "cuda", index, "card", 24 * GIB, 24 * GIB, True, True) for index, card in enumerate(CARDS)
     ]
     names = [device.name for device in devices]
-    for strategy in Strategy:
+    for strategy in built_in_strategies():
         for mode, widgets in MODES.items():
             request = request_from_widgets(AllocationWidgets("cuda:0", strategy=strategy, **widgets), names)
             seconds = []
@@ -55,7 +55,7 @@ def measure() -> Iterator[Record]:
                 begin = time.perf_counter()
                 plan_allocation(inventory, request, devices)
                 seconds.append(time.perf_counter() - begin)
-            yield Record(f"{mode}, {strategy.value}", min(seconds) * 1000, "ms", bound=50)
+            yield Record(f"{mode}, {strategy.name}", min(seconds) * 1000, "ms", bound=50)
 
 
 if __name__ == "__main__":

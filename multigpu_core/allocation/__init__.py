@@ -16,7 +16,7 @@ from multigpu.multigpu_core.allocation.planner.planner import plan_allocation
 from multigpu.multigpu_core.allocation.planner.staging_ring import StagingRing, staging_ring
 from multigpu.multigpu_core.allocation.planner.step_time import StepPrediction, predict_step
 from multigpu.multigpu_core.allocation.planner.table import plan_table
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 __all__ = [
     "AllocationError",

@@ -31,6 +31,7 @@ from multigpu.multigpu_core.plugins import (
     user_files,
     version_of_pack,
 )
+from multigpu.multigpu_core.plugins.strategies_of_plugins import strategies
 
 SHIPPED = Path(multigpu.__file__).parent / "plugins.toml"
 
@@ -83,6 +84,7 @@ def plugins_of(custom_nodes: Iterable[Path], user_directory: Path | None) -> Plu
     for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes))):
         manager.register_all(found)
     manager.problems += [*configuration.unknown_plugins(manager.records), *configuration.idle_options()]
+    manager.problems += configuration.unknown_strategy(strategies(manager).names)
     return manager
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from multigpu.multigpu_core.plugins import PluginManager
 from multigpu.multigpu_core.plugins.extensions import commands, device_backends, file_formats
+from multigpu.multigpu_core.plugins.strategies_of_plugins import strategies
+from multigpu.multigpu_core.strategies.strategy import Strategies
 
 from .plugins import own_custom_nodes, plugins_of
 
@@ -25,6 +27,9 @@ class CommandsWithPlugins(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if (own := super().get_command(ctx, cmd_name)) is not None:
+            for option in own.params:
+                if option.name == "strategy" and isinstance(option, TyperOption):
+                    option.help = f"One of {', '.join(strategies_here().names)}."
             return own
         found = commands(plugins_here(), self.commands).get(cmd_name)
         if found is None:
@@ -45,6 +50,11 @@ def registry_here() -> DeviceRegistry:
     from multigpu.multigpu_core.devices import default_registry
 
     return default_registry(more_backends=device_backends(plugins_here()))
+
+
+def strategies_here() -> Strategies:
+    """All strategies, those of plugins included."""
+    return strategies(plugins_here())
 
 
 def formats_here() -> Formats:

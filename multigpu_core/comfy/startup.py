@@ -47,6 +47,7 @@ from multigpu.multigpu_core.plugins import (
 )
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
 from multigpu.multigpu_core.plugins.extensions import device_backends, file_formats
+from multigpu.multigpu_core.plugins.strategies_of_plugins import strategies
 from multigpu.multigpu_core.settings.configuration import Configuration
 
 log = structlog.get_logger("multigpu")
@@ -116,7 +117,9 @@ def start() -> Framework:
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
     registry = comfyui_registry(device_backends(plugins))
-    host = Host(registry, configuration.planner.strategy, configuration.memory, file_formats(plugins))
+    known = strategies(plugins)
+    host = Host(registry, configuration.planner.strategy, configuration.memory, file_formats(plugins), known)
+    plugins.problems += configuration.unknown_strategy(known.names)
     plugins.problems += [*configuration.unknown_plugins(plugins.records), *configuration.idle_options()]
     models = TrackedModels(plugins.kept_models, host.registry)
     context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing_features())

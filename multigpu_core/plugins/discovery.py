@@ -24,13 +24,15 @@ GROUP = "multigpu.integrations"
 PACK_FILE = "multigpu_plugin.py"
 """The file by which a node pack carries a plugin; its pyproject.toml can name another in [tool.multigpu] plugin."""
 MAX_CHARACTERS = 300
+RIVAL = "comfyui-multigpu"
+"""The pack that ours replaces, as `plain_name` writes it: both register the same nodes."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A plugin that is there but not imported: `load` imports it and returns the plugin object.
 
-    `pack` is the node pack that carries it, if one does. Names from outside are made printable and cut.
+    `pack` is the node pack that carries it, if one does.
     """
 
     name: str
@@ -39,11 +41,13 @@ class Candidate:
     load: Callable[[], object]
     pack: str = ""
 
-    def __post_init__(self) -> None:
-        for field in ("name", "source", "version"):
-            object.__setattr__(self, field, printable(str(getattr(self, field)), MAX_CHARACTERS))
-        if not self.name:
-            object.__setattr__(self, "name", f"unnamed, of {self.source}")
+    @classmethod
+    def found(
+        cls, name: object, source: object, version: object, load: Callable[[], object], pack: str = ""
+    ) -> Candidate:
+        """Return a candidate whose names come from outside: made printable, cut, and never empty."""
+        texts = [printable(str(text), MAX_CHARACTERS) for text in (name, source, version)]
+        return cls(texts[0] or f"unnamed, of {texts[1]}", texts[1], texts[2], load, pack)
 
 
 def built_in_names() -> tuple[str, ...]:
@@ -66,11 +70,11 @@ def installed() -> Iterator[Candidate]:
             entries = list(distribution.entry_points.select(group=GROUP))
         except Exception as error:
             broken = f"a distribution in {distribution.locate_file('')}"
-            yield Candidate(broken, broken, "", _raising(error))
+            yield Candidate.found(broken, broken, "", _raising(error))
             continue
         name, version = _name_and_version(distribution)
         if name not in seen:  # copies further along the import path are not what Python would import
-            yield from (Candidate(entry.name, name or entry.value, version, entry.load) for entry in entries)
+            yield from (Candidate.found(entry.name, name or entry.value, version, entry.load) for entry in entries)
         seen.update({name} - {""})
 
 
@@ -78,7 +82,7 @@ def carried_by_packs(packs: Iterable[Path]) -> Iterator[Candidate]:
     """Plugins in the folders of node packs."""
     for pack in packs:
         if file := _plugin_file(pack):
-            yield Candidate(pack.name, str(file), version_of_pack(pack), _file(file), pack.name)
+            yield Candidate.found(pack.name, str(file), version_of_pack(pack), _file(file), pack.name)
 
 
 def packs_in(custom_nodes: Iterable[Path]) -> Iterator[Path]:
@@ -98,6 +102,11 @@ def pack_folders(custom_nodes: Iterable[Path]) -> dict[str, Path]:
 def plain_name(pack: str) -> str:
     """A pack's name without the differences that nobody means: case, and hyphens or underscores."""
     return pack.lower().replace("_", "-")
+
+
+def is_rival(pack: Path) -> bool:
+    """Whether a pack is the one that ours replaces, by the name that it states, else by its folder's."""
+    return plain_name(name_of_pack(pack) or pack.name) == RIVAL
 
 
 def name_of_pack(pack: Path) -> str:

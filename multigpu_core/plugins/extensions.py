@@ -41,7 +41,7 @@ def device_backends(plugins: PluginManager) -> list[DeviceBackend]:
         taken.update(names)
         return backend
 
-    return list(_checked(plugins, "multigpu_device_backends", DeviceBackend, check))  # type: ignore[type-abstract]
+    return list(checked(plugins, "multigpu_device_backends", DeviceBackend, check))  # type: ignore[type-abstract]
 
 
 def file_formats(plugins: PluginManager) -> Sequence[FileFormat]:
@@ -54,7 +54,7 @@ def file_formats(plugins: PluginManager) -> Sequence[FileFormat]:
             raise PluginError(plugin, f"FileFormat {found.name!r:.80}: suffixes is a tuple such as ('.gguf',).")
         return _guarded(plugins, plugin, found)
 
-    return (*BUILT_IN_FORMATS, *_checked(plugins, "multigpu_file_formats", FileFormat, check))
+    return (*BUILT_IN_FORMATS, *checked(plugins, "multigpu_file_formats", FileFormat, check))
 
 
 def commands(plugins: PluginManager, taken: Collection[str]) -> dict[str, Command]:
@@ -68,11 +68,11 @@ def commands(plugins: PluginManager, taken: Collection[str]) -> dict[str, Comman
         found[name] = command
         return command
 
-    list(_checked(plugins, "multigpu_commands", FunctionType, check))
+    list(checked(plugins, "multigpu_commands", FunctionType, check))
     return found
 
 
-def _checked(
+def checked(
     plugins: PluginManager, hook: str, kind: type[Thing], check: Callable[[str, Thing], Thing]
 ) -> Iterator[Thing]:
     """What plugins answer a hook with, as `check` returns it; a plugin with one wrong answer is left out whole."""

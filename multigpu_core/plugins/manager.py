@@ -31,7 +31,13 @@ log = structlog.get_logger("multigpu")
 MAX_ANSWERS = 10_000
 """Of one hook of one plugin: an answer that never ends is cut off there."""
 ASKED_AT_START = frozenset(
-    {"multigpu_wrap_loader", "multigpu_device_backends", "multigpu_file_formats", "multigpu_commands"}
+    {
+        "multigpu_wrap_loader",
+        "multigpu_device_backends",
+        "multigpu_file_formats",
+        "multigpu_strategies",
+        "multigpu_commands",
+    }
 )
 """Hooks whose answer has a deadline."""
 _MAX_NAME_CHARACTERS = 200

@@ -41,7 +41,7 @@ def _faults(
         return
     if plan.compute_device != request.compute_device:
         yield f"computes on {plan.compute_device!r:.80}, and the request says {request.compute_device}"
-    if not isinstance(plan.strategy, Strategy):
+    if type(plan.strategy) is not Strategy:
         yield f"has the strategy {plan.strategy!r:.80}, which is no Strategy"
     yield from _faults_of_blocks(plan, inventory)
     yield from _faults_of_devices(plan, free_bytes)
@@ -65,7 +65,7 @@ def _faults_of_blocks(plan: AllocationPlan, inventory: Inventory) -> Iterator[st
 
 
 def _faults_of_devices(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> Iterator[str]:
-    from multigpu.multigpu_core.allocation import BlockKind, Strategy
+    from multigpu.multigpu_core.allocation import BlockKind
 
     for placement in plan.placements:
         device, name = placement.device, placement.block.name
@@ -75,8 +75,8 @@ def _faults_of_devices(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> I
             yield f"places the head {name} on {device}, and heads stay on {plan.compute_device}"
         if type(placement.relayed) is not bool:
             yield f"says relayed={placement.relayed!r:.80} of {name}, which is no bool"
-        if placement.relayed and plan.strategy is not Strategy.RELAY:
-            yield f"relays {name} with the strategy {plan.strategy.value}"
+        if placement.relayed and not plan.strategy.relays:
+            yield f"relays {name} with the strategy {plan.strategy.name}"
         if placement.relayed and device in (plan.compute_device, "cpu"):
             yield f"relays {name} on {device}, and only other accelerators relay"
 

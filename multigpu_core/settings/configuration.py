@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -115,6 +115,14 @@ class Configuration:
                 yield ConfigurationProblem(
                     entry.file, entry.line, f"integrations.{name}", f"There is no such plugin{_nearest(name, names)}."
                 )
+
+    def unknown_strategy(self, known: Sequence[str]) -> Iterator[ConfigurationProblem]:
+        """The entry planner.strategy, where it names none of the strategies that there are."""
+        entry = self.core.get(("planner", "strategy"))
+        if entry is not None and entry.value not in known:
+            names = ", ".join(known)
+            reason = f"There is no strategy {_shown(entry.value)}: it is one of {names}{_nearest(entry.value, known)}."
+            yield ConfigurationProblem(entry.file, entry.line, "planner.strategy", reason)
 
     def idle_options(self) -> Iterator[ConfigurationProblem]:
         """Options of plugins that are switched off."""

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from multigpu.multigpu_core.contract.strategy import Strategy
-
-if TYPE_CHECKING:
-    StrategyName = str
-else:
-    StrategyName = Literal[tuple(strategy.value for strategy in Strategy)]
 
 
 class CoreSettings(BaseModel):
@@ -23,8 +16,8 @@ class CoreSettings(BaseModel):
 class PlannerSettings(CoreSettings):
     """[planner]"""
 
-    strategy: StrategyName = Strategy.INTERLEAVE.value
-    """What split nodes offer first."""
+    strategy: str = "interleave"
+    """What split nodes offer first. Plugins add strategies, so the name is checked when they are loaded."""
 
 
 class MemorySettings(CoreSettings):

@@ -52,7 +52,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def multigpu(path: Path, *arguments: str) -> str:
     """What the `multigpu` command prints, with `path` on the import path."""
     python_path = os.pathsep.join([str(path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": python_path, "MULTIGPU_SIMULATE": ""}
+    environment = {**os.environ, "PYTHONPATH": python_path, "MULTIGPU_SIMULATE": "", "COLUMNS": "200"}
     command = [sys.executable, "-m", "multigpu", *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -61,8 +61,8 @@ def multigpu(path: Path, *arguments: str) -> str:
 
 def test_every_example_is_found_and_works_when_it_is_installed(installed: Path) -> None:
     records = {record["name"]: record for record in json.loads(multigpu(installed, "plugins", "--json"))}
-    assert len(FILES) == 4
-    assert [records[name]["works"] for name in FILES] == [True] * 4
+    assert len(FILES) == 5
+    assert [records[name]["works"] for name in FILES] == [True] * 5
     assert {records[name]["source"] for name in FILES} == {"multigpu-example-extensions"}
 
 
@@ -99,6 +99,19 @@ def test_a_file_format_is_one_file(only: Path) -> None:
     (only / "model.toy").write_bytes(TOY)
     report = json.loads(multigpu(put(only, "example_format"), "plan", str(only / "model.toy"), *CARDS, "--json"))
     assert report["fits"] and sum(size for size in report["bytes_by_device"].values()) == 1000
+
+
+def test_a_strategy_is_one_file(only: Path) -> None:
+    folder = put(only, "example_strategy")
+    lines = "".join(f"blocks.{i}.a.weight float16 100\n" for i in range(10))
+    (only / "model.toy").write_bytes(b"TOY1\n" + lines.encode() + b"\n" + bytes(1000))
+    (only / "example_format.py").write_bytes(FILES["example_format"].read_bytes())
+    entry_points = only / "only_this-1.dist-info" / "entry_points.txt"
+    entry_points.write_text(entry_points.read_text() + "example_format = example_format\n")
+    assert "relay, ending" in multigpu(folder, "plan", "--help")
+    wish = ("--expert", "cuda:0,60%;cpu,40%", "--strategy", "ending")
+    report = json.loads(multigpu(folder, "plan", str(only / "model.toy"), *CARDS, *wish, "--json"))
+    assert report["strategy"] == "ending" and report["bytes_by_device"] == {"cuda:0": 600, "cpu": 400}
 
 
 def test_a_planner_is_one_file_of_thirty_lines(only: Path) -> None:

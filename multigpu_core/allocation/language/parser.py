@@ -21,7 +21,7 @@ import difflib
 import re
 from fractions import Fraction
 
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .amounts import GIB, LARGEST_BYTES, NUMBER, UNIT_BYTES, format_bytes, format_number, parse_number
 from .device_names import KnownDevices, resolve

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 
 class AllocationMode(str, Enum):

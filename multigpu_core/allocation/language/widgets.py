@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .device_names import KnownDevices, resolve
 from .parser import parse_donors, parse_expert, parse_full, with_virtual_vram

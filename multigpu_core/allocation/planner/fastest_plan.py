@@ -9,8 +9,8 @@ from fractions import Fraction
 from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
 from multigpu.multigpu_core.allocation.language.errors import PlanError
 from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
-from multigpu.multigpu_core.contract.strategy import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .capacity import CPU, Capacity, measure_capacity
 from .local_search import improved
@@ -67,7 +67,7 @@ def plan_with_profile(
     capacity_bytes = {device: capacity.free_bytes[device] for device in _useful_donors(capacity, profile)}
     capacity_bytes[capacity.compute_device] = capacity.free_bytes[capacity.compute_device] + capacity.head_bytes
     better = []
-    for start in (each for each in plans if each.strategy is not Strategy.RELAY):
+    for start in (each for each in plans if not each.strategy.relays):
         if predicted * len(inventory.blocks) > _MOST_BLOCKS_PREDICTED:
             break
         found = improved(start, capacity_bytes, predict)
@@ -88,9 +88,9 @@ def _candidates(
     names = {info.name: info.marketing_name for info in devices}
     twins = [name for name in capacity.accelerators if names[name] == names[compute]]
     ways = [(request.strategy, _useful_donors(capacity, profile))]
-    if request.strategy is Strategy.RELAY:
-        ways = [(Strategy.RELAY, [*(name for name in capacity.accelerators if name != compute), CPU])]
-    if twins and request.strategy is Strategy.INTERLEAVE:
+    if request.strategy.relays:
+        ways = [(request.strategy, [*(name for name in capacity.accelerators if name != compute), CPU])]
+    if twins and request.strategy == Strategy.INTERLEAVE:
         ways.append((Strategy.RELAY, [*twins, CPU]))
     for strategy, donors in ways:
         for kept in _kept_bytes(inventory, capacity):

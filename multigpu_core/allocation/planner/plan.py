@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from multigpu.multigpu_core.allocation.inventory.inventory import Block
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)

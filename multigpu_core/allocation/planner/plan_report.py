@@ -11,7 +11,7 @@ from .step_time import StepPrediction
 def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, Any]:
     """Sizes in bytes, times in seconds; blocks in execution order."""
     return {
-        "strategy": plan.strategy.value,
+        "strategy": plan.strategy.name,
         "fits": True,
         "compute_device": plan.compute_device,
         "expert_string": plan.expert_string,

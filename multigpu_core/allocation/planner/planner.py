@@ -1,36 +1,22 @@
 """Make a plan from a request: which block is stored where. Pure, exact and the same on every machine.
 
-The devices are served one after the other, the compute device first. Each picks, out of the blocks that are left, about
-as many bytes as bring all devices served so far to the sum of their quotas; so no error adds up, each device ends
-within one block of its quota, and the last one takes what is left. A device that has no room for the block nearest to
-its quota passes less than a block on to the next, so with n such devices a share can be n + 1 blocks from its quota.
-
-Because the pickers are projections (see spread.py) and the order of serving can be told from the plan, planning the
-plan's own byte string gives the same plan.
+Planning the byte string of a plan gives the same plan again, since strategies answer so: see `Assign`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import compress
 
 from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
 from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest
-from multigpu.multigpu_core.contract.strategy import Strategy
 from multigpu.multigpu_core.devices import DeviceInfo
 
-from .block_selection import keep_evenly, pick_evenly, pick_first, pick_last
 from .byte_targets import ByteTargets, byte_targets
 from .capacity import CPU, Capacity, is_movable, measure_capacity
 from .plan import AllocationPlan, Placement
-from .relay_chunks import ChunkPicker
 from .staging_bytes import capacity_beside_staging, staging_bytes
-
-Pick = Callable[[Sequence[int], int, int], list[bool]]
-"""From sizes, wanted bytes and the most there may be: which blocks."""
 
 
 def plan_allocation(
@@ -60,10 +46,9 @@ def plan_allocation(
     targets, warnings = byte_targets(request, capacity)
     way_out = _way_out(request)
     capacity.refuse_overfull(targets, way_out)
-    if request.strategy is Strategy.RELAY:
-        device_of = _assign_chunks(inventory, sizes, targets, capacity)
-    else:
-        device_of = _assign(inventory, sizes, targets, capacity, request.strategy)
+    blocks = [inventory.blocks[i] for i in movable]
+    chosen = request.strategy.assign(blocks, request.compute_device, targets, capacity.free_bytes)
+    device_of = dict(zip(movable, chosen, strict=True))
     stored = dict.fromkeys(targets, 0)
     for i, device in device_of.items():
         stored[device] += sizes[i]
@@ -81,61 +66,12 @@ def _fits_whole(request: AllocationRequest, capacity: Capacity) -> bool:
     return is_all_wanted and capacity.movable_bytes <= capacity.free_bytes[capacity.compute_device]
 
 
-def _assign(
-    inventory: Inventory, sizes: Mapping[int, int], targets: ByteTargets, capacity: Capacity, strategy: Strategy
-) -> dict[int, str]:
-    """The device of every block in `sizes`, by the block's index."""
-    compute, *donors = targets
-    if strategy is Strategy.INTERLEAVE:
-        # By name, not as written: a byte string lists devices by first use, and must give the same order. cpu comes
-        # last because it is the likeliest to have room for what the others leave.
-        donors.sort(key=lambda name: (name == CPU, name))
-        work = [inventory.blocks[i].work or sizes[i] for i in sizes]
-        pick_own: Pick = partial(keep_evenly, work)
-        pick: Pick = pick_evenly
-    else:
-        pick_own, pick = pick_last, pick_first
-    device_of: dict[int, str] = {}
-    left = list(sizes)
-    owed = 0
-    for device in (compute, *donors)[:-1]:
-        owed += targets[device]
-        left_sizes = [sizes[i] for i in left]
-        picked = (pick_own if device == compute else pick)(left_sizes, owed, capacity.free_bytes[device])
-        device_of.update(dict.fromkeys(compress(left, picked), device))
-        owed -= sum(compress(left_sizes, picked))
-        left = [i for i, is_picked in zip(left, picked, strict=True) if not is_picked]
-    device_of.update(dict.fromkeys(left, (compute, *donors)[-1]))
-    return device_of
-
-
-def _assign_chunks(
-    inventory: Inventory, sizes: Mapping[int, int], targets: ByteTargets, capacity: Capacity
-) -> dict[int, str]:
-    """The same for the relay: chunks for the donors that compute; the cpu's blocks lie among the compute device's."""
-    compute, *donors = targets
-    relays = sorted(name for name in donors if name != CPU)
-    picker = ChunkPicker(tuple(sizes.values()), [inventory.blocks[i].work or size for i, size in sizes.items()])
-    indices = list(sizes)
-    device_of: dict[int, str] = {}
-    owed = 0
-    for device in reversed(relays):  # from the end of each round, so that every round begins on the compute device
-        owed += targets[device]
-        picked = [indices[i] for i in picker.pick(owed, capacity.free_bytes[device])]
-        device_of.update(dict.fromkeys(picked, device))
-        owed -= sum(sizes[i] for i in picked)
-    left = {indices[i]: sizes[indices[i]] for i in picker.left}
-    own = {device: size for device, size in targets.items() if device not in relays}
-    own[compute] += owed
-    return device_of | _assign(inventory, left, own, capacity, Strategy.INTERLEAVE)
-
-
 def _plan(
     inventory: Inventory, request: AllocationRequest, device_of: Mapping[int, str], warnings: tuple[str, ...] = ()
 ) -> AllocationPlan:
     compute = request.compute_device
     devices = [device_of.get(i, compute) for i in range(len(inventory.blocks))]
-    relays = set(devices) - {compute, CPU} if request.strategy is Strategy.RELAY else set()
+    relays = set(devices) - {compute, CPU} if request.strategy.relays else set()
     placements = tuple(Placement(b, d, relayed=d in relays) for b, d in zip(inventory.blocks, devices, strict=True))
     return AllocationPlan(compute, request.strategy, placements, warnings)
 

@@ -63,8 +63,8 @@ def predict_step(plan: AllocationPlan, profile: HardwareProfile, tokens: int = T
         _segment_seconds(links[placement.device], placement.block.size_bytes, segments)
         for placement, segments in zip(itertools.cycle(streamed), ring.segments, strict=False)
     ]
-    copies_between = _hop_seconds(plan, links, tokens)
-    ends = _Schedule(plan, seconds, copies, copies_between).ends(2 * ring.laps)
+    hop_seconds = _hop_seconds(plan, links, tokens)
+    ends = _Schedule(plan, seconds, copies, hop_seconds).ends(2 * ring.laps)
     step_seconds = (ends[-1] - ends[-1 - ring.laps]) / ring.laps
     limit = max([sum(seconds), *transfers.values()])
     return StepPrediction(step_seconds, sum(seconds), transfers, limit)
@@ -145,13 +145,13 @@ def _segment_seconds(link: LinkSpeed, size_bytes: int, segments: Sequence[Segmen
 def _hop_seconds(plan: AllocationPlan, links: Mapping[str, LinkSpeed], tokens: int) -> list[float]:
     """For each block, what it takes to bring the activations to where it computes."""
     where = plan.compute_device
-    copies_between = []
+    hop_seconds = []
     for placement in plan.placements:
         computes_on = placement.device if placement.relayed else plan.compute_device
         if computes_on == where:
-            copies_between.append(0.0)
+            hop_seconds.append(0.0)
         else:
             other = computes_on if where == plan.compute_device else where
-            copies_between.append(_transfer_seconds(links[other], tokens * _ACTIVATION_BYTES_A_TOKEN))
+            hop_seconds.append(_transfer_seconds(links[other], tokens * _ACTIVATION_BYTES_A_TOKEN))
         where = computes_on
-    return copies_between
+    return hop_seconds

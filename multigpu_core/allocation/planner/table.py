@@ -28,7 +28,7 @@ def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -
         counts[placement.device] += 1
     width = max(len("device"), *map(len, sizes))
     lines = [
-        f"{readable_bytes(total)} on {len(sizes)} device{'s'[: len(sizes) != 1]}, {plan.strategy.value}",
+        f"{readable_bytes(total)} on {len(sizes)} device{'s'[: len(sizes) != 1]}, {plan.strategy.name}",
         f"    {'device':<{width}} {'blocks':>7} {'stores':>9} {'%':>6}",
     ]
     for device, size in sizes.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, own_comfyui
 from multigpu.multigpu_core.cli.plugins import plugins_of
-from multigpu.multigpu_core.plugins import name_of_pack, pack_folders, packs_in, plain_name, version_of_pack
+from multigpu.multigpu_core.plugins import is_rival, pack_folders, packs_in, plain_name, version_of_pack
 from multigpu.multigpu_core.provisioning.release import is_comfyui
 
 from .nvidia_smi import nvidia_cards
@@ -21,7 +21,6 @@ from .running_server import running_server
 from .snapshot import InsideComfyUI, PackHere, Snapshot
 from .tested_versions import PACKS
 
-RIVAL = "comfyui-multigpu"
 IMPORT_SECONDS = 600.0
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
 MODEL_FILES = (".safetensors", ".gguf", ".sft", ".ckpt", ".pt", ".pth")
@@ -60,7 +59,7 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
         comfy_aimdo_wanted=_found(_AIMDO, folder / "requirements.txt") if folder is not None else "",
         server=running_server(server),
         packs=tuple(_packs(custom_nodes)),
-        rivals=tuple(pack.name for pack in packs_in(custom_nodes) if _is_rival(pack)),
+        rivals=tuple(pack.name for pack in packs_in(custom_nodes) if is_rival(pack)),
         settings_problems=tuple(map(str, plugins.problems)),
         failed_plugins=tuple((r.name, r.why_not) for r in plugins.records.values() if r.enabled and r.why_not),
         largest_model=max(_models(folder), key=lambda model: model[1], default=None) if folder is not None else None,
@@ -85,10 +84,6 @@ def _inside(comfyui: Path | None) -> tuple[InsideComfyUI | None, str]:
         return None, str(error)
     known = {field.name for field in fields(InsideComfyUI)}
     return InsideComfyUI(**{name: value for name, value in answer.items() if name in known}), ""
-
-
-def _is_rival(pack: Path) -> bool:
-    return plain_name(name_of_pack(pack) or pack.name) == RIVAL
 
 
 def _packs(custom_nodes: list[Path]) -> Iterator[PackHere]:

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here, strategies_here
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .described_machine import described_machine, sizes_by_device
 
@@ -31,7 +31,7 @@ def plan(
     expert: Annotated[str, typer.Option(help="An allocation string; by default auto, or --virtual-vram.")] = "",
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
-    strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
+    strategy: Annotated[str, typer.Option(help="How blocks are chosen.")] = Strategy.INTERLEAVE.name,
     fit: Annotated[list[str] | None, typer.Option(help="Free memory to plan with, as cuda:0=10gb; repeatable.")] = None,
     machine: Annotated[
         list[str] | None, typer.Option(help="Plan for other devices, as cuda:0=24gb; repeatable.")
@@ -56,7 +56,11 @@ def plan(
         reserve = sizes_by_device(fit or (), "--fit")
         here.refuse_unknown(reserve)
         widgets = AllocationWidgets(
-            device or here.first, virtual_vram, donors, expert or ("" if virtual_vram else "auto"), Strategy(strategy)
+            device or here.first,
+            virtual_vram,
+            donors,
+            expert or ("" if virtual_vram else "auto"),
+            strategies_here().named(strategy),
         )
         formats = formats_here()
         found = [
@@ -75,7 +79,7 @@ def plan(
         console = Console()
         console.print(_comparison(found))
         for outcome in found:
-            console.print(f"{outcome.request.strategy.value}: {outcome.string}", soft_wrap=True, markup=False)
+            console.print(f"{outcome.request.strategy.name}: {outcome.string}", soft_wrap=True, markup=False)
     else:
         typer.echo(found[0].text())
     raise typer.Exit(DOES_NOT_FIT if all(outcome.plan is None for outcome in found) else 0)
@@ -151,7 +155,7 @@ class _Outcome:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
         if self.plan is None or self.prediction is None:
-            return {"strategy": self.request.strategy.value, "fits": False, "reason": self.why_not}
+            return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
         return plan_report(self.plan, self.prediction)
 
 
@@ -162,7 +166,7 @@ def _request(widgets: Any, known: list[str]) -> AllocationRequest:
 
 
 def _requests(widgets: Any, known: list[str]) -> Iterator[AllocationRequest]:
-    for strategy in Strategy:
+    for strategy in strategies_here():
         yield _request(replace(widgets, strategy=strategy), known)
 
 
@@ -174,11 +178,11 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
         table.add_column(heading, justify="left" if heading == "Strategy" else "right")
     for outcome in outcomes:
         if outcome.plan is None or outcome.prediction is None:
-            table.add_row(outcome.request.strategy.value, "does not fit")
+            table.add_row(outcome.request.strategy.name, "does not fit")
             continue
         stored = outcome.plan.compute_bytes + outcome.plan.staging_bytes
         elsewhere = sum(outcome.plan.bytes_by_device.values()) - outcome.plan.compute_bytes
         seconds = (f"{outcome.prediction.step_seconds:.3g} s", f"{outcome.prediction.limit_seconds:.3g} s")
         sizes = (readable_bytes(stored), readable_bytes(elsewhere))
-        table.add_row(outcome.plan.strategy.value, *seconds, *sizes)
+        table.add_row(outcome.plan.strategy.name, *seconds, *sizes)
     return table

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
-from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here
-from multigpu.multigpu_core.contract.strategy import Strategy
+from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here, strategies_here
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .report import is_equal, print_report
 
@@ -37,7 +37,7 @@ def verify(
     ] = "",
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
-    strategy: Annotated[str, typer.Option(help=f"{Strategy.all_names()}.")] = Strategy.INTERLEAVE.value,
+    strategy: Annotated[str, typer.Option(help="How blocks are chosen.")] = Strategy.INTERLEAVE.name,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps; the first warms up and is not timed.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="The picture's side in pixels.")] = 512,
     comfyui: Annotated[
@@ -60,7 +60,7 @@ def verify(
         registry = registry_here()
         first = _first_accelerator(registry)
         compute = registry.resolve(device) if device else first
-        widgets = AllocationWidgets(compute, virtual_vram, donors, expert, Strategy(strategy))
+        widgets = AllocationWidgets(compute, virtual_vram, donors, expert, strategies_here().named(strategy))
         widgets = _or_half(widgets, registry)
         _refuse_early(file, widgets, registry)
         home = some_comfyui(comfyui)
@@ -119,7 +119,7 @@ def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:
         "virtual_vram_gb": widgets.virtual_vram_gb,
         "donor_device": widgets.donors,
         "expert_mode_allocations": widgets.expert,
-        "strategy": widgets.strategy.value,
+        "strategy": widgets.strategy.name,
     }
 
 

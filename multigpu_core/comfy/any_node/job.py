@@ -72,7 +72,7 @@ class SelfLoadingJob(LoadJob):
 
     def _own_results(self, result: Any) -> list[Any]:
         own: list[Any] = []
-        map_outputs(result, lambda index, value: own.append(value) if self._request_for(index) else None)
+        map_outputs(result, lambda index, value: own.append(value) if self._wanted_for(index) else None)
         return own
 
     def _placed(self, index: int, value: Any) -> Any:

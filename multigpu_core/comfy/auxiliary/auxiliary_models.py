@@ -15,7 +15,6 @@ import comfy.patcher_extension
 import comfy.sampler_helpers
 import structlog
 
-from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.comfy.host.loader_outputs import unload_model
 from multigpu.multigpu_core.comfy.split.cond_batch import WRAPPER_KEY
 from multigpu.multigpu_core.comfy.split.patcher import placement_of
@@ -30,7 +29,7 @@ _CLONES_FOR_OTHER_DEVICES = "multigpu"
 """ComfyUI's key for copies of a model on other cards, which are companions only by name."""
 
 
-def serve_companions(patcher: Any) -> None:
+def serve_auxiliary_models(patcher: Any) -> None:
     """See to the devices of what every sampling by the patcher, or a clone of it, brings along; once is enough."""
 
     def prepare_sampling(executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +56,7 @@ def serve_companions(patcher: Any) -> None:
 
 def _computing_at_home(patcher: Any, options: Mapping[str, Any]) -> AbstractContextManager[None]:
     placement = placement_of(patcher)
-    is_relayed = placement is not None and placement.options.request.strategy is Strategy.RELAY
+    is_relayed = placement is not None and placement.options.request.strategy.relays
     return patches_at(patcher.load_device, patcher.model, options) if is_relayed else nullcontext()
 
 

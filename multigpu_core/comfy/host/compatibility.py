@@ -22,12 +22,12 @@ class Feature(Enum):
     """A feature, as it is called in a log line."""
 
     SPLITTING = "splitting models"
-    COMPANIONS = "ControlNets and model patches on another device than their model"
+    AUXILIARY_MODELS = "ControlNets and model patches on another device than their model"
     ANY_NODE = "a device for nodes that load their own model"
 
 
 @dataclass(frozen=True)
-class Seam:
+class ComfyUIName:
     """Something in ComfyUI, by module and dotted name, and the parameters that we give to it or take in its place."""
 
     module: str
@@ -51,11 +51,11 @@ class Seam:
         return f"{self.module}.{self.name} takes no {', '.join(lacking)}" if lacking else ""
 
 
-def _patcher(name: str, *parameters: str) -> Seam:
-    return Seam("comfy.model_patcher", f"ModelPatcher.{name}", parameters)
+def _patcher(name: str, *parameters: str) -> ComfyUIName:
+    return ComfyUIName("comfy.model_patcher", f"ModelPatcher.{name}", parameters)
 
 
-SEAMS: dict[Feature, tuple[Seam, ...]] = {
+NAMES: dict[Feature, tuple[ComfyUIName, ...]] = {
     Feature.SPLITTING: (
         _patcher("clone"),
         _patcher("model_size"),
@@ -74,51 +74,51 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _patcher("get_all_callbacks", "call_type"),
         _patcher("add_wrapper_with_key", "wrapper_type", "key", "wrapper"),
         _patcher("remove_wrappers_with_key", "wrapper_type", "key"),
-        Seam("comfy.model_patcher", "CoreModelPatcher"),
-        Seam("comfy.memory_management", "aimdo_enabled"),
-        Seam("comfy.patcher_extension", "CallbacksMP.ON_LOAD"),
-        Seam("comfy.patcher_extension", "WrappersMP.OUTER_SAMPLE"),
-        Seam("comfy.patcher_extension", "WrappersMP.APPLY_MODEL"),
-        Seam("comfy.model_management", "free_memory", ("memory_required", "device", "keep_loaded")),
-        Seam("comfy.model_management", "current_loaded_models"),
-        Seam("comfy.sampler_helpers", "cleanup_models", ("conds", "models")),
-        Seam("comfy.utils", "set_attr_param", ("obj", "attr", "value")),
-        Seam("comfy.utils", "copy_to_param", ("obj", "attr", "value")),
+        ComfyUIName("comfy.model_patcher", "CoreModelPatcher"),
+        ComfyUIName("comfy.memory_management", "aimdo_enabled"),
+        ComfyUIName("comfy.patcher_extension", "CallbacksMP.ON_LOAD"),
+        ComfyUIName("comfy.patcher_extension", "WrappersMP.OUTER_SAMPLE"),
+        ComfyUIName("comfy.patcher_extension", "WrappersMP.APPLY_MODEL"),
+        ComfyUIName("comfy.model_management", "free_memory", ("memory_required", "device", "keep_loaded")),
+        ComfyUIName("comfy.model_management", "current_loaded_models"),
+        ComfyUIName("comfy.sampler_helpers", "cleanup_models", ("conds", "models")),
+        ComfyUIName("comfy.utils", "set_attr_param", ("obj", "attr", "value")),
+        ComfyUIName("comfy.utils", "copy_to_param", ("obj", "attr", "value")),
     ),
-    Feature.COMPANIONS: (
+    Feature.AUXILIARY_MODELS: (
         _patcher("get_additional_models_with_key", "key"),
         _patcher("get_nested_additional_models"),
         _patcher("model_patches_models"),
         _patcher("add_wrapper_with_key", "wrapper_type", "key", "wrapper"),
         _patcher("get_wrappers", "wrapper_type", "key"),
-        Seam("comfy.patcher_extension", "WrappersMP.PREPARE_SAMPLING"),
-        Seam("comfy.patcher_extension", "WrappersMP.OUTER_SAMPLE"),
-        Seam("comfy.sampler_helpers", "get_models_from_cond", ("cond", "model_type")),
-        Seam("comfy.sampler_helpers", "get_additional_models_from_model_options", ("model_options",)),
-        Seam("comfy.controlnet", "ControlBase.pre_run", ("model",)),
-        Seam("comfy.controlnet", "ControlNet.get_control", ("x_noisy", "t", "cond")),
-        Seam("comfy.controlnet", "ControlNet.copy"),
+        ComfyUIName("comfy.patcher_extension", "WrappersMP.PREPARE_SAMPLING"),
+        ComfyUIName("comfy.patcher_extension", "WrappersMP.OUTER_SAMPLE"),
+        ComfyUIName("comfy.sampler_helpers", "get_models_from_cond", ("cond", "model_type")),
+        ComfyUIName("comfy.sampler_helpers", "get_additional_models_from_model_options", ("model_options",)),
+        ComfyUIName("comfy.controlnet", "ControlBase.pre_run", ("model",)),
+        ComfyUIName("comfy.controlnet", "ControlNet.get_control", ("x_noisy", "t", "cond")),
+        ComfyUIName("comfy.controlnet", "ControlNet.copy"),
     ),
     Feature.ANY_NODE: (
-        Seam("comfy.model_management", "intermediate_device"),
-        Seam("comfy.model_management", "load_models_gpu"),
-        Seam("comfy.samplers", "CFGGuider.sample"),
-        Seam("nodes", "NODE_CLASS_MAPPINGS"),
-        Seam("nodes", "NODE_DISPLAY_NAME_MAPPINGS"),
-        Seam("nodes", "LOADED_MODULE_DIRS"),
-        Seam("server", "PromptServer.add_on_prompt_handler", ("handler",)),
+        ComfyUIName("comfy.model_management", "intermediate_device"),
+        ComfyUIName("comfy.model_management", "load_models_gpu"),
+        ComfyUIName("comfy.samplers", "CFGGuider.sample"),
+        ComfyUIName("nodes", "NODE_CLASS_MAPPINGS"),
+        ComfyUIName("nodes", "NODE_DISPLAY_NAME_MAPPINGS"),
+        ComfyUIName("nodes", "LOADED_MODULE_DIRS"),
+        ComfyUIName("server", "PromptServer.add_on_prompt_handler", ("handler",)),
     ),
 }
 
 
 def missing_features(features: Iterable[Feature] = Feature) -> dict[Feature, str]:
     """The features that cannot work in this ComfyUI, and why; one log line for each."""
-    missing = {feature: faults for feature in features if (faults := "; ".join(_faults(SEAMS[feature])))}
+    missing = {feature: faults for feature in features if (faults := "; ".join(_faults(NAMES[feature])))}
     for feature, faults in missing.items():
         message = f"This ComfyUI has changed: {faults}. That switches off {feature.value}; everything else works."
         log.warning("feature_missing", message=message, feature=feature.value, reason=faults)
     return missing
 
 
-def _faults(seams: Iterable[Seam]) -> Iterator[str]:
-    yield from filter(None, (seam.fault for seam in seams))
+def _faults(names: Iterable[ComfyUIName]) -> Iterator[str]:
+    yield from filter(None, (name.fault for name in names))

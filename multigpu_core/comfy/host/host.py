@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import comfy.model_management as mm
 
-from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, Formats
 from multigpu.multigpu_core.comfy.host.pinned_budget import ComfyUIPins
 from multigpu.multigpu_core.devices import (
@@ -20,6 +19,8 @@ from multigpu.multigpu_core.devices import (
 )
 from multigpu.multigpu_core.execution import PinnedMemory
 from multigpu.multigpu_core.settings.core_settings import MemorySettings
+from multigpu.multigpu_core.strategies.built_in import built_in_strategies
+from multigpu.multigpu_core.strategies.strategy import Strategies, Strategy
 
 LIMITLESS = sys.maxsize
 
@@ -30,9 +31,10 @@ class Host:
     def __init__(
         self,
         registry: DeviceRegistry,
-        default_strategy: str = Strategy.INTERLEAVE.value,
+        default_strategy: str = Strategy.INTERLEAVE.name,
         memory: MemorySettings | None = None,
         formats: Formats = BUILT_IN_FORMATS,
+        strategies: Strategies | None = None,
     ) -> None:
         self.registry = registry
         self.formats = formats
@@ -40,7 +42,10 @@ class Host:
         self._profile: tuple[tuple[int | None, tuple[str, ...]], HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
         self._own_device = registry.name_of(mm.get_torch_device())
-        self.default_strategy = default_strategy
+        self.strategies = strategies or built_in_strategies()
+        """What a split node offers, those of plugins included."""
+        known = default_strategy in self.strategies.names
+        self.default_strategy = default_strategy if known else Strategy.INTERLEAVE.name
         """What a split node's `strategy` is until the user chooses."""
         self.pinned = PinnedMemory(
             registry, int(self.memory.page_locked_fraction * registry.total_bytes("cpu")), ComfyUIPins()
@@ -54,7 +59,7 @@ class Host:
         It is read again when it was measured anew, so nobody has to restart ComfyUI for that, and when there are other
         devices than before: a driver that failed for a moment may have hidden one.
         """
-        known = profile_changed_ns(), tuple(self.registry.names())
+        known = profile_changed_ns(), self.registry.names()
         if self._profile is None or self._profile[0] != known:
             self._profile = known, known_profile(self.registry)
         return self._profile[1]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.contract.loaders import DevicePart, ExtraInput, NodeVariant, OwnNode
 
 if TYPE_CHECKING:
@@ -207,6 +206,5 @@ OPTIONS = {
 def _option(name: str, host: Host) -> InputSpec:
     if name != "strategy":
         return OPTIONS[name]
-    tooltip = f"{Strategy.all_summaries()}. plugins.toml sets the default."
-    choices = [strategy.value for strategy in Strategy]
-    return InputSpec(name, "optional", (choices, {"default": host.default_strategy, "tooltip": tooltip}))
+    tooltip = f"{host.strategies.summaries}. plugins.toml sets the default."
+    return InputSpec(name, "optional", (host.strategies.names, {"default": host.default_strategy, "tooltip": tooltip}))

@@ -13,8 +13,8 @@ import structlog
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, Strategy, request_from_widgets
-from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_companions
+from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, request_from_widgets
+from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_auxiliary_models
 from multigpu.multigpu_core.comfy.auxiliary.controlnets import compute_where_loaded
 from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
@@ -144,7 +144,8 @@ class LoadJob:
         kinds = dict.fromkeys(("compute", "text_encoder", "vae"), self.requests[0])
         for index, output_type in enumerate(self.target.node.RETURN_TYPES):
             kind = KINDS.get(output_type, "compute")
-            kinds[kind] = self._request_for(index) or kinds[kind]
+            if (wanted := self._wanted_for(index)) is not None:
+                kinds[kind] = wanted[1]
         torch_device = self.context.host.registry.torch_device
         return Devices(
             **{kind: torch_device(request.compute_device) for kind, request in kinds.items()}, offload=self.offload
@@ -210,11 +211,10 @@ class LoadJob:
 
     def _placed(self, index: int, value: Any) -> Any:
         """One output, its models on their device or ready to be split."""
-        request = self._request_for(index)
-        if request is None or value is None:
+        wanted = self._wanted_for(index)
+        if wanted is None or value is None:
             return value
-        part = self._part_of(index)
-        assert part is not None, "an output with a request belongs to a part"
+        part, request = wanted
         splits = request.splits and part.splits and index == part.split_output
         placement = placement_of(value)
         if placement is not None and placement not in map(placement_of, self.loader_inputs.values()):
@@ -231,10 +231,10 @@ class LoadJob:
             value = retarget(value, self.context.host.registry.torch_device(request.compute_device))
             self._track(value, request)
         current_while_called(value)
-        if Feature.COMPANIONS in self.context.missing:
+        if Feature.AUXILIARY_MODELS in self.context.missing:
             return value
         if isinstance(value, ModelPatcher):
-            serve_companions(value)
+            serve_auxiliary_models(value)
         return compute_where_loaded(value)
 
     def _call_again(self) -> Any:
@@ -286,13 +286,10 @@ class LoadJob:
         )
         self.context.models.add(value, tracked)
 
-    def _part_of(self, index: int) -> DevicePart | None:
-        """The part that an output belongs to; None for one that the variant leaves alone."""
-        return next((part for part in self.target.variant.parts if index in part.outputs), None)
-
-    def _request_for(self, index: int) -> AllocationRequest | None:
+    def _wanted_for(self, index: int) -> tuple[DevicePart, AllocationRequest] | None:
+        """The part that an output belongs to, and its request; None for an output that the variant leaves alone."""
         pairs = zip(self.target.variant.parts, self.requests, strict=True)
-        return next((request for part, request in pairs if index in part.outputs), None)
+        return next((pair for pair in pairs if index in pair[0].outputs), None)
 
 
 def _offload(variant: NodeVariant, inputs: Mapping[str, Any], host: Host) -> torch.device | None:
@@ -313,7 +310,7 @@ def _request(part: DevicePart, inputs: Mapping[str, Any], host: Host, default: s
         virtual_vram_gb=float(given("virtual_vram_gb", 0.0)),
         donors=_other_cards(host, device) if given("use_other_vram", False) else str(given("donor_device", "cpu")),
         expert=str(given("expert_mode_allocations", "")),
-        strategy=Strategy(inputs.get("strategy") or host.default_strategy),
+        strategy=host.strategies.named(inputs.get("strategy") or host.default_strategy),
     )
     return request_from_widgets(widgets, host.registry.resolve)
 

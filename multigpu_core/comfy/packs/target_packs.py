@@ -11,10 +11,17 @@ import nodes as comfy_nodes
 from comfy.cli_args import args
 
 from multigpu.multigpu_core.comfy.host.loader_class import LoaderClass
-from multigpu.multigpu_core.plugins import PackState, TargetPack, name_of_pack, packs_in, plain_name, version_of_pack
+from multigpu.multigpu_core.plugins import (
+    PackState,
+    TargetPack,
+    is_rival,
+    name_of_pack,
+    packs_in,
+    plain_name,
+    version_of_pack,
+)
 
 DISABLED = ".disabled"
-RIVAL = "comfyui-multigpu"
 
 
 def loadable_packs() -> Iterator[Path]:
@@ -36,7 +43,7 @@ def target_of(node: LoaderClass) -> TargetPack:
 
 def rivals() -> list[str]:
     """Folders of the existing ComfyUI-MultiGPU, whose node ids are ours too, among the packs that ComfyUI loads."""
-    return [pack.name for pack in loadable_packs() if plain_name(name_of_pack(pack) or pack.name) == RIVAL]
+    return [pack.name for pack in loadable_packs() if is_rival(pack)]
 
 
 class PacksHere:

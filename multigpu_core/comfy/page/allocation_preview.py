@@ -13,7 +13,6 @@ from multigpu.multigpu_core.allocation import (
     AllocationWidgets,
     Inventory,
     PlanError,
-    Strategy,
     predict_step,
     request_from_widgets,
 )
@@ -26,6 +25,7 @@ from multigpu.multigpu_core.comfy.host.host import Host
 from multigpu.multigpu_core.comfy.nodes.model_files import UnknownFileError, model_file
 from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
 from multigpu.multigpu_core.devices import DeviceError, DeviceInfo
+from multigpu.multigpu_core.strategies.strategy import Strategy, UnknownStrategyError
 
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Name = Annotated[str, Field(max_length=1000)]
@@ -52,7 +52,7 @@ class PreviewRequest(BaseModel):
     virtual_vram_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     donor_device: Name = "cpu"
     expert: Annotated[str, Field(max_length=4000)] = ""
-    strategy: Strategy = Strategy.INTERLEAVE
+    strategy: Name = Strategy.INTERLEAVE.name
     weight_dtype: Name = "default"
 
 
@@ -63,7 +63,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
     """
     try:
         inventory = _inventory(wanted, host.formats)
-        request = request_from_widgets(_widgets(wanted), host.registry.resolve)
+        request = request_from_widgets(_widgets(wanted, host), host.registry.resolve)
         devices = [_with_room(info) for info in host.registry.survey(wake=False).devices]
         reserve = {}
         if request.mode is AllocationMode.AUTO:
@@ -91,7 +91,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
         return _refused(f"{error.path.name}: {error.field}: {error.reason}")
     except OSError as error:
         return _refused(f"{Path(str(error.filename or 'The file')).name}: {error.strerror or type(error).__name__}")
-    except (PlanError, DeviceError, CheckpointPartError, UnknownFileError) as error:
+    except (PlanError, DeviceError, CheckpointPartError, UnknownFileError, UnknownStrategyError) as error:
         return _refused(str(error))
 
 
@@ -137,11 +137,11 @@ def _with_room(info: DeviceInfo) -> DeviceInfo:
     return info if info.name == "cpu" else replace(info, free_bytes=info.total_bytes)
 
 
-def _widgets(wanted: PreviewRequest) -> AllocationWidgets:
+def _widgets(wanted: PreviewRequest, host: Host) -> AllocationWidgets:
     return AllocationWidgets(
         wanted.compute_device,
         wanted.virtual_vram_gb,
         wanted.donor_device,
         wanted.expert,
-        wanted.strategy,
+        host.strategies.named(wanted.strategy),
     )

@@ -83,7 +83,7 @@ def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
         sizes[device] = sizes.get(device, 0) + block_placement.block.size_bytes
     split = {
         "compute_device": plan.compute_device,
-        "strategy": plan.strategy.value,
+        "strategy": plan.strategy.name,
         "expert_string": plan.expert_string,
         "staging_bytes": distribution.staging_bytes,
         "blocks": [

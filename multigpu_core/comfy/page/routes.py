@@ -118,7 +118,7 @@ def split_models(models: TrackedModels) -> list[dict[str, Any]]:
         {
             "name": tracked.name,
             "compute_device": residency.plan.compute_device,
-            "strategy": residency.plan.strategy.value,
+            "strategy": residency.plan.strategy.name,
             "expert_string": residency.plan.expert_string,
             "planned_bytes": residency.plan.bytes_by_device,
             "bytes_by_device": residency.bytes_by_device,

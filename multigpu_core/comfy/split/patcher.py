@@ -17,7 +17,6 @@ import structlog
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 from multigpu.multigpu_core.comfy.host.loader_outputs import patcher_of, unload_model
 
@@ -245,7 +244,7 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     patcher.load_device = compute
     patcher.offload_device = torch.device("cpu")
     guard_sampling(patcher, placement)
-    if placement.options.request.strategy is Strategy.RELAY:
+    if placement.options.request.strategy.relays:
         run_micro_batches(patcher, placement)
     return patcher
 

@@ -62,7 +62,8 @@ class Planning:
 
     def draft(self, inventory: Inventory) -> AllocationPlan:
         """The plan as it would be on empty devices: made once, and again for another inventory or profile."""
-        known = inventory, self._host.profile
+        profile = self._host.profile
+        known = inventory, profile
         if self._draft is None or self._draft[0] != known:
             infos = (self._host.registry.info(name) for name in self._device_names())
             empty = [replace(info, free_bytes=info.total_bytes) for info in infos]
@@ -71,7 +72,7 @@ class Planning:
                 request=self.request,
                 devices=empty,
                 reserve_bytes={},
-                profile=self._host.profile,
+                profile=profile,
                 draft=True,
             )
             self._draft = known, plan
@@ -107,7 +108,7 @@ class Planning:
         """What a step is expected to take, where the machine's speeds are known."""
         try:
             return predict_step(plan, self._host.profile)
-        except KeyError:  # a device that has come since the profile was read
+        except KeyError:  # a device of the plan that its driver hides at the moment
             return None
 
     def refusal(

@@ -74,7 +74,7 @@ class Relay:
 
     def __init__(self, registry: DeviceRegistry, compute_device: str) -> None:
         self._registry = registry
-        self._copies_between = DeviceCopies(registry)
+        self._device_copies = DeviceCopies(registry)
         self._compute_device = compute_device
         self._forwards = self._new_forwards()
         self.micro_batches: MicroBatches | None = None
@@ -135,7 +135,7 @@ class Relay:
     def _new_forwards(self) -> tuple[_Forward, ...]:
         compute, arguments = self._registry.torch_device(self._compute_device), Arguments()
         return tuple(
-            _Forward(RemoteActivations(compute, self._copies_between), TransferCache(arguments, self._copies_between))
+            _Forward(RemoteActivations(compute, self._device_copies), TransferCache(arguments, self._device_copies))
             for _ in range(2)
         )
 

@@ -32,12 +32,12 @@ _IN_PLACE = frozenset({"__setitem__", "__set__", *(f"__i{operator}__" for operat
 class RemoteActivations:
     """Where activations are now, and those of them that the model holds."""
 
-    def __init__(self, compute: torch.device, copies_between: DeviceCopies) -> None:
+    def __init__(self, compute: torch.device, device_copies: DeviceCopies) -> None:
         self.compute = compute
-        self.copies_between = copies_between
+        self.device_copies = device_copies
         self.device: torch.device | None = None
         """The donor that computes; None while the compute device does."""
-        self.written_copies = WrittenCopies(copies_between)
+        self.written_copies = WrittenCopies(device_copies)
         self._carried: WeakValueDictionary[int, CarriedTensor] = WeakValueDictionary()
 
     def carry(self, tensor: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class RemoteActivations:
             is_elsewhere = carried.device != device
             if is_elsewhere:
                 with torch.inference_mode(carried.is_inference()):  # so that torch goes on counting its changes
-                    carried.data = self.copies_between.to(carried, device)
+                    carried.data = self.device_copies.to(carried, device)
             plain = carried.as_subclass(Tensor)
             if is_elsewhere and carried.written is not None:
                 carried.written.follow(plain)
@@ -72,7 +72,7 @@ class RemoteActivations:
             if carried.written is not None:
                 carried.written.synchronise()
                 original = carried.written.original
-            carried.data = self.copies_between.to(carried, self.compute) if original is None else original
+            carried.data = self.device_copies.to(carried, self.compute) if original is None else original
             carried.__class__ = Tensor  # type: ignore[assignment]
         del carried.remote, carried.written
         self._carried.pop(id(carried), None)
@@ -113,7 +113,7 @@ class RemoteActivations:
 
         def bring(tensor: Tensor) -> Tensor:
             is_movable = isinstance(tensor, CarriedTensor) or self._is_home(tensor)
-            return self.copies_between.to(tensor, target) if is_movable and tensor.device != target else tensor
+            return self.device_copies.to(tensor, target) if is_movable and tensor.device != target else tensor
 
         brought = replace_tensors((args, kwargs), bring)
         return brought[0], brought[1]

@@ -86,7 +86,7 @@ class RemoteCall:
         if isinstance(original, CarriedTensor):
             return self._remote.bring_home(original)
         return (
-            self._remote.copies_between.to(original, self._remote.compute)
+            self._remote.device_copies.to(original, self._remote.compute)
             if original.device == self._device
             else original
         )

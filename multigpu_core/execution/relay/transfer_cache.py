@@ -58,8 +58,8 @@ class Arguments:
 class TransferCache:
     """Copies of one forward, held only while the model holds their originals."""
 
-    def __init__(self, arguments: Arguments, copies_between: DeviceCopies) -> None:
-        self._copies_between = copies_between
+    def __init__(self, arguments: Arguments, device_copies: DeviceCopies) -> None:
+        self._device_copies = device_copies
         self._sent: dict[torch.device, dict[int, Sent]] = {}
         """By the identity of the original, which is in use again when that is gone."""
         self._arguments = arguments
@@ -84,13 +84,13 @@ class TransferCache:
         if sent.original_version is not None:
             return sent.original_version == tensor._version
         if self._arguments.is_learning:
-            is_same = torch.equal(tensor, self._copies_between.to(sent.copy, tensor.device))
+            is_same = torch.equal(tensor, self._device_copies.to(sent.copy, tensor.device))
             self._arguments.note(argument, is_same=is_same)
             return is_same
         return self._arguments.is_constant(argument)
 
     def _copied(self, tensor: Tensor, device: torch.device, when_it_is_gone: Callable[[ref[Tensor]], object]) -> Sent:
         with torch.inference_mode(False):  # so that torch counts the changes of the copy
-            copy = self._copies_between.to(tensor.detach(), device)
+            copy = self._device_copies.to(tensor.detach(), device)
         version = None if tensor.is_inference() else tensor._version
         return Sent(ref(tensor, when_it_is_gone), copy, copy._version, version)

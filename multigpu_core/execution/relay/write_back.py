@@ -12,8 +12,8 @@ from multigpu.multigpu_core.execution.device_copies import DeviceCopies
 class WrittenCopy:
     """An original, not kept alive, and its copy, a tensor of which torch counts the changes."""
 
-    def __init__(self, original: Tensor, copy: Tensor, copies_between: DeviceCopies) -> None:
-        self._copies_between = copies_between
+    def __init__(self, original: Tensor, copy: Tensor, device_copies: DeviceCopies) -> None:
+        self._device_copies = device_copies
         self._original = ref(original)
         self.follow(copy)
 
@@ -31,7 +31,7 @@ class WrittenCopy:
         """Bring what was written into the copy since the last time to the original."""
         original = self._original()
         if original is not None and self.copy._version != self._version:
-            with self._copies_between.beside(self.copy.device, original.device):
+            with self._device_copies.beside(self.copy.device, original.device):
                 original.copy_(self.copy)
             self._version = self.copy._version
 
@@ -39,14 +39,14 @@ class WrittenCopy:
 class WrittenCopies:
     """The pairs of one remote run."""
 
-    def __init__(self, copies_between: DeviceCopies) -> None:
-        self._copies_between = copies_between
+    def __init__(self, device_copies: DeviceCopies) -> None:
+        self._device_copies = device_copies
         self._written_copies: list[WrittenCopy] = []
 
     def add(self, original: Tensor, copy: Tensor) -> None:
         """Note a pair; one that is known already stays one."""
         if self.of_copy(copy) is None:
-            self._written_copies.append(WrittenCopy(original, copy, self._copies_between))
+            self._written_copies.append(WrittenCopy(original, copy, self._device_copies))
 
     def synchronise(self) -> None:
         """Do so with every pair; one whose original nobody holds is over."""

@@ -19,13 +19,13 @@ class CallOrder:
         self._running: list[int] = []
         self._previous: tuple[int, ...] = ()
 
-    def entered(self, offloaded: int) -> bool:
-        """Note an offloaded module that is entered; true where a step has ended with that and a new one begins."""
-        is_new_step = bool(self._running) and self._running[0] == offloaded
+    def entered(self, index: int) -> bool:
+        """Note that offloaded module as entered; true where a step has ended with that and a new one begins."""
+        is_new_step = bool(self._running) and self._running[0] == index
         if is_new_step:
             self._learn(tuple(self._running))
             self._running.clear()
-        self._running.append(offloaded)
+        self._running.append(index)
         return is_new_step
 
     def break_off(self) -> None:

@@ -13,10 +13,10 @@ from .offloaded_module import OffloadedModule
 class OutOfTurnCopies:
     """Makes them, and knows how far they are: what they are copied from may be freed only when they are done."""
 
-    def __init__(self, compute: torch.device, streams: Streams | None, copies_between: DeviceCopies) -> None:
+    def __init__(self, compute: torch.device, streams: Streams | None, device_copies: DeviceCopies) -> None:
         self._compute = compute
         self._streams = streams
-        self._copies_between = copies_between
+        self._device_copies = device_copies
         self._last: dict[DeviceStream, DeviceEvent] = {}
         """By stream; it comes after all copies on that stream."""
 
@@ -24,7 +24,7 @@ class OutOfTurnCopies:
         """Fresh copies of an offloaded module's tensors, for work that is queued on the current stream from now on."""
         if self._streams is None:  # Apple's may read what has been freed since: there the host waits
             return offloaded.staged_on(self._compute, non_blocking=False)
-        with self._copies_between.beside(offloaded.device, self._compute):
+        with self._device_copies.beside(offloaded.device, self._compute):
             copies = offloaded.staged_on(self._compute, non_blocking=True)
         stream = self._streams.current_stream(self._compute)
         if stream not in self._last:

@@ -478,9 +478,9 @@ def test_names_from_outside_are_made_printable_and_cut() -> None:
     manager = PluginManager(hookspecs)
     manager.register_all(
         [
-            Candidate("a\x1b[2J\n", "b\r", "1\x07", Good),
-            Candidate("n" * 10**6, "", "", Good),
-            Candidate("", "s", "", Good),
+            Candidate.found("a\x1b[2J\n", "b\r", "1\x07", Good),
+            Candidate.found("n" * 10**6, "", "", Good),
+            Candidate.found("", "s", "", Good),
         ]
     )
     assert all(record.works for record in manager.records.values())

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from multigpu.multigpu_core.allocation import Strategy
 from multigpu.multigpu_core.plugins import read_configuration, user_files
 from multigpu.multigpu_core.settings.core_settings import SECTIONS
+from multigpu.multigpu_core.strategies.built_in import built_in_strategies
 
 SHIPPED = Path(__file__).parents[3] / "plugins.toml"
 
@@ -55,7 +55,6 @@ def test_the_user_s_own_file_and_the_one_that_the_environment_names_are_found(tm
     [
         ("[integration]\na = true\n", 2, "integration.a", "did you mean integrations"),
         ("\n[planner]\nstratgy = 'contiguous'\n", 3, "planner.stratgy", "did you mean strategy"),
-        ("[planner]\nstrategy = 'contigous'\n", 2, "planner.strategy", "did you mean contiguous"),
         ("[integrations]\ncomfy_core = 'yes'\n", 2, "integrations.comfy_core", "true or false"),
         ("[integrations.gguf]\nenabled = 1\n", 2, "integrations.gguf.enabled", "true or false"),
         ("[memory]\npage_locked_fraction = 1.5\n", 2, "memory.page_locked_fraction", "to 1, not 1.5"),
@@ -90,9 +89,9 @@ def test_page_locked_memory_is_half_of_the_host_s_unless_a_file_says_otherwise(t
 
 
 def test_every_strategy_of_the_split_nodes_can_be_the_first(tmp_path: Path) -> None:
-    for strategy in Strategy:
-        configuration = read_configuration([written(tmp_path, f"[planner]\nstrategy = '{strategy.value}'\n")])
-        assert configuration.planner.strategy == strategy.value and not configuration.problems
+    for strategy in built_in_strategies():
+        configuration = read_configuration([written(tmp_path, f"[planner]\nstrategy = '{strategy.name}'\n")])
+        assert configuration.planner.strategy == strategy.name and not configuration.problems
 
 
 def test_the_shipped_file_has_every_setting_at_its_default() -> None:
@@ -131,6 +130,14 @@ def test_an_option_of_a_plugin_that_is_off_has_no_effect_and_that_is_told(tmp_pa
     text = "[integrations.theirs]\nenabled = false\ncolour = 1\n\n[integrations.ours]\ncolour = 2\n"
     (problem,) = read_configuration([written(tmp_path, text)]).idle_options()
     assert (problem.line, problem.key) == (3, "integrations.theirs.colour") and "no effect" in problem.reason
+
+
+def test_a_strategy_that_nobody_has_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+    configuration = read_configuration([written(tmp_path, "[planner]\nstrategy = 'contigous'\n")])
+    (problem,) = configuration.unknown_strategy(["interleave", "contiguous"])
+    assert (problem.line, problem.key) == (2, "planner.strategy")
+    assert "interleave, contiguous (did you mean contiguous?)" in problem.reason
+    assert not list(configuration.unknown_strategy(["contigous"]))
 
 
 KEYS = st.sampled_from(

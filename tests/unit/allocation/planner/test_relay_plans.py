@@ -17,7 +17,7 @@ from multigpu.multigpu_core.allocation import (
     Strategy,
     plan_allocation,
 )
-from multigpu.multigpu_core.allocation.planner.relay_chunks import ChunkPicker, round_count
+from multigpu.multigpu_core.strategies.relay_chunks import ChunkPicker, round_count
 
 from .planning import expert, machine, model, planned_again
 

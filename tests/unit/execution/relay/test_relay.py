@@ -241,8 +241,8 @@ def test_between_two_donors_activations_go_straight(machine: SimulatedMachine) -
     x = inputs()
     machine.copies.clear()
     model(x)
-    copies_between = [(record.source, record.destination) for record in machine.copies.records]
-    assert copies_between == [("npu:0", "npu:1"), ("npu:1", "npu:2"), ("npu:2", "npu:0")]
+    hops = [(record.source, record.destination) for record in machine.copies.records]
+    assert hops == [("npu:0", "npu:1"), ("npu:1", "npu:2"), ("npu:2", "npu:0")]
 
 
 class Positioned(Block):

@@ -6,8 +6,9 @@ round the first blocks belong to whoever is not picked for, and a device's chunk
     round      |------ 1 ------|------ 2 ------|
     blocks     a a a a d d d d a a a a d d d d        a: the compute device, d: a donor
 
-`ChunkPicker.pick` is a projection like those of spread.py: its selections grow one block at a time, always in the round
-that is behind in work, so their sizes rise strictly, and of all of them it takes the one nearest to the bytes wanted.
+`ChunkPicker.pick` is a projection like those of block_selection.py: its selections grow one block at a time, always in
+the round that is behind in work, so their sizes rise strictly, and of all of them it takes the one nearest to the
+bytes wanted.
 """
 
 from __future__ import annotations
