@@ -57,7 +57,8 @@ class SelfLoadingJob(LoadJob):
     def finish(self, result: Any) -> Any:
         """What the node returned: data where ComfyUI expects it, models tracked on their device."""
         own = self._own_results(result)
-        self._require_on_device(self.choice, own)
+        # ComfyUI can move what has a patcher.
+        self._require_on_device(self.choice, [value for value in own if patcher_of(value) is None])
         if self.pack is not None:
             self.pack.kept.note(self.target.variant.node_id, own)
         return map_outputs(super().finish(result), self._delivered)
