@@ -15,9 +15,23 @@ from multigpu.multigpu_core.provisioning.in_process import finished
 
 from ..support.in_process import ComfyUI
 from ..support.made_up_packs import in_use
-from ..support.packs_at_hand import import_pack, real_pack
+from ..support.packs_at_hand import assert_no_drift, import_pack, real_pack
 
 HOME, CHOSEN = "npu:0", "npu:1"
+SELF_LOADING_PACKS = {
+    "ComfyUI-QwenVL": "qwenvl",
+    "ComfyUI-RMBG": "rmbg",
+    "ComfyUI-Frame-Interpolation": "frame_interpolation",
+    "ComfyUI-VibeVoice": "vibevoice",
+}
+"""By the real pack's folder, the stand-in of the example workflow."""
+
+
+@pytest.mark.parametrize(("pack", "stand_in"), SELF_LOADING_PACKS.items())
+def test_the_stand_in_of_an_example_has_the_real_nodes_inputs_and_outputs(
+    comfyui: ComfyUI, pack: str, stand_in: str
+) -> None:
+    assert_no_drift(comfyui, stand_in, pack)
 
 
 class Nodes:
