@@ -12,7 +12,7 @@ MADE = "The node is made when the workflow is opened. Choose device… in the me
 
 
 def _qwenvl() -> Iterator[Recipe]:
-    seen = {"image": Wire("image"), "device": "cuda:1"}
+    seen = {"image": Wire("image"), "model_name": "Qwen3-VL-4B-Instruct", "device": "cuda:1"}
     yield Recipe(
         "A picture described by QwenVL on the second card",
         f"Needs ComfyUI-QwenVL. The language model stays on cuda:1, while cuda:0 is free for pictures. {MADE}\n\n"

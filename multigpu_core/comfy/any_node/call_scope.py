@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import traceback
@@ -65,8 +66,9 @@ class SelfLoadingPack:
             stack.enter_context(self._interception.installed())
             stack.enter_context(on_this_thread(choice))
             if self._path:
-                stack.enter_context(devices_set(self.slots, choice))
-                stack.enter_context(self.caches.shown(self.slots, choice))
+                slots, slots_after = self.slots(), functools.cache(self.slots)
+                stack.enter_context(devices_set(slots, slots_after, choice))
+                stack.enter_context(self.caches.shown(slots, slots_after, choice))
             yield
 
     def slots(self) -> list[Slot]:

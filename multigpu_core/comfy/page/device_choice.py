@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
@@ -41,7 +40,8 @@ def add_device_route(nodes: SelfLoadingNodes) -> None:
     async def device_choice(request: web.Request) -> web.Response:
         wanted = await body_of(request, NodeRequest)
         try:
-            return answer(asdict(await asyncio.to_thread(nodes.choice_for, wanted.node_id)))
+            # On the server's own thread: no listing of nodes is under way there.
+            return answer(asdict(nodes.choice_for(wanted.node_id)))
         except UnknownNodeError as error:
             return refusal(404, str(error))
         except UnsuitableNodeError as error:

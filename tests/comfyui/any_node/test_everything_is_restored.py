@@ -152,19 +152,31 @@ def test_a_choice_of_several_devices_in_a_pack_is_left_alone(write_pack: Write) 
     assert pack.on("npu:1") == "npu:2 ['auto', 'npu:0', 'npu:1']"
 
 
+HIDDEN = """
+import comfy.model_management as mm
+device = mm.get_torch_device()
+class Hidden:
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "call"
+    RELATIVE_PYTHON_MODULE = "custom_nodes.written_pack"
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    def call(self):
+        return (str(device),)
+"""
+
+
 def test_a_pack_whose_files_no_import_knows_is_found_by_its_nodes(write_pack: Write) -> None:
     pack = write_pack(
         "import importlib.util, pathlib\n"
-        "other = pathlib.Path(__file__).parent / 'hidden.py'\n"
-        "other.write_text('import comfy.model_management as mm\\ndevice = mm.get_torch_device()\\n'\n"
-        "                 'def where():\\n    return str(device)\\n')\n"
-        "spec = importlib.util.spec_from_file_location('hidden', other)\n"
+        "file = pathlib.Path(__file__).parent / 'hidden.py'\n"
+        f"file.write_text({HIDDEN!r})\n"
+        "spec = importlib.util.spec_from_file_location('hidden', file)\n"
         "hidden = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(hidden)\n"
-        "where = hidden.where\n"
+        "HELD = [hidden.Hidden]\n"
         "del hidden, spec\n"
-        "def run():\n"
-        "    return where()\n"
+        "def run(): ...\n"
     )
+    importlib.import_module("nodes").NODE_CLASS_MAPPINGS["Written"] = pack.variables["HELD"][0]
     assert "hidden" not in sys.modules
     assert [pack.on("npu:1"), pack.plain()] == ["npu:1", "npu:0"]

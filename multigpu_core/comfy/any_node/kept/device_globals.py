@@ -14,14 +14,15 @@ from .slots import Slot, SlotId
 
 
 @contextmanager
-def devices_set(find_slots: Callable[[], list[Slot]], choice: Choice) -> Iterator[None]:
+def devices_set(slots: list[Slot], slots_after: Callable[[], list[Slot]], choice: Choice) -> Iterator[None]:
     """Every place that names the home device names the chosen one until the block is left.
 
+    `slots` are the pack's places now, and `slots_after` finds those that there are after the call.
     A place that the call fills, or a module that it imports, names the chosen device afterwards: it gets what it had
     before, or the home device.
     """
     before: dict[SlotId, Any] = {}
-    for slot in find_slots():
+    for slot in slots:
         value = slot.get()
         if isinstance(value, (str, torch.device, type(None))):
             before[slot.id] = value
@@ -30,7 +31,7 @@ def devices_set(find_slots: Callable[[], list[Slot]], choice: Choice) -> Iterato
     try:
         yield
     finally:
-        for slot in find_slots():
+        for slot in slots_after():
             value = slot.get()
             if _names(choice.device, value):
                 slot.set(before.get(slot.id, _in_form_of(value, choice.home)))

@@ -39,9 +39,9 @@ def tensors_in(value: object, depth: int = DEPTH) -> Iterator[torch.Tensor]:
 def children(value: Any) -> list[object]:
     """What a container or an object holds; nothing of a module, class or function."""
     if isinstance(value, Mapping):
-        return list(value.values())
+        return list(islice(value.values(), OBJECTS))
     if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)
+        return list(islice(value, OBJECTS))
     if callable(value) and not hasattr(value, "__dict__"):
         return []
     fields = getattr(value, "__dict__", None)

@@ -16,7 +16,6 @@ from multigpu.multigpu_core.comfy.any_node.choice import Choice
 from .held_devices import accelerators_held, holds_model
 from .slots import Slot, SlotId
 
-FindSlots = Callable[[], list[Slot]]
 _MISSING = object()
 
 
@@ -38,21 +37,24 @@ class ModuleCaches:
             return [(device, value) for device, kept in self._kept.items() for _, value in kept.values()]
 
     @contextmanager
-    def shown(self, find_slots: FindSlots, choice: Choice) -> Iterator[None]:
-        """The pack's modules hold the chosen device's models, and no others, until the block is left."""
+    def shown(self, slots: list[Slot], slots_after: Callable[[], list[Slot]], choice: Choice) -> Iterator[None]:
+        """The pack's modules hold the chosen device's models, and no others, until the block is left.
+
+        `slots` are the pack's places now, and `slots_after` finds those that there are after the call.
+        """
         if choice.device == choice.home:
             yield
             return
-        hidden = _hide(find_slots(), choice)
+        hidden = _hide(slots, choice)
         with self._changing:
             kept = self._kept.pop(choice.name, {})
-        before = {slot.id: slot.get() for slot in find_slots()}
+        before = {slot.id: slot.get(_MISSING) for slot in slots}
         for slot, value in kept.values():
             slot.set(value)
         try:
             yield
         finally:
-            taken = _take_out(find_slots(), before)
+            taken = _take_out(slots_after(), before)
             for slot, value in hidden:
                 slot.set(value)
             with self._changing:

@@ -17,6 +17,9 @@ import torch
 from .namespaces import Namespace
 
 SlotId = tuple[int, object]
+NUMBERS = (bool, int, float, bytes)
+LONGEST_DEVICE_NAME = 20
+"""In characters: a family and a number."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,19 @@ def _slots_in(namespace: Namespace, modules: set[str]) -> Iterator[Slot]:
             continue
         yield Slot(namespace, name, file)
         if isinstance(value, dict):
-            yield from (Slot(value, key, file) for key in list(value))
+            yield from _entries(value, file)
         elif type(value).__module__ in modules and not isinstance(value, (torch.nn.Module, torch.Tensor)):
             yield from (Slot(value, key, file) for key in _own_attributes(value))
             for held in list(getattr(value, "__dict__", {}).values()):
                 if isinstance(held, dict):
-                    yield from (Slot(held, key, file) for key in list(held))
+                    yield from _entries(held, file)
+
+
+def _entries(held: dict[Any, Any], file: str) -> Iterator[Slot]:
+    """The entries of a dict that may be a device or hold a model: some packs have tables of many thousand words."""
+    for key, value in list(held.items()):
+        if not isinstance(value, NUMBERS) and not (isinstance(value, str) and len(value) > LONGEST_DEVICE_NAME):
+            yield Slot(held, key, file)
 
 
 def _own_attributes(owner: Any) -> list[str]:

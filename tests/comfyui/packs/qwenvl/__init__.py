@@ -1,5 +1,6 @@
 """A stand-in for ComfyUI-QwenVL: its node's inputs and outputs, for the example workflow."""
 
+MODELS = ["Qwen3-VL-2B-Instruct", "Qwen3-VL-4B-Instruct"]
 PRECISIONS = ["4-bit (VRAM-friendly)", "8-bit (Balanced)", "None (FP16)"]
 
 
@@ -12,7 +13,7 @@ class QwenVL:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "model_name": (["Qwen3-VL-4B-Instruct"], {"default": "Qwen3-VL-4B-Instruct"}),
+                "model_name": (MODELS, {"default": MODELS[0]}),
                 "quantization": (PRECISIONS, {"default": PRECISIONS[-1]}),
                 "attention_mode": (["auto", "sage", "flash_attention_2", "sdpa"], {"default": "auto"}),
                 "preset_prompt": (["🖼️ Detailed Description"], {"default": "🖼️ Detailed Description"}),
