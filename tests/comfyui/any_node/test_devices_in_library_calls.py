@@ -195,3 +195,15 @@ def test_a_child_process_sees_the_chosen_device_alone(
 
 def test_a_child_process_of_a_node_on_the_cpu_sees_no_accelerator(any_node: SimpleNamespace) -> None:
     assert any_node.subprocesses.child_environment(any_node.on_cpu, None, {})["ASCEND_RT_VISIBLE_DEVICES"] == "-1"
+
+
+def test_workers_of_torchs_compiler_see_every_device(write_pack: Write) -> None:
+    pack = write_pack(
+        "import subprocess\n"
+        "SHOW = \"import os; print(os.environ.get('ASCEND_RT_VISIBLE_DEVICES', 'all'))\"\n"
+        "SPAWN = \"subprocess.check_output([sys.executable, '-S', '-c', SHOW], text=True).strip()\"\n"
+        "def run(name):\n"
+        "    return eval(SPAWN, {'__name__': name, 'subprocess': subprocess, 'sys': sys, 'SHOW': SHOW})\n"
+    )
+    assert pack.on("npu:1", name="torch._inductor.compile_worker") == "all"
+    assert pack.on("npu:1", name="somebody") == "1"

@@ -80,9 +80,15 @@ def test_a_node_becomes_its_variant_with_links_values_and_looks(page: ComfyPage)
 
 
 def test_undo_brings_the_node_back(page: ComfyPage) -> None:
-    _choose(page, "npu:1")
-    page.page.wait_for_function(f"() => {FIND}.type === 'SelfCaptionMultiGPU'")
+    """Chosen by a script: a press of the mouse makes the page note a change by itself."""
     page.page.mouse.click(700, 800)
+    page.page.evaluate(
+        f"""async () => {{
+            const {{ chooseDevice }} = await import('/extensions/ComfyUI-MultiGPU/choose_device.js');
+            await chooseDevice({FIND}, 'npu:1');
+        }}"""
+    )
+    page.page.wait_for_function(f"() => {FIND}.type === 'SelfCaptionMultiGPU'")
     page.page.keyboard.press("Control+z")
     page.page.wait_for_function(f"() => {FIND}.type === 'SelfCaption'")
     links = page.page.evaluate(f"() => [{FIND}.inputs[0].link, {FIND}.outputs[0].links.length]")

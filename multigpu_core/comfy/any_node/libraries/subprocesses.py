@@ -6,6 +6,7 @@ pack sets such a variable itself, the pack has chosen.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,13 +43,24 @@ def _visible(choice: Choice, listed: str | None) -> str:
 def _popen(original: Function) -> Function:
     def start(process: Any, *args: Any, **kwargs: Any) -> None:
         choice = current_choice()
-        if choice is not None and len(args) <= _POSITION_OF_ENV:
+        if choice is not None and len(args) <= _POSITION_OF_ENV and not _is_started_by_torch():
             kwargs["env"] = child_environment(choice, kwargs.get("env"), os.environ)
         original(process, *args, **kwargs)
 
     return start
 
 
+def _is_started_by_torch() -> bool:
+    """Whether torch's compiler starts a worker, which outlives the call and serves every device."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(_COMPILER):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_COMPILER = "torch._inductor"
 _POSITION_OF_ENV = 10
 """Of `env` among the positional arguments of Popen, where nobody passes it."""
 
