@@ -47,8 +47,10 @@ app.registerExtension({
 
   nodeCreated(node) {
     for (const allocation of allocationsOf(node)) {
-      const button = node.addWidget("button", allocation.buttonLabel, null, () => new AllocationEditor(allocation).open());
-      button.serialize = false; // saved workflows hold the node's own values, in their order
+      const open = () => new AllocationEditor(allocation).open();
+      // It holds no value: the first keeps it out of prompts, the second out of saved workflows.
+      const button = node.addWidget("button", allocation.buttonLabel, null, open, { serialize: false });
+      button.serialize = false;
     }
   },
 });

@@ -137,6 +137,7 @@ def start() -> Framework:
         release,
         context.home_of_results,
         worker.take_turn,
+        context.may_record,
     )
     patches.install()
     framework = Framework(

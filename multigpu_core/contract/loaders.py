@@ -84,6 +84,7 @@ class NodeVariant:
 
     node_id: str
     title_suffix: str
+    """What its title has before the loader's own, so that it can be told apart in a narrow list."""
     parts: tuple[DevicePart, ...]
     fixed_inputs: tuple[tuple[str, object], ...] = ()
     """Inputs of the wrapped loader that are not offered but always passed with this value."""

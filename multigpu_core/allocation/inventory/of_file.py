@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
+from multigpu.multigpu_core.allocation.formats.built_in.safetensors import FORMAT as SAFETENSORS
 from multigpu.multigpu_core.allocation.formats.file_format import FIRST_BYTES, FileFormat
-from multigpu.multigpu_core.allocation.formats.gguf_header import GGUF
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
-from multigpu.multigpu_core.allocation.formats.safetensors_header import SAFETENSORS
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .checkpoint_parts import CheckpointPart, select_part
@@ -23,7 +23,6 @@ _NO_HEADER = "is a PyTorch checkpoint, which has no header to plan from; use a .
 
 
 Formats = Sequence[FileFormat]
-BUILT_IN_FORMATS: Formats = (GGUF, SAFETENSORS)
 
 
 def inventory_of_file(

@@ -43,7 +43,8 @@ class Snapshot:
     """The machine, its Python and its ComfyUI; sizes in bytes."""
 
     python: tuple[int, int] = (3, 11)
-    torch: tuple[int, int] = (2, 11)
+    torch: tuple[int, int] | None = (2, 11)
+    """None where it is not installed."""
     system: str = "Linux"
     is_wsl: bool = False
     environ: Mapping[str, str] = field(default_factory=dict)

@@ -48,6 +48,8 @@ COSTS = {
     "soft_empty_cache": "cached memory on devices other than ComfyUI's own is not freed",
     "unload_all_models": "models with keep_loaded are unloaded with all others",
     "reset": "models with keep_loaded stay when ComfyUI frees everything",
+    "malloc_graph_enabled": "Comfy Compiler can end ComfyUI when it records a model of our nodes: start ComfyUI with "
+    "--disable-comfy-compiler",
     "get": "the panel cannot unload single models, and what idle nodes keep is not released",
 }
 
@@ -67,16 +69,18 @@ class CorePatches:
         let_go: Callable[[], None] = lambda: None,
         home_of_results: Callable[[torch.device], torch.device] = lambda device: device,
         between_prompts: Callable[[Any], None] = lambda queue: None,
+        may_record: Callable[[torch.device], bool] = lambda device: True,
     ) -> None:
         """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
 
         `let_go` is called when ComfyUI's executor lets all cached outputs go. `home_of_results` says where results go
         that ComfyUI would leave on a device. `between_prompts` is called with the queue by the thread that executes
-        prompts, before it waits for the next one.
+        prompts, before it waits for the next one. `may_record` says whether Comfy Compiler may record on a device.
         """
         self._home_of_results = home_of_results
         self._let_go = let_go
         self._between_prompts = between_prompts
+        self._may_record = may_record
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
         self._switched = SwitchedModules()
@@ -93,6 +97,9 @@ class CorePatches:
         self._replace("free_memory", _keeping_patchers_alive)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
+        if hasattr(args, "disable_comfy_compiler"):  # from 0.35 on
+            prefetch = importlib.import_module("comfy.model_prefetch")
+            self._replace("malloc_graph_enabled", self._recording_none_of_ours, prefetch)
         execution = importlib.import_module("execution")
         self._replace("reset", self._letting_go, getattr(execution, "PromptExecutor", None))
         self._replace("get", self._between_two_prompts, getattr(execution, "PromptQueue", None))
@@ -144,6 +151,19 @@ class CorePatches:
             return original(queue, *args, **kwargs)
 
         return get
+
+    def _recording_none_of_ours(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Comfy Compiler records no model that we split or moved to another device.
+
+        It records every allocation of a forward, and expects the same ones each time, on one device. A split model
+        allocates on several and at other moments, which ends the process in native code. ComfyUI asks this function
+        before it records; a CUDA graph is only ever captured inside a recording.
+        """
+
+        def malloc_graph_enabled(device: torch.device, *args: Any, **kwargs: Any) -> bool:
+            return self._may_record(device) and bool(original(device, *args, **kwargs))
+
+        return malloc_graph_enabled
 
     def _emptying_all_caches(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def soft_empty_cache(*args: Any, **kwargs: Any) -> Any:

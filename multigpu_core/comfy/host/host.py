@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import comfy.model_management as mm
 
-from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, Formats
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats
 from multigpu.multigpu_core.comfy.host.pinned_budget import ComfyUIPins
 from multigpu.multigpu_core.devices import (
     DeviceInfo,

@@ -177,8 +177,10 @@ def _expert_input(part: DevicePart) -> InputSpec:
     )
 
 
-def _switch(name: str, default: bool, tooltip: str) -> InputSpec:
-    return InputSpec(name, "optional", ("BOOLEAN", {"default": default, "tooltip": tooltip}))
+def _switch(name: str, default: bool, tooltip: str, *, is_advanced: bool = False) -> InputSpec:
+    """An `is_advanced` one is folded away by the front end until it is asked for."""
+    options = {"default": default, "tooltip": tooltip, **({"advanced": True} if is_advanced else {})}
+    return InputSpec(name, "optional", ("BOOLEAN", options))
 
 
 OTHER_CARDS = "Store them on the other GPUs, one after the other, and on the cpu last. Off: on the cpu only."
@@ -187,6 +189,7 @@ OPTIONS = {
         "eject_models",
         False,
         "Unload other models from the compute device before this one is loaded. Models with keep_loaded stay.",
+        is_advanced=True,
     ),
     "keep_loaded": _switch(
         "keep_loaded",
@@ -199,6 +202,7 @@ OPTIONS = {
         True,
         "Apply LoRAs on the compute device, as for a model that is not split: the same image. Off: on the device that "
         "stores the weight.",
+        is_advanced=True,
     ),
 }
 

@@ -81,6 +81,13 @@ class LoadContext:
         is_ours = current_scope() is not None or self.models.computes_on(device)
         return self.host.registry.torch_device(self.host.default_device()) if is_ours else device
 
+    def may_record(self, device: torch.device) -> bool:
+        """Whether Comfy Compiler may record on `device`: no split model is loaded, none of ours was moved there."""
+        if next(self.models.residencies(), None) is not None:
+            return False
+        home = self.host.registry.torch_device(self.host.default_device())
+        return device == home or not self.models.computes_on(device)
+
 
 @dataclass(frozen=True)
 class Target:

@@ -102,7 +102,7 @@ class NodeRegistration:
         for variant in loader.variants:
             node = make_variant(wrapped, variant, self._context, loader.pack)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
-            self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
+            self._add(plugin, variant.node_id, f"{variant.title_suffix}: {title}", node)
         self._found.append((plugin, loader))
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
