@@ -164,7 +164,7 @@ class SelfLoadingNodes:
         node.RELATIVE_PYTHON_MODULE = _our_origin()  # type: ignore[attr-defined]
         self._followers.follow(wrapped)
         served_nodes()[variant_id] = node
-        titles()[variant_id] = f"{titles().get(node_id, node_id)} ({SUFFIX})"
+        titles()[variant_id] = f"{SUFFIX}: {titles().get(node_id, node_id)}"
         log.info("variant_made", message=f"Made {variant_id}: {node_id} with a choice of device", node_id=variant_id)
 
 
