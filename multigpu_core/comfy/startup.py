@@ -15,6 +15,8 @@ import structlog
 
 import multigpu
 from multigpu import hookspecs
+from multigpu.multigpu_core.comfy.any_node.creation import SelfLoadingNodes
+from multigpu.multigpu_core.comfy.any_node.in_comfyui import before_validation
 from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
 from multigpu.multigpu_core.comfy.host.compatibility import Feature, folder_paths, missing_features
 from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
@@ -29,6 +31,7 @@ from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Packs
 from multigpu.multigpu_core.comfy.packs.target_packs import loadable_packs
+from multigpu.multigpu_core.comfy.page.device_choice import add_device_route
 from multigpu.multigpu_core.comfy.page.routes import add_routes
 from multigpu.multigpu_core.plugins import (
     Candidate,
@@ -44,6 +47,7 @@ from multigpu.multigpu_core.plugins import (
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
 from multigpu.multigpu_core.plugins.extensions import device_backends, file_formats
 from multigpu.multigpu_core.plugins.strategies_of_plugins import strategies
+from multigpu.multigpu_core.settings.configuration import Configuration
 
 log = structlog.get_logger("multigpu")
 
@@ -60,6 +64,8 @@ class Framework:
     patches: CorePatches
     registration: NodeRegistration
     worker: PromptWorker
+    any_node: SelfLoadingNodes
+    configuration: Configuration
 
     @property
     def NODE_CLASS_MAPPINGS(self) -> dict[str, type]:  # noqa: N802  # ComfyUI's name
@@ -68,6 +74,11 @@ class Framework:
     @property
     def NODE_DISPLAY_NAME_MAPPINGS(self) -> dict[str, str]:  # noqa: N802  # ComfyUI's name
         return self.registration.titles
+
+    def make_configured_nodes(self) -> None:
+        """Make the variants that plugins.toml asks for, once all packs are loaded."""
+        reasons = self.any_node.make_configured(self.configuration.devices_of_nodes)
+        self.plugins.problems += self.configuration.node_problems(reasons)
 
     def report(self) -> None:
         """Log what every plugin came to, and what is wrong in the configuration."""
@@ -87,6 +98,7 @@ class Framework:
         """Take every patch out of ComfyUI and its packs again, and tell the plugins."""
         self.patches.restore()
         self.worker.unwatch()
+        self.any_node.restore()
         self.context.packs.restore()
         atexit.unregister(self.plugins.shut_down)
         self.plugins.shut_down()
@@ -117,20 +129,32 @@ def start() -> Framework:
     context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing)
     worker = PromptWorker(getattr(prompt_server(), "prompt_queue", None))
     worker.watch()
+    any_node = SelfLoadingNodes(context, configuration.redirected_packs)
+
+    def release() -> None:
+        models.retained.release_all()
+        any_node.release()
+
     patches = CorePatches(
         models.unload_all if Feature.KEEPING not in missing else lambda core_unload_all: core_unload_all(),
         lambda: _empty_caches(context),
-        models.retained.release_all,
+        release,
         context.home_of_results,
         worker.take_turn,
         context.may_record,
     )
     patches.install()
-    framework = Framework(plugins, context, patches, NodeRegistration(plugins, context), worker)
+    framework = Framework(
+        plugins, context, patches, NodeRegistration(plugins, context), worker, any_node, configuration
+    )
     framework.registration.register()
-    add_routes(context, plugins, worker)
+    add_routes(context, plugins, worker, any_node.kept)
+    add_device_route(any_node, missing)
+    if Feature.ANY_NODE not in context.missing:
+        before_validation(any_node.make_named)
     atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
+        framework.make_configured_nodes()
         framework.report()
     return framework
 
@@ -161,6 +185,7 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
     async def finish(app: Any) -> None:
         try:
             framework.registration.register_late()
+            framework.make_configured_nodes()
             framework.report()
         except Exception:  # what is raised here would end ComfyUI
             log.exception("late_nodes_failed", message="Nodes for packs that were loaded after MultiGPU are missing")

@@ -26,6 +26,7 @@ class Feature(Enum):
     EXTENSION = "this extension"
     SPLITTING = "splitting models"
     AUXILIARY_MODELS = "ControlNets and model patches on another device than their model"
+    ANY_NODE = "a device for nodes that load their own model"
     KEEPING = "keep_loaded"
     IDLE_WORK = "unloading from the panel, and unloading kept models that are unused"
     DEVICE_CHOICE = "loading every model directly on its chosen device (some may pass through ComfyUI's own)"
@@ -162,9 +163,14 @@ NAMES: tuple[ComfyUIName, ...] = (
         is_replaced=True,
         only_with="comfy.cli_args:args.disable_comfy_compiler",
     ),
+    # Nodes that load their own model.
+    _memory("intermediate_device", F.ANY_NODE),
+    _memory("load_models_gpu", F.ANY_NODE),
+    ComfyUIName("comfy.samplers", "CFGGuider.sample", (F.ANY_NODE,)),
+    ComfyUIName("server", "PromptServer.add_on_prompt_handler", (F.ANY_NODE,), ("handler",)),
     # Nodes and packs.
-    ComfyUIName("nodes", "NODE_DISPLAY_NAME_MAPPINGS", (F.TITLES,)),
-    ComfyUIName("nodes", "LOADED_MODULE_DIRS", (F.PACK_STATES,)),
+    ComfyUIName("nodes", "NODE_DISPLAY_NAME_MAPPINGS", (F.TITLES, F.ANY_NODE)),
+    ComfyUIName("nodes", "LOADED_MODULE_DIRS", (F.PACK_STATES, F.ANY_NODE)),
     ComfyUIName("comfy_api.internal", "first_real_override", (F.V3_LOADERS,), ("cls", "name")),
     ComfyUIName("comfy_api.latest", "io.Hidden", (F.V3_LOADERS,)),
     _memory("unet_offload_device", F.PACK_DEVICES),
@@ -175,7 +181,7 @@ NAMES: tuple[ComfyUIName, ...] = (
     ComfyUIName("folder_paths", "get_full_path", (F.KEEPING, F.PREVIEW, F.DAMAGED_FILES), ("folder_name", "filename")),
     ComfyUIName("folder_paths", "get_filename_list", (F.PREVIEW, F.DAMAGED_FILES), ("folder_name",)),
     # The server and what it executes.
-    ComfyUIName("server", "PromptServer", (F.PANEL, F.LATE_NODES, F.IDLE_WORK, F.PROMPT_IDS)),
+    ComfyUIName("server", "PromptServer", (F.PANEL, F.LATE_NODES, F.IDLE_WORK, F.PROMPT_IDS, F.ANY_NODE)),
     ComfyUIName("server", "PromptServer.send_sync", (F.PANEL,), ("event", "data")),
     ComfyUIName("execution", "PromptQueue.get_tasks_remaining", (F.PANEL, F.IDLE_WORK)),
     ComfyUIName("server", "create_origin_only_middleware", (F.PANEL,)),

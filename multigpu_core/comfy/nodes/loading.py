@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
@@ -48,6 +48,7 @@ from .model_files import is_model_file
 
 log = structlog.get_logger("multigpu")
 
+Job = TypeVar("Job", bound="LoadJob")
 CPU = torch.device("cpu")
 KINDS = {"CLIP": "text_encoder", "CLIP_VISION": "text_encoder", "VAE": "vae"}
 """The field of `Devices` for an output, by its type; any other computes on `Devices.compute`."""
@@ -111,8 +112,12 @@ class LoadJob:
 
     @classmethod
     def of(
-        cls, target: Target, inputs: Mapping[str, Any], loader_inputs: Mapping[str, Any], context: LoadContext
-    ) -> LoadJob:
+        cls: type[Job],
+        target: Target,
+        inputs: Mapping[str, Any],
+        loader_inputs: Mapping[str, Any],
+        context: LoadContext,
+    ) -> Job:
         """Read a variant's inputs.
 
         Raises:
@@ -185,9 +190,12 @@ class LoadJob:
         """
         if instances is None or is_v3(self.target.node):
             return call_loader(self.target.node, self.loader_inputs)
+        return call_loader(self.target.node, self.loader_inputs, self.instance(instances))
+
+    def instance(self, instances: LoaderInstances) -> Any:
+        """The one of `instances` that is for this job."""
         devices = (*(request.compute_device for request in self.requests), self.offload)
-        instance = instances.of(self.target.node, devices, (self.requests, self.high_precision_loras))
-        return call_loader(self.target.node, self.loader_inputs, instance)
+        return instances.of(self.target.node, devices, (self.requests, self.high_precision_loras))
 
     def finish(self, result: Any) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""

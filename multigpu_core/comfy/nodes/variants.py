@@ -104,13 +104,18 @@ class VariantNode:
         return [extra_input(e, cls.CONTEXT.host) for e in cls.VARIANT.extra_inputs if takes(cls.WRAPPED, e.name)]
 
     def _job(self, inputs: dict[str, Any]) -> LoadJob:
-        return LoadJob.of(
-            Target(self.VARIANT, self.WRAPPED, self.PACK), inputs, self.their_inputs(inputs), self.CONTEXT
-        )
+        return LoadJob.of(self._target(), inputs, self.their_inputs(inputs), self.CONTEXT)
+
+    def _target(self) -> Target:
+        return Target(self.VARIANT, self.WRAPPED, self.PACK)
 
 
 def make_variant(
-    wrapped: LoaderClass, variant: NodeVariant, context: LoadContext, pack: PackDevices | None = None
+    wrapped: LoaderClass,
+    variant: NodeVariant,
+    context: LoadContext,
+    pack: PackDevices | None = None,
+    base: type[VariantNode] = VariantNode,
 ) -> type[VariantNode]:
     """The node class of one variant of a class, V1 or V3, whose pack has the ways that `pack` says."""
     attributes: dict[str, Any] = {
@@ -127,7 +132,7 @@ def make_variant(
     for name in ("OUTPUT_NODE", "DEPRECATED", "EXPERIMENTAL"):
         if (value := getattr(wrapped, name, None)) is not None:
             attributes[name] = value
-    node: type[VariantNode] = type(variant.node_id, (VariantNode,), attributes)
+    node: type[VariantNode] = type(variant.node_id, (base,), attributes)
     devices = [added.name for added in (*node._ours(), *node._extra()) if added.is_device]
     node.VALIDATE_INPUTS = checking_devices(  # type: ignore[attr-defined]
         own_validation(wrapped), devices, context.host.registry, node.their_inputs

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from multigpu.multigpu_core.comfy.any_node.kept.kept_models import KeptModel
 from multigpu.multigpu_core.comfy.host.comfyui_names import WAY_OUT
 from multigpu.multigpu_core.comfy.host.compatibility import Feature
 from multigpu.multigpu_core.comfy.host.host import prompt_server
@@ -42,7 +44,7 @@ class KeepRequest(ModelKey):
     keep_loaded: bool
 
 
-def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker) -> None:
+def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker, kept: Iterable[KeptModel]) -> None:
     """Add our routes under `/multigpu` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing.
 
     Nor is anything added to a ComfyUI in which requests cannot be served safely (`Feature.PANEL`).
@@ -68,7 +70,7 @@ def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorke
 
     @routes.get("/multigpu/state")  # type: ignore[untyped-decorator]
     async def state(request: web.Request) -> web.Response:
-        return answer(panel_state(context, worker))
+        return answer(panel_state(context, worker, kept))
 
     @routes.post("/multigpu/plan")  # type: ignore[untyped-decorator]
     async def plan(request: web.Request) -> web.Response:

@@ -72,6 +72,8 @@ class Reached(ast.NodeVisitor):
         texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
         if called == "flag":
             self.names |= {f"comfy.cli_args.args.{text}" for text in texts}
+        if called == "declared":
+            self.names |= set(texts)
         if called in ("import_module", "__import__"):
             self.imported |= set(texts)
         if called in ("getattr", "hasattr") and texts and (owner := self._dotted(node.args[0])) is not None:
