@@ -138,9 +138,9 @@ def test_where_auxiliary_models_cannot_be_served_models_still_load_and_sample(
 
 
 def test_where_no_node_can_be_given_a_device_those_that_have_one_are_used_still(
-    comfyui: ComfyUI, compatibility: Any, monkeypatch: pytest.MonkeyPatch
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(comfyui.framework.context), "missing", {compatibility.Feature.ANY_NODE: "it is gone"})
+    monkeypatch.setitem(vars(comfyui.framework.context), "missing", {Feature.ANY_NODE: "it is gone"})
     with pytest.raises(ValueError, match="SaveImage cannot be given a device: this ComfyUI has changed: it is gone"):
         comfyui.framework.any_node.choice_for("SaveImage")
     assert comfyui.framework.any_node.choice_for("UNETLoader").node_id == "UNETLoaderMultiGPU"
