@@ -197,12 +197,12 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
 
 async def _watching(queue: Any, context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
     """Watch the host's memory and the retained outputs for as long as the server runs."""
-    settings = context.host.memory
-    watches: list[HostMemoryWatch | RetentionWatch | None] = [
-        watch_of(queue, context.host.registry, settings, context.models.retained.spare_once)
-    ]
+    settings, retained = context.host.memory, context.models.retained
+    watches: list[HostMemoryWatch | RetentionWatch | None] = []
+    if Feature.HOST_MEMORY not in context.missing:
+        watches.append(watch_of(queue, context.host.registry, settings, retained.spare_once))
     if Feature.IDLE_WORK not in context.missing:
-        watches.append(RetentionWatch(context.models.retained, queue, worker, settings.kept_idle_minutes))
+        watches.append(RetentionWatch(retained, queue, worker, settings.kept_idle_minutes))
     tasks = [asyncio.create_task(_keep_looking(watch)) for watch in watches if watch is not None]
     yield
     for task in tasks:

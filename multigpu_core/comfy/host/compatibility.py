@@ -29,6 +29,7 @@ class Feature(Enum):
     ANY_NODE = "a device for nodes that load their own model"
     KEEPING = "keep_loaded"
     IDLE_WORK = "unloading from the panel, and unloading kept models that are unused"
+    HOST_MEMORY = "clearing cached outputs when system memory runs low"
     DEVICE_CHOICE = "loading every model directly on its chosen device (some may pass through ComfyUI's own)"
     UNLOADING_WITH_GARBAGE = "keeping ComfyUI's prompt worker alive when it unloads an unused model"
     COMPILER = "keeping Comfy Compiler away from split models (start ComfyUI with --disable-comfy-compiler)"
@@ -181,9 +182,13 @@ NAMES: tuple[ComfyUIName, ...] = (
     ComfyUIName("folder_paths", "get_full_path", (F.KEEPING, F.PREVIEW, F.DAMAGED_FILES), ("folder_name", "filename")),
     ComfyUIName("folder_paths", "get_filename_list", (F.PREVIEW, F.DAMAGED_FILES), ("folder_name",)),
     # The server and what it executes.
-    ComfyUIName("server", "PromptServer", (F.PANEL, F.LATE_NODES, F.IDLE_WORK, F.PROMPT_IDS, F.ANY_NODE)),
+    ComfyUIName(
+        "server", "PromptServer", (F.PANEL, F.LATE_NODES, F.IDLE_WORK, F.HOST_MEMORY, F.PROMPT_IDS, F.ANY_NODE)
+    ),
     ComfyUIName("server", "PromptServer.send_sync", (F.PANEL,), ("event", "data")),
-    ComfyUIName("execution", "PromptQueue.get_tasks_remaining", (F.PANEL, F.IDLE_WORK)),
+    ComfyUIName("execution", "PromptQueue.get_tasks_remaining", (F.PANEL, F.IDLE_WORK, F.HOST_MEMORY)),
+    ComfyUIName("execution", "PromptQueue.get_flags", (F.HOST_MEMORY,), ("reset",)),
+    ComfyUIName("execution", "PromptQueue.set_flag", (F.HOST_MEMORY,)),
     ComfyUIName("server", "create_origin_only_middleware", (F.PANEL,)),
     ComfyUIName("comfy_execution.utils", "get_executing_context", (F.KEEPING, F.NODE_IDS)),
     # Flags, and what they decide.

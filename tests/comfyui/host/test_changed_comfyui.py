@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import reduce
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from multigpu import hookimpl, hookspecs
+from multigpu.hookspecs import PackDevices, WrappedLoader, split_and_device
 from multigpu.multigpu_core.comfy.host.comfyui_names import ComfyUIName
-from multigpu.multigpu_core.comfy.host.compatibility import NAMES, Feature, UnsupportedComfyUIError, missing_features
+from multigpu.multigpu_core.comfy.host.compatibility import (
+    NAMES,
+    Feature,
+    UnsupportedComfyUIError,
+    declared,
+    missing_features,
+)
+from multigpu.multigpu_core.plugins import PluginManager
 
 from ..support.in_process import ComfyUI
 from ..support.outputs import sampled
@@ -26,6 +41,10 @@ VARIANTS = {
 }
 FIRST_OF_ITS_FEATURES = {each.features: each for each in reversed(NAMES) if "." not in each.name}.values()
 """One name for each set of features, of those that are hidden from us alone: a sampling takes a second."""
+CLASSES = (
+    "comfy.model_patcher.ModelPatcher", "comfy.model_management.LoadedModel", "comfy.controlnet.ControlNet",
+    "execution.PromptQueue", "execution.PromptExecutor", "server.PromptServer",
+)  # fmt: skip
 FREE = ("DeviceSelectorMultiGPU",)
 """Nodes of ours that wrap nothing."""
 FLUX = {"unet_name": "flux.safetensors", "weight_dtype": "default"}
@@ -114,6 +133,141 @@ def test_whatever_takes_other_arguments_is_named_with_them(comfyui: ComfyUI) -> 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(reduce(getattr, path, importlib.import_module(name.module)), last, changed)
             assert name.fault == f"{name} takes no {', '.join(name.parameters)}"
+
+
+def test_every_method_of_comfyui_s_objects_that_we_use_is_listed(comfyui: ComfyUI, repository: Path) -> None:
+    files = (repository / "multigpu_core" / "comfy").rglob("*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and not node.attr.startswith("__")}
+    of_other_objects = {"execute", "send", "lowvram_patch_counter"}  # a V3 node's, a coroutine's, a model's
+    listed = {name.name.rpartition(".")[2] for name in NAMES}
+    for name in CLASSES:
+        module, _, class_name = name.rpartition(".")
+        in_class = dir(getattr(importlib.import_module(module), class_name))
+        assert sorted(used & set(in_class) - listed - of_other_objects) == [], f"of {name}"
+
+
+@pytest.fixture
+def page(comfyui: ComfyUI, few_nodes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A server, as much of it as start-up needs: routes, an application, and a queue in which a prompt runs."""
+    queue = importlib.import_module("execution").PromptQueue(SimpleNamespace(queue_updated=lambda: None))
+    queue.currently_running[0] = (0, "prompt", {})
+    running = SimpleNamespace(routes=web.RouteTableDef(), app=web.Application(), prompt_queue=queue)
+    monkeypatch.setattr(importlib.import_module("server").PromptServer, "instance", running, raising=False)
+    return running
+
+
+def _posted(page: SimpleNamespace, route: str, body: dict[str, Any]) -> tuple[int, str]:
+    async def post() -> tuple[int, str]:
+        app = web.Application()
+        app.add_routes(page.routes)
+        async with TestClient(TestServer(app)) as client:
+            answer = await client.post(route, json=body)
+            return answer.status, await answer.text()
+
+    return asyncio.run(post())
+
+
+KEY = {"key": 1}
+PLAN = {"files": [{"input": "unet_name", "name": "flux.safetensors"}], "compute_device": "npu:0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "body", "otherwise", "status"),
+    [
+        ("comfy_execution.utils.get_executing_context", "keep", {**KEY, "keep_loaded": True}, 404, 501),
+        ("execution.PromptQueue.get", "unload", KEY, 409, 501),
+        ("folder_paths.get_filename_list", "plan", PLAN, 200, 200),
+        ("server.create_origin_only_middleware", "plan", PLAN, 200, 404),
+    ],
+)
+def test_a_route_whose_feature_is_off_says_so_and_the_others_are_served(
+    page: SimpleNamespace, name: str, route: str, body: dict[str, Any], otherwise: int, status: int
+) -> None:
+    with _started():
+        assert _posted(page, f"/multigpu/{route}", body)[0] == otherwise
+    page.routes = web.RouteTableDef()
+    with _hidden(declared(name)), _started():
+        got, text = _posted(page, f"/multigpu/{route}", body)
+        has_panel = _posted(page, "/multigpu/keep", {})[0] == 400
+    assert got == status
+    assert has_panel == (status != 404) and (status == 404 or name in text)
+
+
+@pytest.mark.parametrize(
+    ("name", "watches"),
+    [
+        ("comfy.cli_args.enables_dynamic_vram", {"HostMemoryWatch", "RetentionWatch"}),
+        ("execution.PromptQueue.get", {"HostMemoryWatch"}),
+        ("execution.PromptQueue.get_flags", {"RetentionWatch"}),
+    ],
+)
+def test_what_cannot_be_done_is_not_watched_for(
+    page: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str, watches: set[str]
+) -> None:
+    watched: list[object] = []
+
+    async def note(watch: object) -> None:
+        watched.append(watch)
+
+    async def run() -> None:
+        async with TestServer(page.app):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(importlib.import_module("multigpu.multigpu_core.comfy.startup"), "_keep_looking", note)
+    with _hidden(declared(name)), _started():
+        asyncio.run(run())
+    assert {type(watch).__name__ for watch in watched} == watches
+
+
+def test_comfyui_frees_all_models_itself_where_it_does_not_say_what_is_out_of_memory(
+    comfyui: ComfyUI, few_nodes: dict[str, type]
+) -> None:
+    mm, patches = importlib.import_module("comfy.model_management"), comfyui.framework.patches
+    with ExitStack() as stack:
+        patches.restore()
+        stack.callback(patches.install)
+        stack.enter_context(_hidden(declared("comfy.model_management.is_oom")))
+        framework = stack.enter_context(_started())
+        few_nodes.update(framework.NODE_CLASS_MAPPINGS)
+        (model,) = comfyui.run("UNETLoaderMultiGPU", **FLUX, device="npu:1")
+        mm.load_models_gpu([model])
+        sys.modules["comfy.model_management"].unload_all_models()
+        assert mm.current_loaded_models == []
+
+
+def test_verify_says_what_has_changed(comfyui: ComfyUI, few_nodes: dict[str, type], tmp_path: Path) -> None:
+    jobs = importlib.import_module("multigpu.multigpu_core.comfy.trials.jobs")
+    with _hidden(declared("comfy.sample.sample")), _started() as framework:
+        answer = jobs.verify(framework, {"file": str(tmp_path / "flux.safetensors"), "trial": {}})
+    assert "comfy.sample.sample is gone" in answer["error"] and "docs/compatibility.md" in answer["error"]
+
+
+def test_a_loader_s_own_error_is_raised_where_its_files_cannot_be_found(
+    comfyui: ComfyUI, few_nodes: dict[str, type]
+) -> None:
+    with _hidden(declared("folder_paths.get_filename_list")), _started() as framework:
+        few_nodes.update(framework.NODE_CLASS_MAPPINGS)
+        with pytest.raises(FileNotFoundError):
+            comfyui.run("UNETLoaderMultiGPU", unet_name="none.safetensors", weight_dtype="default", device="npu:1")
+
+
+def test_nodes_of_packs_with_an_offload_global_are_left_out_where_nobody_says_its_device(
+    comfyui: ComfyUI, few_nodes: dict[str, type]
+) -> None:
+    class Plugin:
+        @hookimpl
+        def multigpu_wrap_loader(self) -> Iterator[WrappedLoader]:
+            yield WrappedLoader(V1, split_and_device("One"), PackDevices(("MODEL",), offload_globals=("home",)))
+            yield WrappedLoader(V1, split_and_device("Other"), PackDevices(("MODEL",)))
+
+    registration = importlib.import_module("multigpu.multigpu_core.comfy.nodes.registration")
+    plugins = PluginManager(hookspecs)
+    plugins.register(Plugin(), "plugin")
+    context = replace(comfyui.framework.context, missing={Feature.PACK_DEVICES: "it is gone"})
+    found = registration.NodeRegistration(plugins, context)
+    found.register()
+    assert found.classes.keys() == {"OtherMultiGPU", "OtherDisTorch2MultiGPU"}
 
 
 def test_where_models_cannot_be_split_the_split_node_says_why_and_all_else_works(
