@@ -34,7 +34,7 @@ def plan(
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
     strategy: Annotated[str, typer.Option(help="How blocks are chosen.")] = Strategy.INTERLEAVE.name,
-    fit: Annotated[list[str] | None, typer.Option(help="Free memory to plan with, as cuda:0=10gb; repeatable.")] = None,
+    fit: Annotated[list[str] | None, typer.Option(help="Memory to leave free, as cuda:0=2gb; repeatable.")] = None,
     machine: Annotated[
         list[str] | None, typer.Option(help="Plan for other devices, as cuda:0=24gb; repeatable.")
     ] = None,
@@ -129,6 +129,8 @@ class _Outcome:
     plan: AllocationPlan | None
     prediction: StepPrediction | None
     why_not: str = ""
+    reserved_bytes: int = 0
+    """Of the compute device, left for inference."""
 
     @classmethod
     def of(
@@ -139,8 +141,12 @@ class _Outcome:
         inventory: Inventory,
         request: AllocationRequest,
     ) -> _Outcome:
-        from multigpu.multigpu_core.allocation import PlanError, predict_step
+        from multigpu.multigpu_core.allocation import AllocationMode, PlanError, predict_step
+        from multigpu.multigpu_core.allocation.inference_reserve import inference_reserve
 
+        compute = next(info for info in machine.devices if info.name == request.compute_device)
+        if request.mode is AllocationMode.AUTO and compute.name != "cpu":
+            reserve = {compute.name: inference_reserve(compute.total_bytes), **reserve}
         try:
             found = plugins.plan_allocation(
                 inventory=inventory,
@@ -152,7 +158,8 @@ class _Outcome:
             )
         except PlanError as error:
             return cls(request, None, None, str(error))
-        return cls(request, found, predict_step(found, machine.profile))
+        reserved = reserve.get(compute.name, 0)
+        return cls(request, found, predict_step(found, machine.profile), reserved_bytes=reserved)
 
     @property
     def string(self) -> str:
@@ -160,17 +167,22 @@ class _Outcome:
 
     def text(self) -> str:
         from multigpu.multigpu_core.allocation import plan_table
+        from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 
         if self.plan is None:
             return f"Does not fit: {self.why_not}"
-        return "\n".join([plan_table(self.plan, self.prediction), *self.plan.warnings])
+        lines = [plan_table(self.plan, self.prediction)]
+        if self.reserved_bytes:
+            device, size = self.request.compute_device, readable_bytes(self.reserved_bytes)
+            lines.append(f"  {size} of {device} left for inference; --fit {device}=SIZE leaves another amount")
+        return "\n".join([*lines, *self.plan.warnings])
 
     def report(self) -> dict[str, Any]:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
         if self.plan is None or self.prediction is None:
             return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
-        return plan_report(self.plan, self.prediction)
+        return {**plan_report(self.plan, self.prediction), "reserved_bytes": self.reserved_bytes}
 
 
 def _comparison(outcomes: list[_Outcome]) -> Table:
