@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, own_comfyui
 from multigpu.multigpu_core.cli.plugins import plugins_of
 from multigpu.multigpu_core.plugins import is_rival, pack_folders, packs_in, plain_name, version_of_pack
+from multigpu.multigpu_core.plugins.extensions import file_formats
 from multigpu.multigpu_core.provisioning.release import is_comfyui
 
 from .nvidia_smi import nvidia_cards
@@ -21,9 +23,11 @@ from .running_server import running_server
 from .snapshot import InsideComfyUI, PackHere, Snapshot
 from .tested_versions import PACKS
 
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation.inventory.of_file import Formats
+
 IMPORT_SECONDS = 600.0
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
-MODEL_FILES = (".safetensors", ".gguf", ".sft", ".ckpt", ".pt", ".pth")
 _VERSION = re.compile(r"__version__\s*=\s*[\"']([^\"']+)")
 _AIMDO = re.compile(r"^comfy-aimdo\s*==\s*(\S+)", re.MULTILINE)
 
@@ -45,6 +49,7 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
     folder = comfyui or own_comfyui()
     custom_nodes = [folder / "custom_nodes"] if folder is not None else []
     plugins = plugins_of(custom_nodes, folder / "user" if folder is not None else None)
+    formats = file_formats(plugins)
     inside, why_not = _inside(folder)
     return Snapshot(
         python=_two_numbers(inside.python) if inside else (sys.version_info.major, sys.version_info.minor),
@@ -62,7 +67,7 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
         rivals=tuple(pack.name for pack in packs_in(custom_nodes) if is_rival(pack)),
         settings_problems=tuple(map(str, plugins.problems)),
         failed_plugins=tuple((r.name, r.why_not) for r in plugins.records.values() if r.enabled and r.why_not),
-        largest_model=max(_models(folder), key=lambda model: model[1], default=None) if folder is not None else None,
+        largest_model=_largest_model(folder, formats),
         devices=survey.devices,
         device_problems=tuple(f"{problem.subject}: {problem.error}" for problem in survey.problems),
         blind_pairs=tuple((a, b) for a in cards for b in cards if a != b and not registry.has_peer_access(a, b)),
@@ -105,13 +110,20 @@ def _commit(pack: Path) -> str:
         return ""
 
 
-def _models(comfyui: Path) -> Iterator[tuple[str, int]]:
+def _largest_model(comfyui: Path | None, formats: Formats) -> tuple[str, int] | None:
+    models = _models(comfyui, formats) if comfyui is not None else iter(())
+    return max(models, key=lambda model: model[1], default=None)
+
+
+def _models(comfyui: Path, formats: Formats) -> Iterator[tuple[str, int]]:
     """Model files by name and size."""
+    from multigpu.multigpu_core.allocation.inventory.of_file import is_model_file
+
     for kind in MODEL_FOLDERS:
         for folder, _, names in os.walk(comfyui / "models" / kind, followlinks=True):
             for name in names:
                 path = Path(folder, name)
-                if path.suffix.lower() in MODEL_FILES and path.is_file():
+                if is_model_file(name, formats) and path.is_file():
                     yield name, path.stat().st_size
 
 
