@@ -1,6 +1,6 @@
 """Streaming on a real card: one random-weight Flux-shaped model, resident, split by us, and split in one piece.
 
-python benchmarks/gpu.py [--device cuda:0] [--fp8] [--minutes N] [--tiny] [--json] [--keep FILE]
+python benchmarks/gpu.py [--device cuda:0] [--fp8] [--fractions 0 0.5 1] [--minutes N] [--tiny] [--json] [--keep FILE]
 
 Controls first, in the same run: T, the resident model's step, and B, the link's pinned bytes a second. Then, over
 the limit max(T, V/B), our step for each offloaded share; with everything offloaded the steps of those peers that are
@@ -42,7 +42,6 @@ from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 
 FULL = Sizes(width=3072, tokens=4608, text_tokens=512, dtype=torch.bfloat16)
 TINY = Sizes(width=64, tokens=32, text_tokens=8, dtype=torch.float32)
-FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WARM_UPS = 3
 STEPS = 20
 PEERS_STEPS = 5
@@ -135,7 +134,7 @@ class Ours:
         return output
 
 
-def measure(bench: Bench, time_limit: TimeLimit) -> Iterator[Record]:
+def measure(bench: Bench, fractions: Sequence[float], time_limit: TimeLimit) -> Iterator[Record]:
     x = shaped_input(bench.sizes).to(bench.torch_device)
     with torch.inference_mode():
         resident = bench.model().to(bench.torch_device)
@@ -152,11 +151,11 @@ def measure(bench: Bench, time_limit: TimeLimit) -> Iterator[Record]:
         controls = Controls(
             x, expected, seconds, HardwareProfile({("cpu", bench.device): LinkSpeed(link, link)}, {bench.device: rate})
         )
-        yield from _arms(bench, controls, Strategy.INTERLEAVE, FRACTIONS, time_limit)
+        yield from _arms(bench, controls, Strategy.INTERLEAVE, fractions, time_limit)
         for name, prepare in peers():
             if not time_limit.is_over(name):
                 yield from _peer(bench, controls, name, prepare)
-        yield from _arms(bench, controls, Strategy.CONTIGUOUS, FRACTIONS[1:], time_limit)
+        yield from _arms(bench, controls, Strategy.CONTIGUOUS, [each for each in fractions if each], time_limit)
 
 
 @dataclass(frozen=True)
@@ -228,6 +227,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--fp8", action="store_true", help="weights of eight bits, which are cast when they compute")
+    parser.add_argument(
+        "--fractions", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], help="shares in host memory"
+    )
     parser.add_argument("--minutes", type=float, help="begin nothing more after so many minutes")
     parser.add_argument("--tiny", action="store_true", help="a small model and few steps: to see that it runs")
     parser.add_argument("--simulate", action="store_true", help="on a simulated accelerator, npu:0")
@@ -245,5 +247,5 @@ if __name__ == "__main__":
         sizes, steps = (TINY, 2) if options.tiny else (FULL, STEPS)
         if options.fp8:
             sizes = replace(sizes, dtype=torch.float8_e4m3fn)
-        records = list(measure(Bench(default_registry(), device, sizes, steps), time_limit))
+        records = list(measure(Bench(default_registry(), device, sizes, steps), options.fractions, time_limit))
     report("Streaming on a card", records, options.json, options.keep)

@@ -6,28 +6,24 @@ Every replacement asks first whether one of our nodes is at work (`current_scope
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import comfy.model_management as mm
-import structlog
 import torch
-from comfy.cli_args import args
 
+from .comfyui_names import MissingNameError
+from .compatibility import REPLACED, flag
+from .compatibility import model_management as mm
 from .dynamic_vram import SwitchedModules
 from .scope import Devices, current_scope, device_scope
-
-log = structlog.get_logger("multigpu")
 
 ScopeAnswer = Callable[[Devices], "torch.device | None"]
 
 
 def _home_of(device: torch.device) -> torch.device | None:
     """With --gpu-only a model waits where it computes, and not where its checkpoint's diffusion model does."""
-    return device if args.gpu_only else None
+    return device if flag("gpu_only") else None
 
 
 # Function of comfy.model_management -> what a device scope answers for it; None leaves the answer to ComfyUI.
@@ -42,20 +38,6 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
     "text_encoder_initial_device": lambda scope: scope.initial,
 }
 
-COSTS = {
-    "intermediate_device": "with --gpu-only models on other GPUs leave their results there",
-    "free_memory": "a model whose last user ends while it is unloaded can stop ComfyUI's prompt worker",
-    "soft_empty_cache": "cached memory on devices other than ComfyUI's own is not freed",
-    "unload_all_models": "models with keep_loaded are unloaded with all others",
-    "reset": "models with keep_loaded stay when ComfyUI frees everything",
-    "get": "the panel cannot unload single models, and what idle nodes keep is not released",
-}
-
-
-def cost_of(name: str) -> str:
-    """What it costs that the function of this name cannot be replaced."""
-    return COSTS.get(name, "models of our nodes may be loaded on ComfyUI's own device")
-
 
 class CorePatches:
     """Installs and restores our replacements in `comfy.model_management`, and in ComfyUI's executor and queue."""
@@ -67,25 +49,25 @@ class CorePatches:
         let_go: Callable[[], None] = lambda: None,
         home_of_results: Callable[[torch.device], torch.device] = lambda device: device,
         between_prompts: Callable[[Any], None] = lambda queue: None,
+        may_record: Callable[[torch.device], bool] = lambda device: True,
     ) -> None:
         """`unload_all_models` is called with ComfyUI's own function; `empty_cache` after ComfyUI emptied its cache.
 
         `let_go` is called when ComfyUI's executor lets all cached outputs go. `home_of_results` says where results go
         that ComfyUI would leave on a device. `between_prompts` is called with the queue by the thread that executes
-        prompts, before it waits for the next one.
+        prompts, before it waits for the next one. `may_record` says whether Comfy Compiler may record on a device.
         """
         self._home_of_results = home_of_results
         self._let_go = let_go
         self._between_prompts = between_prompts
+        self._may_record = may_record
         self._unload_all_models = unload_all_models
         self._empty_cache = empty_cache
         self._switched = SwitchedModules()
         self._originals: dict[tuple[Any, str], Callable[..., Any]] = {}
-        self.refused: list[str] = []
-        """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
 
     def install(self) -> None:
-        """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
+        """Replace what can be replaced; what this ComfyUI lacks or has changed is left alone: start-up has said so."""
         self._switched.install()
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
@@ -93,12 +75,9 @@ class CorePatches:
         self._replace("free_memory", _keeping_patchers_alive)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
-        execution = importlib.import_module("execution")
-        self._replace("reset", self._letting_go, getattr(execution, "PromptExecutor", None))
-        self._replace("get", self._between_two_prompts, getattr(execution, "PromptQueue", None))
-        for name in self.refused:
-            message = f"This ComfyUI lacks the function {name} or changed it: {cost_of(name)}; everything else works."
-            log.warning("core_function_missing", message=message, function=name)
+        self._replace("PromptExecutor.reset", self._letting_go)
+        self._replace("PromptQueue.get", self._between_two_prompts)
+        self._replace("malloc_graph_enabled", self._recording_none_of_ours)
 
     def restore(self) -> None:
         """Put ComfyUI's own functions back."""
@@ -107,12 +86,14 @@ class CorePatches:
             setattr(owner, name, original)
         self._originals.clear()
 
-    def _replace(self, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], owner: Any = mm) -> None:
-        original = getattr(owner, name, None)
-        if not inspect.isfunction(original):
-            self.refused.append(name)
+    def _replace(self, declared: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        try:
+            owner, name = REPLACED[declared].place
+        except MissingNameError:
             return
-        self._originals[owner, name] = original
+        if REPLACED[declared].fault:
+            return
+        original = self._originals[owner, name] = getattr(owner, name)
         replacement = make(original)
         replacement.__name__ = name
         replacement.__wrapped__ = original  # type: ignore[attr-defined]  # inspect shows ComfyUI's signature
@@ -144,6 +125,19 @@ class CorePatches:
             return original(queue, *args, **kwargs)
 
         return get
+
+    def _recording_none_of_ours(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Comfy Compiler records no model that we split or moved to another device.
+
+        It records every allocation of a forward, and expects the same ones each time, on one device. A split model
+        allocates on several and at other moments, which ends the process in native code. ComfyUI asks this function
+        before it records; a CUDA graph is only ever captured inside a recording.
+        """
+
+        def malloc_graph_enabled(device: torch.device, *args: Any, **kwargs: Any) -> bool:
+            return self._may_record(device) and bool(original(device, *args, **kwargs))
+
+        return malloc_graph_enabled
 
     def _emptying_all_caches(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def soft_empty_cache(*args: Any, **kwargs: Any) -> Any:

@@ -1,15 +1,17 @@
-"""Access to the running ComfyUI: its devices, its memory management, its version."""
+"""Access to the running ComfyUI: its devices, its memory management, its server and what that executes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-
-import comfy.model_management as mm
+from typing import Any
 
 from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
 from multigpu.multigpu_core.allocation.inventory.of_file import Formats
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_execution_utils, server
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.pinned_budget import ComfyUIPins
 from multigpu.multigpu_core.devices import (
     DeviceInfo,
@@ -24,6 +26,27 @@ from multigpu.multigpu_core.strategies.built_in import built_in_strategies
 from multigpu.multigpu_core.strategies.strategy import Strategies, Strategy
 
 LIMITLESS = sys.maxsize
+
+
+def prompt_server() -> Any | None:
+    """ComfyUI's server; None without one, as in a script that imports ComfyUI."""
+    return getattr(getattr(server, "PromptServer", None), "instance", None)
+
+
+def executing_prompt() -> str | None:
+    """The id of the prompt that ComfyUI executes, whatever thread asks: it executes one at a time."""
+    queue = getattr(prompt_server(), "prompt_queue", None)
+    running = list(queue.currently_running.values()) if queue is not None else []
+    return str(running[0][1]) if running else None
+
+
+def executing_node() -> str | None:
+    """The id of the node that runs in this context; None where a script calls it, and where ComfyUI does not say."""
+    try:
+        context = comfy_execution_utils.get_executing_context()
+    except MissingNameError:
+        return None
+    return context.node_id if context is not None else None
 
 
 class Host:

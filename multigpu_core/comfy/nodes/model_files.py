@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-
 from multigpu.multigpu_core.allocation import HeaderError, check_header
 from multigpu.multigpu_core.allocation.formats.header_error import DOWNLOAD_AGAIN
 from multigpu.multigpu_core.allocation.inventory.of_file import Formats, is_model_file
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import folder_paths
 
 _FOLDERS_BY_INPUT = {
     "unet": ("diffusion_models", "unet_gguf"),
@@ -80,7 +80,7 @@ def _damage(inputs: Mapping[str, Any], formats: Formats) -> HeaderError | None:
                 _check(model_file(value, input_name), formats)
             except HeaderError as error:
                 return HeaderError(Path(value), error.field, error.reason)
-            except (UnknownFileError, OSError):
+            except (UnknownFileError, OSError, MissingNameError):
                 continue  # the loader's own error says more
     return None
 

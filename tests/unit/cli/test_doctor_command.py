@@ -71,7 +71,7 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ({"torch": (2, 3)}, "problem", "torch 2.3 is too old"),
         ({"rivals": ("MultiGPU of old",)}, "problem", "custom_nodes/MultiGPU of old"),
         ({"comfyui": None}, "note", "in no ComfyUI"),
-        ({"comfyui_version": ""}, "warning", "does not look like a ComfyUI"),
+        ({"comfyui_version": ""}, "problem", "does not look like a ComfyUI"),
         ({"comfyui_version": "0.99.0"}, "note", "0.99.0 has not been tested"),
         ({"settings_problems": ("plugins.toml, line 3: no such key",)}, "warning", "line 3"),
         ({"device_problems": ("cuda:1: broken",)}, "warning", "cuda:1: broken"),
@@ -97,7 +97,6 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
             "problem",
             "Off in this ComfyUI: splitting models (x is gone)",
         ),
-        (_inside(refused={"get_torch_device": "models lie elsewhere"}), "warning", "no function get_torch_device"),
         ({"inside": None, "why_not_inside": "No module named 'torchsde'."}, "warning", "torchsde"),
         ({"packs": (PackHere("ComfyUI-GGUF", "3.0"),)}, "note", "ComfyUI-GGUF 3.0 has not been tested"),
         (
@@ -126,7 +125,7 @@ def test_each_thing_that_is_wrong_is_found_alone_with_what_to_do(
 
 
 def test_the_worst_comes_first() -> None:
-    found = findings(replace(HEALTHY, swap_bytes=0, torch=(2, 3), comfyui_version=""))
+    found = findings(replace(HEALTHY, swap_bytes=0, torch=(2, 3), device_problems=("cuda:1: driver too old",)))
     assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.WARNING, Severity.NOTE]
 
 
