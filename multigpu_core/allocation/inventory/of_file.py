@@ -21,6 +21,7 @@ _ZIP = b"PK\x03\x04"
 """How what torch.save writes begins, as .ckpt, .pt and .pth files."""
 _NO_HEADER = "is a PyTorch checkpoint, which has no header to plan from; use a .safetensors or .gguf file"
 
+_SUFFIXES_WITHOUT_HEADER = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 
 Formats = Sequence[FileFormat]
 
@@ -36,6 +37,12 @@ def inventory_of_file(
     """
     file = Path(path)
     return inventory_of_tensors(select_part(file, _tensors_of(file, formats), part), order_as_known)
+
+
+def is_model_file(name: str | PathLike[str], formats: Formats = BUILT_IN_FORMATS) -> bool:
+    """Whether a file's name ends as one with a model does: of one of `formats`, or as torch.save's."""
+    suffixes = _SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
+    return Path(name).suffix.lower() in suffixes
 
 
 def check_header(path: Path, formats: Formats = BUILT_IN_FORMATS) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, own_comfyui
 from multigpu.multigpu_core.cli.plugins import plugins_of
 from multigpu.multigpu_core.plugins import is_rival, pack_folders, packs_in, plain_name, version_of_pack
+from multigpu.multigpu_core.plugins.extensions import file_formats
 from multigpu.multigpu_core.provisioning.release import is_comfyui
 
 from .nvidia_smi import nvidia_cards
@@ -24,11 +25,11 @@ from .snapshot import InsideComfyUI, PackHere, Snapshot
 from .tested_versions import PACKS
 
 if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation.inventory.of_file import Formats
     from multigpu.multigpu_core.devices import DeviceInfo
 
 IMPORT_SECONDS = 600.0
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
-MODEL_FILES = (".safetensors", ".gguf", ".sft", ".ckpt", ".pt", ".pth")
 _VERSION = re.compile(r"__version__\s*=\s*[\"']([^\"']+)")
 _AIMDO = re.compile(r"^comfy-aimdo\s*==\s*(\S+)", re.MULTILINE)
 
@@ -45,6 +46,8 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
     folder = comfyui or own_comfyui()
     custom_nodes = [folder / "custom_nodes"] if folder is not None else []
     plugins = plugins_of(custom_nodes, folder / "user" if folder is not None else None)
+    # Formats import torch; without it no memory is known to compare a model with.
+    largest = _largest_model(folder, file_formats(plugins)) if folder is not None and accelerators.torch else None
     inside, why_not = _inside(folder)
     return Snapshot(
         python=_two_numbers(inside.python) if inside else (sys.version_info.major, sys.version_info.minor),
@@ -62,7 +65,7 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
         rivals=tuple(pack.name for pack in packs_in(custom_nodes) if is_rival(pack)),
         settings_problems=tuple(map(str, plugins.problems)),
         failed_plugins=tuple((r.name, r.why_not) for r in plugins.records.values() if r.enabled and r.why_not),
-        largest_model=max(_models(folder), key=lambda model: model[1], default=None) if folder is not None else None,
+        largest_model=largest,
         devices=accelerators.devices,
         device_problems=accelerators.problems,
         blind_pairs=accelerators.blind_pairs,
@@ -135,13 +138,19 @@ def _commit(pack: Path) -> str:
         return ""
 
 
-def _models(comfyui: Path) -> Iterator[tuple[str, int]]:
+def _largest_model(comfyui: Path, formats: Formats) -> tuple[str, int] | None:
+    return max(_models(comfyui, formats), key=lambda model: model[1], default=None)
+
+
+def _models(comfyui: Path, formats: Formats) -> Iterator[tuple[str, int]]:
     """Model files by name and size."""
+    from multigpu.multigpu_core.allocation.inventory.of_file import is_model_file
+
     for kind in MODEL_FOLDERS:
         for folder, _, names in os.walk(comfyui / "models" / kind, followlinks=True):
             for name in names:
                 path = Path(folder, name)
-                if path.suffix.lower() in MODEL_FILES and path.is_file():
+                if is_model_file(name, formats) and path.is_file():
                     yield name, path.stat().st_size
 
 

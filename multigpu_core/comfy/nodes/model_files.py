@@ -13,11 +13,10 @@ from typing import Any
 
 from multigpu.multigpu_core.allocation import HeaderError, check_header
 from multigpu.multigpu_core.allocation.formats.header_error import DOWNLOAD_AGAIN
-from multigpu.multigpu_core.allocation.inventory.of_file import Formats
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats, is_model_file
 from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
 from multigpu.multigpu_core.comfy.host.compatibility import folder_paths
 
-SUFFIXES_WITHOUT_HEADER = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 _FOLDERS_BY_INPUT = {
     "unet": ("diffusion_models", "unet_gguf"),
     "ckpt": ("checkpoints",),
@@ -35,10 +34,9 @@ class UnknownFileError(ValueError):
         super().__init__(f"{name!r} is not in any of ComfyUI's model folders. Choose a file that the node lists.")
 
 
-def is_model_file(value: object, formats: Formats) -> bool:
+def names_model(value: object, formats: Formats) -> bool:
     """Whether an input's value is the name of a file with a model in it."""
-    suffixes = SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
-    return isinstance(value, str) and Path(value).suffix.lower() in suffixes
+    return isinstance(value, str) and is_model_file(value, formats)
 
 
 def model_file(name: str, input_name: str) -> Path:
@@ -77,7 +75,7 @@ def naming_damaged_files(inputs: Mapping[str, Any], formats: Formats) -> Iterato
 def _damage(inputs: Mapping[str, Any], formats: Formats) -> HeaderError | None:
     """What is wrong with the first of the inputs' files that is damaged."""
     for input_name, value in inputs.items():
-        if is_model_file(value, formats):
+        if names_model(value, formats):
             try:
                 _check(model_file(value, input_name), formats)
             except HeaderError as error:
