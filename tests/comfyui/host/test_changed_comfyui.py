@@ -152,7 +152,8 @@ def page(comfyui: ComfyUI, few_nodes: dict[str, type], monkeypatch: pytest.Monke
     """A server, as much of it as start-up needs: routes, an application, and a queue in which a prompt runs."""
     queue = importlib.import_module("execution").PromptQueue(SimpleNamespace(queue_updated=lambda: None))
     queue.currently_running[0] = (0, "prompt", {})
-    running = SimpleNamespace(routes=web.RouteTableDef(), app=web.Application(), prompt_queue=queue)
+    parts = {"routes": web.RouteTableDef(), "app": web.Application(), "prompt_queue": queue}
+    running = SimpleNamespace(**parts, add_on_prompt_handler=lambda handler: None)
     monkeypatch.setattr(importlib.import_module("server").PromptServer, "instance", running, raising=False)
     return running
 
