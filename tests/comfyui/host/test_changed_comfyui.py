@@ -111,6 +111,7 @@ def test_without_one_name_its_features_are_off_and_all_else_works(
         wrapped = [V1] if Feature.V3_LOADERS in of_it else [V1, V3]
         assert framework.NODE_CLASS_MAPPINGS.keys() == {*FREE, *(node for each in wrapped for node in VARIANTS[each])}
         few_nodes.update(framework.NODE_CLASS_MAPPINGS)
+        assert not framework.plugins.records["comfy_core"].why_not, "its loaders are left out, not tried"
         if "." in name.name:
             hidden.close()  # it is hidden from ComfyUI, too, whose own loader runs now
         (whole,) = comfyui.run("UNETLoaderMultiGPU", **FLUX, device="npu:1")
@@ -152,7 +153,8 @@ def page(comfyui: ComfyUI, few_nodes: dict[str, type], monkeypatch: pytest.Monke
     """A server, as much of it as start-up needs: routes, an application, and a queue in which a prompt runs."""
     queue = importlib.import_module("execution").PromptQueue(SimpleNamespace(queue_updated=lambda: None))
     queue.currently_running[0] = (0, "prompt", {})
-    running = SimpleNamespace(routes=web.RouteTableDef(), app=web.Application(), prompt_queue=queue)
+    parts = {"routes": web.RouteTableDef(), "app": web.Application(), "prompt_queue": queue}
+    running = SimpleNamespace(**parts, add_on_prompt_handler=lambda handler: None)
     monkeypatch.setattr(importlib.import_module("server").PromptServer, "instance", running, raising=False)
     return running
 
