@@ -26,9 +26,15 @@ class DeviceCopies:
         self._known: dict[torch.device, tuple[Streams, DeviceStream] | None] = {}
 
     def to(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """`tensor` on another device, ready for work on the streams that are current now."""
+        """`tensor` on another device, ready for work on the streams that are current now.
+
+        What is expanded stays so: fewer bytes are copied, and matrix kernels round by the layout of their operands.
+        """
         with self.beside(tensor.device, device):
-            return tensor.to(device, non_blocking=True)
+            if 0 not in tensor.stride():
+                return tensor.to(device, non_blocking=True)
+            compact = tensor[tuple(slice(None) if stride else slice(0, 1) for stride in tensor.stride())]
+            return compact.to(device, non_blocking=True).expand(tensor.shape)
 
     @contextmanager
     def beside(self, source: torch.device, destination: torch.device) -> Iterator[None]:

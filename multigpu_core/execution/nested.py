@@ -1,9 +1,12 @@
-"""Tensors inside the arguments and results of a call: dicts, lists, tuples, named tuples and dataclasses of them."""
+"""Tensors inside the arguments and results of a call: dicts, lists, tuples, named tuples and dataclasses of them.
+
+An argument may also be an object of the model's own that holds tensors: LTX-2 passes its timesteps so.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -16,9 +19,12 @@ def replace_tensors(tree: Any, replace: Replace, *, in_place: bool = False) -> A
     """`tree` with every tensor replaced; what holds no replaced tensor stays the object that it is.
 
     With `in_place`, dicts and lists keep their identity and get the new tensors, so that what the callee writes into
-    them reaches the caller; tuples and dataclasses are always made anew.
+    them reaches the caller; tuples, dataclasses and other objects are always made anew. Of an object that is no
+    dataclass, only the tensors right in it are replaced, and only where it is `tree` itself: what lies deeper, in the
+    options of a sampling, is somebody else's and may hold anything.
     """
-    return _Walk(replace, in_place).call(tree)
+    walk = _Walk(replace, in_place)
+    return walk.holder(tree) if _holds_tensors(tree) else walk.call(tree)
 
 
 class _Walk:
@@ -60,8 +66,15 @@ class _Walk:
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
     def _dataclass(self, value: Any) -> Any:
+        return self._with_attributes(value, type(value).__dataclass_fields__)
+
+    def holder(self, value: Any) -> Any:
+        """An object that is no dataclass, with the tensors right in it replaced."""
+        return self._with_attributes(value, [name for name, item in _attributes(value) if isinstance(item, Tensor)])
+
+    def _with_attributes(self, value: Any, names: Iterable[str]) -> Any:
         made = value
-        for name in type(value).__dataclass_fields__:
+        for name in names:
             item = getattr(value, name, None)
             new = self.call(item)
             if new is not item:
@@ -70,3 +83,22 @@ class _Walk:
                 # again, and refuses fields that its constructor does not take.
                 object.__setattr__(made, name, new)
         return made
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a value is a plain object with tensors among its attributes; modules and functions are none."""
+    if isinstance(value, (Tensor, dict, list, tuple)) or type(value) in _ATOMS or callable(value):
+        return False
+    if hasattr(type(value), "__dataclass_fields__"):
+        return False
+    return any(isinstance(item, Tensor) for _, item in _attributes(value))
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds, in its dictionary and in its slots."""
+    yield from getattr(value, "__dict__", {}).items()
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name):
+                yield name, getattr(value, name)

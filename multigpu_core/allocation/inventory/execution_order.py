@@ -3,58 +3,103 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
-_RANKS = (
-    (0, re.compile(r"(?:.*_)?in|.*embed.*|norm|distilled_guidance_layer")),
-    (1, re.compile(r"block_1|encoder|down|(?:input|down|double|double_stream|text_transformer)_blocks?")),
-    (1, re.compile(r"downsamples|double_layers|.*_refiner")),
-    (3, re.compile(r"block_2|decoder|up|upsamples|(?:output|up|single|single_stream)_blocks?|single_layers")),
-    (4, re.compile(r"head|out|final_.*|.*_out|controlnet_(?:single_)?blocks")),
+_ORDER = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?:.*_)?in|.*embed.*|norm|distilled_guidance_layer",
+        # What prepares the prompt, a picture or a control signal for the blocks.
+        r"visual|vision_model|llm_adapter|lyric_encoder|txtfusion|.*_connector|control_adapter|context_refiner",
+        r"block_1|encoder|down|(?:input|down|double|double_stream|text_transformer)_blocks?|"
+        r"downsamples|double(?:_stream)?_layers|.*_refiner",
+        r"",  # all others
+        r"block_2|decoder|up|upsamples|(?:output|up|single|single_stream)_blocks?|single(?:_stream)?_layers",
+        r"head|out|final_.*|.*_out|controlnet_(?:single_)?blocks",
+    )
 )
-_USUAL_RANK = 2
+_USUAL_RANK = next(rank for rank, pattern in enumerate(_ORDER) if not pattern.pattern)
 _NUMBER = re.compile(r"(?:block)?(\d{1,18})")
 
+_BEFORE, _AFTER, _LAST = -0.5, 0.25, 0.5
+_ALONG = (
+    (re.compile(r"(.*?)(?:vace_blocks|face_adapter\.fuser_blocks|\w+_injector\.injector)"), "blocks", _LAST),
+    (re.compile(r"(.*?)\w+_injector\.injector_adain_layers"), "blocks", _AFTER),
+    (re.compile(r"(.*?)time_stack"), "transformer_blocks", _AFTER),
+    (re.compile(r"(.*?)repo_layers"), "blocks", _BEFORE),
+    (re.compile(r"(.*?(?:noise|context)_)repo_layers"), "refiner", _BEFORE),
+)
+"""Lists of blocks whose members run between those of another list beside them, evenly along it."""
 
-def order_as_registered(names: Iterable[str]) -> list[str]:
-    """Blocks of a live module, given as registered: ComfyUI registers in the order of execution.
+_Place = tuple[int, float]
 
-    The one known exception is the decoder of image VAEs, which runs its `up` stages from the highest number down.
+
+def in_execution_order(names: Iterable[str]) -> list[str]:
+    """Sort blocks, given in the order of a file, which may be alphabetical, or of registration in a live module.
+
+    Numbers count up, and well-known parts come in the order that every architecture runs them (embedders, what prepares
+    the prompt, input or double blocks, the rest, output or single blocks, final layers). Unknown siblings stay as
+    they are: a module registers them in the order of execution. The one list known to run from its highest number down
+    is that of the `up` stages of image VAEs.
     """
-    return _ordered(names, ranked=False)
+    names = list(names)
+    order = _Order(names)
+    return sorted(names, key=order.key)
 
 
-def order_as_known(names: Iterable[str]) -> list[str]:
-    """Blocks of a file, given in file order, which may be alphabetical.
+class _Order:
+    """The places of the names of one model."""
 
-    Numbers count up, and well-known parts come in the order that every architecture runs them (embedders, input or
-    double blocks, the rest, output or single blocks, final layers); unknown siblings stay as in the file.
-    """
-    return _ordered(names, ranked=True)
+    def __init__(self, names: list[str]) -> None:
+        self._first_seen: dict[str, int] = {}
+        self._ranks: dict[str, int] = {}
+        self._length = _lengths(names)
 
+    def key(self, name: str) -> tuple[_Place, ...]:
+        places: list[_Place] = []
+        path = ""
+        for part in name.split("."):
+            parent, path = path, f"{path}.{part}" if path else part
+            along = self._along(parent, part)
+            if along is not None:
+                places = along
+            else:
+                places.append(self._place(path, part, parent))
+        return tuple(places)
 
-def _ordered(names: Iterable[str], *, ranked: bool) -> list[str]:
-    first_seen: dict[str, int] = {}
-    ranks: dict[str, int] = {}
-
-    def place(path: str, part: str, parent: str) -> tuple[int, int]:
+    def _place(self, path: str, part: str, parent: str) -> _Place:
         number = _NUMBER.fullmatch(part)
         if number:
             value = int(number.group(1))
             return _USUAL_RANK, -value if parent.endswith("decoder.up") else value
-        if ranked and part not in ranks:
-            ranks[part] = _rank(part)
-        return ranks.get(part, _USUAL_RANK), first_seen.setdefault(path, len(first_seen))
+        if part not in self._ranks:
+            self._ranks[part] = _rank(part)
+        return self._ranks[part], self._first_seen.setdefault(path, len(self._first_seen))
 
-    def key(name: str) -> tuple[tuple[int, int], ...]:
-        places, path = [], ""
-        for part in name.split("."):
-            parent, path = path, f"{path}.{part}" if path else part
-            places.append(place(path, part, parent))
-        return tuple(places)
+    def _along(self, members: str, number: str) -> list[_Place] | None:
+        """The places of a member of a list that runs along another one."""
+        if not number.isdigit():
+            return None
+        for pattern, beside, offset in _ALONG:
+            found = pattern.fullmatch(members)
+            other = f"{found.group(1)}{beside}" if found else ""
+            if other in self._length:
+                at = int(number) * self._length[other] // self._length[members]
+                return [*self.key(other), (_USUAL_RANK, at + offset)]
+        return None
 
-    return sorted(names, key=key)
+
+def _lengths(names: Iterable[str]) -> Mapping[str, int]:
+    """How many members each list of blocks has."""
+    members: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        parts = name.split(".")
+        for end, part in enumerate(parts):
+            if part.isdigit():
+                members[".".join(parts[:end])].add(part)
+    return {path: len(numbers) for path, numbers in members.items()}
 
 
 def _rank(part: str) -> int:
-    return next((rank for rank, pattern in _RANKS if pattern.fullmatch(part)), _USUAL_RANK)
+    return next((rank for rank, pattern in enumerate(_ORDER) if pattern.fullmatch(part)), _USUAL_RANK)

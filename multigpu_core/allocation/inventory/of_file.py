@@ -13,7 +13,6 @@ from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .checkpoint_parts import CheckpointPart, select_part
-from .execution_order import order_as_known
 from .inventory import Inventory
 from .of_tensors import inventory_of_tensors
 
@@ -36,7 +35,7 @@ def inventory_of_file(
     a part that the file does not have, OSError where it cannot be read.
     """
     file = Path(path)
-    return inventory_of_tensors(select_part(file, _tensors_of(file, formats), part), order_as_known)
+    return inventory_of_tensors(select_part(file, _tensors_of(file, formats), part))
 
 
 def is_model_file(name: str | PathLike[str], formats: Formats = BUILT_IN_FORMATS) -> bool:

@@ -9,7 +9,6 @@ from torch import nn
 
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
-from .execution_order import order_as_registered
 from .inventory import Inventory
 from .of_tensors import inventory_of_tensors
 from .stored_size import storage_dtype_name, tensor_bytes
@@ -21,7 +20,7 @@ def inventory_of_module(module: nn.Module) -> Inventory:
     Reads no weights and changes nothing: meta tensors count by their shape, quantised ones by what they store.
     Buffers that a state dict leaves out are left out here too. A tensor with several names counts once.
     """
-    return inventory_of_tensors(_stored_tensors(module), order_as_registered)
+    return inventory_of_tensors(_stored_tensors(module))
 
 
 def _stored_tensors(module: nn.Module) -> list[StoredTensor]:

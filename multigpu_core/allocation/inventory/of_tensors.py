@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .block_names import BlockKey, group_by_block
+from .execution_order import in_execution_order
 from .inventory import Block, BlockKind, Inventory
 from .work import work_of
 
 
-def inventory_of_tensors(tensors: Sequence[StoredTensor], order: Callable[[Iterable[str]], list[str]]) -> Inventory:
-    """The blocks that `tensors` make, each tensor in exactly one; `order` sorts block names by execution.
+def inventory_of_tensors(tensors: Sequence[StoredTensor]) -> Inventory:
+    """The blocks that `tensors` make, each tensor in exactly one, sorted by execution.
 
     Every name of a tensor that has several stands in the one block that counts its bytes. A tensor that two blocks
     tie belongs to a head: whichever of them runs needs it.
@@ -25,7 +26,7 @@ def inventory_of_tensors(tensors: Sequence[StoredTensor], order: Callable[[Itera
         key = _key_of(tensor, keys)
         members.setdefault(key.name, []).append(tensor)
         kinds[key.name] = key.kind
-    return Inventory(tuple(_block(name, kinds[name], members[name]) for name in order(members)))
+    return Inventory(tuple(_block(name, kinds[name], members[name]) for name in in_execution_order(members)))
 
 
 def _key_of(tensor: StoredTensor, keys: dict[str, BlockKey]) -> BlockKey:

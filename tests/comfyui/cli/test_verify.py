@@ -21,7 +21,7 @@ from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job
 from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models
 from multigpu.testing import GB
 
-from ..support.architectures import SDXL
+from ..support.architectures.unets import SDXL
 from ..support.gguf_files import write_gguf_files
 from ..support.in_process import ComfyUI
 from ..support.packs_at_hand import stand_in

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from multigpu.multigpu_core.provisioning import tiny_models
 
-from .architectures import HUNYUAN_VIDEO
-from .architectures import SDXL as SDXL_SIZES
+from .architectures.unets import SDXL as SDXL_SIZES
+from .architectures.videos import HUNYUAN_VIDEO
 from .tiny_files import CLIP_WIDTH, T5_WIDTH, text_encoders, under, video_vae, weights_for
 
 HEAD = 128

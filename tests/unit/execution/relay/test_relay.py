@@ -209,6 +209,60 @@ def test_tensors_inside_dicts_lists_tuples_and_dataclasses_travel_and_keep_their
         assert torch.equal(model(inputs()).cpu(), expected)
 
 
+class Timestep:
+    """An argument as LTX-2 passes it: an object with tensors in its slots."""
+
+    __slots__ = ("data", "frames")
+
+    def __init__(self, data: Tensor) -> None:
+        self.data, self.frames = data, 3
+
+
+class TakesObject(Block):
+    def forward(self, x: Tensor, timestep: Any = None, **options: Any) -> Tensor:
+        return super().forward(x) + timestep.data[: timestep.frames]
+
+
+def test_the_tensors_of_an_object_that_a_block_is_given_travel_and_the_object_stays_as_it_was() -> None:
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        timestep = Timestep(2 * x)
+        given = timestep.data
+        for block in blocks:
+            x = block(x, timestep=timestep)
+        assert timestep.data is given
+        return x
+
+    model = Model(glue, [TakesObject() for _ in range(4)])
+    expected = resident(model)(inputs()).cpu()
+    relayed(model, ["npu:1", "npu:0", "npu:2", "cpu"])
+    assert torch.equal(model(inputs()).cpu(), expected)
+
+
+class NotesLayout(Block):
+    strides: tuple[int, ...] = ()
+
+    def forward(self, x: Tensor, text: Any = None, **options: Any) -> Tensor:
+        self.strides = text.stride()
+        return super().forward(x) + text.sum(0)
+
+
+def test_an_expanded_argument_crosses_once_and_stays_expanded(machine: SimulatedMachine) -> None:
+    """A kernel may round by the layout of its operands, and so may the picture."""
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        text = torch.ones(1, WIDTH, device=COMPUTE).expand(1000, 1, WIDTH)
+        return blocks[0](x, text=text)  # type: ignore[no-any-return]
+
+    block = NotesLayout()
+    model = Model(glue, [block])
+    expected = resident(model)(inputs()).cpu()
+    relayed(model, ["npu:1"])
+    machine.copies.clear()
+    assert torch.equal(model(inputs()).cpu(), expected)
+    assert block.strides[0] == 0
+    assert machine.copies.bytes_moved("npu:0", "npu:1") < 1000 * WIDTH
+
+
 def test_what_is_changed_in_place_between_blocks_is_changed_under_its_other_name_too() -> None:
     def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         given = x

@@ -1,0 +1,12 @@
+"""The architectures of ComfyUI: what the inventory, splits and relays are tested on."""
+
+from __future__ import annotations
+
+from . import images, text_encoders, unets, videos
+from .architecture import Architecture, Draw
+
+DIFFUSION: dict[str, Architecture] = {**images.ARCHITECTURES, **videos.ARCHITECTURES, **unets.ARCHITECTURES}
+TEXT_ENCODERS: dict[str, Architecture] = text_encoders.ARCHITECTURES
+ARCHITECTURES: dict[str, Architecture] = {**DIFFUSION, **TEXT_ENCODERS}
+
+__all__ = ["ARCHITECTURES", "DIFFUSION", "TEXT_ENCODERS", "Architecture", "Draw"]
