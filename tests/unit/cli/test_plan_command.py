@@ -139,7 +139,8 @@ def multigpu_plan_allocation(inventory, request, devices, reserve_bytes, profile
         raise RuntimeError("broken")
     if request.strategy.name == "interleave":
         names = [info.name for info in devices]
-        assert (draft, names, reserve_bytes) == (True, ["cuda:0", "cuda:1", "cpu"], {"cuda:1": 5 << 30})
+        assert (draft, names) == (True, ["cuda:0", "cuda:1", "cpu"])
+        assert reserve_bytes["cuda:1"] == 5 << 30 and reserve_bytes["cuda:0"] > 1 << 30  # left for inference
         assert profile.links["cpu", "cuda:0"].bytes_per_second > 0
         placements = tuple(Placement(block, "cuda:1") for block in inventory.blocks)
         return AllocationPlan(request.compute_device, request.strategy, placements, staging_bytes=3 << 30)
@@ -154,6 +155,20 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (pack / "multigpu_plugin.py").write_text(PLUGIN)
     monkeypatch.setattr(plugins_here, "own_custom_nodes", lambda: [pack.parent])
     return pack
+
+
+def test_auto_leaves_for_inference_what_comfyui_would_and_says_so(file: Path) -> None:
+    shown = _plan(file, "--machine", "cuda:0=8gb")
+    assert "1.19 GB of cuda:0 left for inference; --fit cuda:0=SIZE leaves another amount" in shown.output
+    report = _json(file, "--machine", "cuda:0=8gb")
+    kept = report["bytes_by_device"]["cuda:0"] + report["staging_bytes"]
+    assert report["reserved_bytes"] > GB and kept <= 8 * GB - report["reserved_bytes"]
+    assert _json(file, "--machine", "cuda:0=8gb", "--fit", "cuda:0=3gb")["reserved_bytes"] == 3 * GB
+    assert _json(file, "--machine", "cuda:0=8gb", "--virtual-vram", "20")["reserved_bytes"] == 0
+
+
+def test_a_prediction_for_a_described_machine_says_what_it_assumes(file: Path) -> None:
+    assert "assumes an RTX 3090 on PCIe 4.0 x16; measure to replace" in _plan(file, "--machine", "cuda:0=8gb").output
 
 
 @pytest.mark.usefixtures("pack")
