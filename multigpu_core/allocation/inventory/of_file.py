@@ -38,10 +38,9 @@ def inventory_of_file(
     return inventory_of_tensors(select_part(file, _tensors_of(file, formats), part))
 
 
-def is_model_file(name: str | PathLike[str], formats: Formats = BUILT_IN_FORMATS) -> bool:
-    """Whether a file's name ends as one with a model does: of one of `formats`, or as torch.save's."""
-    suffixes = _SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
-    return Path(name).suffix.lower() in suffixes
+def model_suffixes(formats: Formats = BUILT_IN_FORMATS) -> frozenset[str]:
+    """What the names of model files end in, in lower case: those of `formats`, and of what torch.save writes."""
+    return _SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
 
 
 def check_header(path: Path, formats: Formats = BUILT_IN_FORMATS) -> None:

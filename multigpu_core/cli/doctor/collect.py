@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +25,8 @@ from .snapshot import InsideComfyUI, PackHere, Snapshot
 from .tested_versions import PACKS
 
 if TYPE_CHECKING:
-    from multigpu.multigpu_core.allocation.inventory.of_file import Formats
     from multigpu.multigpu_core.devices import DeviceInfo
+    from multigpu.multigpu_core.plugins import PluginManager
 
 IMPORT_SECONDS = 600.0
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
@@ -47,7 +47,7 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
     custom_nodes = [folder / "custom_nodes"] if folder is not None else []
     plugins = plugins_of(custom_nodes, folder / "user" if folder is not None else None)
     # Formats import torch; without it no memory is known to compare a model with.
-    largest = _largest_model(folder, file_formats(plugins)) if folder is not None and accelerators.torch else None
+    largest = _largest_model(folder, plugins) if folder is not None and accelerators.torch else None
     inside, why_not = _inside(folder)
     return Snapshot(
         python=_two_numbers(inside.python) if inside else (sys.version_info.major, sys.version_info.minor),
@@ -138,19 +138,21 @@ def _commit(pack: Path) -> str:
         return ""
 
 
-def _largest_model(comfyui: Path, formats: Formats) -> tuple[str, int] | None:
-    return max(_models(comfyui, formats), key=lambda model: model[1], default=None)
+def _largest_model(comfyui: Path, plugins: PluginManager) -> tuple[str, int] | None:
+    """Name and size of the largest model file of any format, those of plugins included."""
+    from multigpu.multigpu_core.allocation.inventory.of_file import model_suffixes
+
+    models = _models(comfyui, model_suffixes(file_formats(plugins)))
+    return max(models, key=lambda model: model[1], default=None)
 
 
-def _models(comfyui: Path, formats: Formats) -> Iterator[tuple[str, int]]:
+def _models(comfyui: Path, suffixes: Collection[str]) -> Iterator[tuple[str, int]]:
     """Model files by name and size."""
-    from multigpu.multigpu_core.allocation.inventory.of_file import is_model_file
-
     for kind in MODEL_FOLDERS:
         for folder, _, names in os.walk(comfyui / "models" / kind, followlinks=True):
             for name in names:
                 path = Path(folder, name)
-                if is_model_file(name, formats) and path.is_file():
+                if path.suffix.lower() in suffixes and path.is_file():
                     yield name, path.stat().st_size
 
 

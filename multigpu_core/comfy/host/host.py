@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
-from multigpu.multigpu_core.allocation.inventory.of_file import Formats
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats, model_suffixes
 from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
 from multigpu.multigpu_core.comfy.host.compatibility import comfy_execution_utils, server
 from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
@@ -63,6 +63,7 @@ class Host:
         self.registry = registry
         self.formats = formats
         """The formats of model files whose headers can be read, those of plugins included."""
+        self.model_suffixes = model_suffixes(formats)
         self._profile: tuple[tuple[int | None, tuple[str, ...]], HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
         self._own_device = registry.name_of(mm.get_torch_device())

@@ -44,7 +44,7 @@ from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
 from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
 
 from .current_while_called import current_while_called
-from .model_files import names_model
+from .model_files import is_model_file
 
 log = structlog.get_logger("multigpu")
 
@@ -286,7 +286,9 @@ class LoadJob:
             placement=weakref.ref(placement) if placement is not None else None,
             node=(self.target.variant.node_id, executing_node() or ""),
             files=tuple(
-                str(value) for value in self.loader_inputs.values() if names_model(value, self.context.host.formats)
+                str(value)
+                for value in self.loader_inputs.values()
+                if is_model_file(value, self.context.host.model_suffixes)
             ),
         )
         self.context.models.add(value, tracked)
