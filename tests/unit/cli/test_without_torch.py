@@ -24,7 +24,9 @@ def test_a_command_that_needs_torch_says_in_one_line_how_to_get_it(tmp_path: Pat
 
 
 def test_doctor_reports_that_torch_is_missing_and_nothing_that_only_torch_knows(tmp_path: Path) -> None:
-    done = run(tmp_path, "doctor")
+    (tmp_path / "models" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "models" / "checkpoints" / "model.safetensors").write_bytes(b"")
+    done = run(tmp_path, "doctor", "--comfyui", str(tmp_path))
     assert done.returncode == 1 and not done.stderr
     assert done.stdout.count("torch is not installed for") == 1 and "no accelerator" not in done.stdout
 
