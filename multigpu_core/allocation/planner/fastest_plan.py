@@ -98,12 +98,16 @@ def _candidates(
 
 
 def _kept_bytes(inventory: Inventory, capacity: Capacity) -> Iterator[int]:
-    """Shares of the compute device, beside one to three staged blocks and a little less each."""
+    """Shares of the compute device, beside one to three staged blocks and a little less each.
+
+    A plan's blocks can come to half a block more than its share: the least shares leave room for that.
+    """
     free = capacity.free_bytes[capacity.compute_device]
     largest = max(map(staged_bytes, inventory.blocks))
     tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
     average = capacity.movable_bytes // len(inventory.blocks)
-    most = max(tried)
+    most, least = max(tried), min(tried)
+    tried |= {max(0, least - step * average // 2) for step in (1, 2)}
     tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
     yield from sorted((size for size in tried if size <= capacity.movable_bytes), reverse=True)
 

@@ -199,5 +199,8 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
         elsewhere = sum(outcome.plan.bytes_by_device.values()) - outcome.plan.compute_bytes
         seconds = (f"{outcome.prediction.step_seconds:.3g} s", f"{outcome.prediction.limit_seconds:.3g} s")
         sizes = (readable_bytes(stored), readable_bytes(elsewhere))
-        table.add_row(outcome.plan.strategy.name, *seconds, *sizes)
+        name = outcome.request.strategy.name
+        if outcome.plan.strategy != outcome.request.strategy:
+            name += f", better as {outcome.plan.strategy.name}"
+        table.add_row(name, *seconds, *sizes)
     return table

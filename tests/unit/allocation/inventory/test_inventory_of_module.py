@@ -118,8 +118,8 @@ def test_a_unet_is_split_inside_its_spatial_transformers() -> None:
         ("input_blocks.4.1.proj_in", "other"),
         ("input_blocks.4.1.transformer_blocks.0", "transformer"),
         ("input_blocks.4.1.transformer_blocks.1", "transformer"),
-        ("input_blocks.4.1.proj_out", "other"),
         ("input_blocks.4.1.time_mixer.mix_factor", "head"),
+        ("input_blocks.4.1.proj_out", "other"),
         ("middle_block.1.transformer_blocks.0", "transformer"),
         ("out.2", "head"),
     ]
