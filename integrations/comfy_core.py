@@ -107,7 +107,8 @@ class DeviceSelector:
     RETURN_TYPES = ("MULTIGPUDEVICE",)
     RETURN_NAMES = ("device",)
     FUNCTION = "select_device"
-    CATEGORY = "multigpu"
+    CATEGORY = "multigpu/device"
+    SEARCH_ALIASES = ("multi gpu", "second gpu", "device")
 
     def select_device(self, device: str) -> tuple[str]:
         return (device,)
@@ -125,4 +126,4 @@ def multigpu_wrap_loader() -> Iterable[WrappedLoader | OwnNode]:
     yield WrappedLoader("StyleModelLoader", split_and_device("StyleModelLoader")[:1], STYLE)
     yield WrappedLoader("CheckpointLoaderSimple", (CHECKPOINT_PARTS, CHECKPOINT_PARTS_SPLIT))
     yield WrappedLoader("UNETLoader", (LOW_PRECISION_LORAS,))
-    yield OwnNode("DeviceSelectorMultiGPU", "Device Selector (MultiGPU)", DeviceSelector, ("device",))
+    yield OwnNode("DeviceSelectorMultiGPU", "MultiGPU: Device Selector", DeviceSelector, ("device",))

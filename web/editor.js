@@ -183,7 +183,7 @@ export function expertString(shares) {
 
 function predicted(answer) {
   const bound = answer.bound_by === "compute" ? "computing" : `the link from ${answer.bound_by}`;
-  const speeds = answer.speeds_measured ? "" : " by published speeds";
+  const speeds = answer.assumes ? ` (assumes ${answer.assumes}; measure to replace)` : "";
   return [
     "A step: ",
     element("strong", {}, seconds(answer.predicted_seconds)),

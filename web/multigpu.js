@@ -1,17 +1,30 @@
-// Brings MultiGPU into ComfyUI's page: the sidebar tab, and the allocation editor on every split node.
+// Brings MultiGPU into ComfyUI's page: the sidebar tab, the allocation editor on every split node, and the choice of a
+// device in every node's menu.
 
 import { app } from "../../scripts/app.js";
+import { deviceMenu, makeVariantsOf } from "./choose_device.js";
 import { AllocationEditor } from "./editor.js";
 import { element } from "./elements.js";
 import { Panel } from "./panel.js";
+import * as server from "./server.js";
 import { allocationsOf } from "./split_node.js";
 
 let panel = null;
+let devices = [];
 
 app.registerExtension({
   name: "multigpu",
 
+  async beforeConfigureGraph(workflow) {
+    await makeVariantsOf(workflow);
+  },
+
+  getNodeMenuItems(node) {
+    return deviceMenu(node, devices);
+  },
+
   setup() {
+    listDevices();
     document.head.append(
       element("link", { rel: "stylesheet", href: new URL("./style.css", import.meta.url).href }),
     );
@@ -34,8 +47,18 @@ app.registerExtension({
 
   nodeCreated(node) {
     for (const allocation of allocationsOf(node)) {
-      const button = node.addWidget("button", allocation.buttonLabel, null, () => new AllocationEditor(allocation).open());
-      button.serialize = false; // saved workflows hold the node's own values, in their order
+      const open = () => new AllocationEditor(allocation).open();
+      // It holds no value: the first keeps it out of prompts, the second out of saved workflows.
+      const button = node.addWidget("button", allocation.buttonLabel, null, open, { serialize: false });
+      button.serialize = false;
     }
   },
 });
+
+async function listDevices() {
+  try {
+    devices = (await server.state()).devices.map((device) => device.name);
+  } catch (error) {
+    console.info(`MultiGPU: no device can be chosen in menus: ${error.message}`);
+  }
+}

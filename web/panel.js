@@ -59,7 +59,7 @@ export class Panel {
 
   /** Nothing is built anew that looks the same: free memory changes all the time, models seldom do. */
   #show(state) {
-    const shown = { all: JSON.stringify(state), models: JSON.stringify(state.models) };
+    const shown = { all: JSON.stringify(state), models: JSON.stringify([state.models, state.kept_by_nodes]) };
     const before = this.#shown;
     if (shown.all === before.all) return;
     this.#shown = shown;
@@ -67,7 +67,8 @@ export class Panel {
     this.#speeds.show(state.speeds_measured);
     const devices = [...state.devices].sort((a, b) => (a.name === "cpu") - (b.name === "cpu"));
     const names = devices.map((device) => device.name);
-    const models = state.models
+    const kept = state.kept_by_nodes.map((model) => ({ ...model, ours: null, split: null }));
+    const models = [...state.models, ...kept]
       .map((model) => ({ ...model, title: titleOf(model) }))
       .sort((a, b) => (a.ours === null) - (b.ours === null));
     this.#devices.replaceChildren(...devices.map((device) => deviceEntry(device, models, names)));
@@ -160,6 +161,7 @@ function titleOf(model) {
 
 function subtitle(model) {
   const node = model.ours?.node_id ? `, node ${model.ours.node_id}` : "";
+  if (model.node_class) return `kept by ${model.node_class}`;
   if (!model.ours) return "loaded by a ComfyUI node or another pack";
   if (!model.split) return `${model.name}, whole${node}`;
   return `${model.name}, split (${model.split.strategy}), computes on ${model.split.compute_device}${node}`;

@@ -28,6 +28,9 @@ export const plan = (widgets) => ask("/multigpu/plan", widgets);
 export const keep = (key, keepLoaded) => ask("/multigpu/keep", { key, keep_loaded: keepLoaded });
 export const unload = (key) => ask("/multigpu/unload", { key });
 export const measureSpeeds = () => ask("/multigpu/profile", {});
+/** Which node class, and which of its inputs, chooses the device of a node of this type; made if there is none. */
+export const deviceChoice = (nodeId) => ask("/multigpu/device-choice", { node_id: nodeId });
+export const nodeDefinition = async (nodeId) => (await ask(`/object_info/${encodeURIComponent(nodeId)}`))[nodeId];
 /** Call `listener` with each figure that is measured, until the returned function is called. */
 export function whenMeasured(listener) {
   const take = (event) => listener(event.detail);

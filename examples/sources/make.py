@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import RECIPES
+from recipes_of_any_node import ANY_NODE, SELF_LOADING
 from recipes_of_integrations import INTEGRATIONS
 from ui_format import Recipe, ui_workflow
 
@@ -19,7 +20,7 @@ from multigpu.multigpu_core.provisioning.release import comfyui_folder
 from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
 EXAMPLES = Path(__file__).parents[1]
-ALL = (*RECIPES, *INTEGRATIONS)
+ALL = (*RECIPES, *INTEGRATIONS, *ANY_NODE)
 STAND_INS = EXAMPLES.parent / "tests" / "comfyui" / "packs"
 
 
@@ -28,6 +29,9 @@ def all_classes(packs: Iterable[Path] = tuple(STAND_INS.iterdir())) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         install_custom_node(base, EXAMPLES.parent, "multigpu-core")
+        settings = base / "user" / "multigpu" / "plugins.toml"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[nodes]\n" + "".join(f'"{node}" = "cpu"\n' for node in SELF_LOADING), encoding="utf-8")
         for pack in packs:
             install_custom_node(base, pack, pack.name)
         with ComfyUIServer(comfyui_folder(), base, environment={"MULTIGPU_SIMULATE": "4gb,2gb"}) as server:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3", "COLORCODE")
 SEEDS = ("seed", "noise_seed")  # the front end adds "control after generate" to every widget of these names
-FILE_SUFFIXES = (".safetensors", ".gguf", ".bin", ".png", ".mp4")
-UPLOADS = ("image_upload", "video_upload")
+FILE_SUFFIXES = (".safetensors", ".gguf", ".bin", ".png", ".mp4", ".mp3")
+UPLOADS = ("image_upload", "video_upload", "audio_upload")
 COLUMN, GAP, ROW, HEAD, TEXT_HEIGHT = 440, 40, 26, 60, 80
 NODE_WIDTH = 400
 NOTE_SIZE = (840, 150)

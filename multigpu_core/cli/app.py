@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
+import multigpu
 from multigpu.multigpu_core.cli.demo.command import demo
 from multigpu.multigpu_core.cli.doctor.command import doctor
 from multigpu.multigpu_core.cli.plan.command import plan
@@ -16,14 +18,25 @@ from .bench import bench
 from .devices import devices
 from .new_integration import new_integration
 from .plugins import plugins
-from .plugins_here import CommandsWithPlugins
+from .plugins_here import CommandsWithPlugins, CommandWithStrategy
 from .profile import profile
+from .without_torch import INSTALL_TORCH, NO_TORCH_HERE
 
 app = typer.Typer(name="multigpu", cls=CommandsWithPlugins, no_args_is_help=True)
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"multigpu {multigpu.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def prepare() -> None:
+def prepare(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """MultiGPU for ComfyUI, outside of ComfyUI. MULTIGPU_SIMULATE=2x8gb gives every command two simulated GPUs.
 
     Exit codes: 0 success, 1 a check failed, 2 invalid usage.
@@ -42,8 +55,8 @@ def prepare() -> None:
 
 app.command()(devices)
 app.command()(profile)
-app.command()(plan)
-app.command()(verify)
+app.command(cls=CommandWithStrategy)(plan)
+app.command(cls=CommandWithStrategy)(verify)
 app.command()(doctor)
 app.command()(demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
@@ -53,4 +66,10 @@ app.command()(new_integration)
 
 def main() -> None:
     """Runs the command line; the entry point of the installed script."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        typer.echo(f"error: {NO_TORCH_HERE} {INSTALL_TORCH}", err=True)
+        raise SystemExit(2) from None

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .plugins_here import registry_here
+from .plugins_here import PluginsHere
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.devices import DeviceInfo, DeviceSurvey
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-def devices(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False) -> None:
+def devices(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+) -> None:
     """List every device that can hold tensors, with its memory now.
 
     Exit 0, also if a device fails to respond: it is listed as failed.
     """
-    survey = registry_here().survey()
+    survey = ctx.ensure_object(PluginsHere).registry.survey()
     if as_json:
         typer.echo(json.dumps(_report(survey), indent=2))
         return

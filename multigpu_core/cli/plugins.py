@@ -77,10 +77,17 @@ def plugins(
     raise typer.Exit(any(record.enabled and record.why_not for record in records))
 
 
-def plugins_of(custom_nodes: Iterable[Path], user_directory: Path | None) -> PluginManager:
-    """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings."""
+def plugins_of(
+    custom_nodes: Iterable[Path], user_directory: Path | None, default_planner: object | None = None
+) -> PluginManager:
+    """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings.
+
+    `default_planner` makes the plans that no plugin makes; without it none can be asked for.
+    """
     configuration = read_configuration([SHIPPED, *user_files(user_directory)], built_in_names())
     manager = PluginManager(hookspecs, configuration)
+    if default_planner is not None:
+        manager.register(default_planner, "default_planner")
     for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes))):
         manager.register_all(found)
     manager.problems += [*configuration.unknown_plugins(manager.records), *configuration.idle_options()]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .plugins_here import registry_here
+from .plugins_here import PluginsHere
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.devices import DeviceRegistry, HardwareProfile
@@ -20,6 +20,7 @@ TERA = 1e12
 
 
 def profile(
+    ctx: typer.Context,
     again: Annotated[bool, typer.Option("--again", help="Measure again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
@@ -30,7 +31,7 @@ def profile(
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.devices import ProfileError, load_profile, profile_file
 
-    registry = registry_here()
+    registry = ctx.ensure_object(PluginsHere).registry
     try:
         found = (None if again else load_profile(registry)) or _measured(registry, Console(stderr=True))
     except ProfileError as error:

@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-import server
 import structlog
 
 import multigpu
 from multigpu import hookspecs
-from multigpu.multigpu_core.comfy.host.compatibility import missing_features
+from multigpu.multigpu_core.comfy.any_node.creation import SelfLoadingNodes
+from multigpu.multigpu_core.comfy.any_node.in_comfyui import before_validation
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, folder_paths, missing_features
 from multigpu.multigpu_core.comfy.host.core_patches import CorePatches
 from multigpu.multigpu_core.comfy.host.devices_in_comfyui import comfyui_registry
-from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.host.host import Host, prompt_server
 from multigpu.multigpu_core.comfy.host.host_memory_watch import HostMemoryWatch, watch_of
 from multigpu.multigpu_core.comfy.host.logging_in_comfyui import start_logging
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
@@ -30,6 +31,7 @@ from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Packs
 from multigpu.multigpu_core.comfy.packs.target_packs import loadable_packs
+from multigpu.multigpu_core.comfy.page.device_choice import add_device_route
 from multigpu.multigpu_core.comfy.page.routes import add_routes
 from multigpu.multigpu_core.plugins import (
     Candidate,
@@ -45,6 +47,7 @@ from multigpu.multigpu_core.plugins import (
 from multigpu.multigpu_core.plugins.defaults import DefaultPlanner, KeepWhatNodesKeep
 from multigpu.multigpu_core.plugins.extensions import device_backends, file_formats
 from multigpu.multigpu_core.plugins.strategies_of_plugins import strategies
+from multigpu.multigpu_core.settings.configuration import Configuration
 
 log = structlog.get_logger("multigpu")
 
@@ -61,6 +64,8 @@ class Framework:
     patches: CorePatches
     registration: NodeRegistration
     worker: PromptWorker
+    any_node: SelfLoadingNodes
+    configuration: Configuration
 
     @property
     def NODE_CLASS_MAPPINGS(self) -> dict[str, type]:  # noqa: N802  # ComfyUI's name
@@ -69,6 +74,11 @@ class Framework:
     @property
     def NODE_DISPLAY_NAME_MAPPINGS(self) -> dict[str, str]:  # noqa: N802  # ComfyUI's name
         return self.registration.titles
+
+    def make_configured_nodes(self) -> None:
+        """Make the variants that plugins.toml asks for, once all packs are loaded."""
+        reasons = self.any_node.make_configured(self.configuration.devices_of_nodes)
+        self.plugins.problems += self.configuration.node_problems(reasons)
 
     def report(self) -> None:
         """Log what every plugin came to, and what is wrong in the configuration."""
@@ -88,47 +98,73 @@ class Framework:
         """Take every patch out of ComfyUI and its packs again, and tell the plugins."""
         self.patches.restore()
         self.worker.unwatch()
+        self.any_node.restore()
         self.context.packs.restore()
         atexit.unregister(self.plugins.shut_down)
         self.plugins.shut_down()
 
 
 def start() -> Framework:
-    """Start the framework in the running ComfyUI, once."""
-    user_directory = Path(folder_paths.get_user_directory())
+    """Start the framework in the running ComfyUI, once.
+
+    Raises:
+        UnsupportedComfyUIError: this ComfyUI lacks something without which nothing works.
+    """
+    user_directory = _user_directory()
     configuration = read_configuration(
         [SHIPPED_CONFIGURATION, *user_files(user_directory, os.environ)], built_in_names()
     )
     start_logging(configuration.logging, user_directory)
+    missing = missing_features()
     plugins = PluginManager(hookspecs, configuration)
     plugins.register(DefaultPlanner(), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
-    registry = comfyui_registry(device_backends(plugins))
+    registry = comfyui_registry(device_backends(plugins), missing)
     known = strategies(plugins)
     host = Host(registry, configuration.planner.strategy, configuration.memory, file_formats(plugins), known)
     plugins.problems += configuration.unknown_strategy(known.names)
     plugins.problems += [*configuration.unknown_plugins(plugins.records), *configuration.idle_options()]
     models = TrackedModels(plugins.kept_models, host.registry)
-    context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing_features())
-    worker = PromptWorker(getattr(getattr(server.PromptServer, "instance", None), "prompt_queue", None))
+    context = LoadContext(host, models, plugins.plan_allocation, Packs(host.registry, models), missing)
+    worker = PromptWorker(getattr(prompt_server(), "prompt_queue", None))
     worker.watch()
+    any_node = SelfLoadingNodes(context, configuration.redirected_packs)
+
+    def release() -> None:
+        models.retained.release_all()
+        any_node.release()
+
     patches = CorePatches(
-        models.unload_all,
+        models.unload_all if Feature.KEEPING not in missing else lambda core_unload_all: core_unload_all(),
         lambda: _empty_caches(context),
-        models.retained.release_all,
+        release,
         context.home_of_results,
         worker.take_turn,
         context.may_record,
     )
     patches.install()
-    framework = Framework(plugins, context, patches, NodeRegistration(plugins, context), worker)
+    framework = Framework(
+        plugins, context, patches, NodeRegistration(plugins, context), worker, any_node, configuration
+    )
     framework.registration.register()
-    add_routes(context, plugins, worker)
+    add_routes(context, plugins, worker, any_node.kept)
+    add_device_route(any_node, missing)
+    if Feature.ANY_NODE not in context.missing:
+        before_validation(any_node.make_named)
     atexit.register(plugins.shut_down)
     if not _finish_when_all_packs_are_loaded(framework):
+        framework.make_configured_nodes()
         framework.report()
     return framework
+
+
+def _user_directory() -> Path | None:
+    """ComfyUI's folder for what its user sets; None where this ComfyUI does not name it."""
+    try:
+        return Path(folder_paths.get_user_directory())
+    except MissingNameError:
+        return None
 
 
 def _candidates() -> Iterator[Candidate]:
@@ -142,27 +178,31 @@ def _finish_when_all_packs_are_loaded(framework: Framework) -> bool:
 
     Without a server (a script that imports ComfyUI) there is no such moment, and the answer is no.
     """
-    prompt_server = getattr(server.PromptServer, "instance", None)
-    if prompt_server is None:
+    running = prompt_server()
+    if running is None:
         return False
 
     async def finish(app: Any) -> None:
         try:
             framework.registration.register_late()
+            framework.make_configured_nodes()
             framework.report()
         except Exception:  # what is raised here would end ComfyUI
             log.exception("late_nodes_failed", message="Nodes for packs that were loaded after MultiGPU are missing")
 
-    prompt_server.app.on_startup.append(finish)
-    prompt_server.app.cleanup_ctx.append(partial(_watching, framework.context, framework.worker))
+    running.app.on_startup.append(finish)
+    running.app.cleanup_ctx.append(partial(_watching, running.prompt_queue, framework.context, framework.worker))
     return True
 
 
-async def _watching(context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
+async def _watching(queue: Any, context: LoadContext, worker: PromptWorker, app: Any) -> AsyncIterator[None]:
     """Watch the host's memory and the retained outputs for as long as the server runs."""
-    queue, settings = server.PromptServer.instance.prompt_queue, context.host.memory
-    memory = watch_of(queue, context.host.registry, settings, context.models.retained.spare_once)
-    watches = [memory, RetentionWatch(context.models.retained, queue, worker, settings.kept_idle_minutes)]
+    settings, retained = context.host.memory, context.models.retained
+    watches: list[HostMemoryWatch | RetentionWatch | None] = []
+    if Feature.HOST_MEMORY not in context.missing:
+        watches.append(watch_of(queue, context.host.registry, settings, retained.spare_once))
+    if Feature.IDLE_WORK not in context.missing:
+        watches.append(RetentionWatch(retained, queue, worker, settings.kept_idle_minutes))
     tasks = [asyncio.create_task(_keep_looking(watch)) for watch in watches if watch is not None]
     yield
     for task in tasks:

@@ -84,6 +84,7 @@ class NodeVariant:
 
     node_id: str
     title_suffix: str
+    """What its title has before the loader's own, so that it can be told apart in a narrow list."""
     parts: tuple[DevicePart, ...]
     fixed_inputs: tuple[tuple[str, object], ...] = ()
     """Inputs of the wrapped loader that are not offered but always passed with this value."""
@@ -93,6 +94,8 @@ class NodeVariant:
     device_output: str = ""
     """Name of an output, after the wrapped class's own, that hands the first part's device to other nodes."""
     extra_inputs: tuple[ExtraInput, ...] = ()
+    default_device: str = ""
+    """What its choices of a device offer first; the first accelerator where it is empty."""
 
     def __post_init__(self) -> None:
         _expect(self.parts, DevicePart, f"NodeVariant {self.node_id!r}: parts", "(DevicePart((0,)),)")

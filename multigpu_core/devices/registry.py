@@ -112,6 +112,11 @@ class DeviceRegistry:
                 return backend.name(backend.current_index() if device.index is None else device.index)
         raise DeviceError(str(device), self.names())
 
+    def visibility_variables(self, family: str) -> tuple[str, ...]:
+        """The environment variables that list which devices of a family a process sees."""
+        backend = self._backend(family)
+        return backend.visibility_variables if backend is not None else ()
+
     def free_bytes(self, name: str) -> int:
         """Bytes that can be allocated now, memory that torch holds but does not use included."""
         slot = self._slot(name)

@@ -79,7 +79,9 @@ class _Walk:
             new = self.call(item)
             if new is not item:
                 made = copy.copy(value) if made is value else made
-                object.__setattr__(made, name, new)  # also where it is frozen
+                # A copy of the model's own object, which may be frozen. `dataclasses.replace` would run its checks
+                # again, and refuses fields that its constructor does not take.
+                object.__setattr__(made, name, new)
         return made
 
 

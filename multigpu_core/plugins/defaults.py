@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from multigpu import hookimpl
-from multigpu.multigpu_core import allocation
-from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
 from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
-from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory
+    from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 
 
 class DefaultPlanner:
@@ -23,7 +25,10 @@ class DefaultPlanner:
         reserve_bytes: Mapping[str, int],
         profile: HardwareProfile,
     ) -> AllocationPlan:
-        return allocation.plan_with_profile(inventory, request, devices, reserve_bytes, profile)
+        # Imports torch, which most commands of the command line do without.
+        from multigpu.multigpu_core.allocation import plan_with_profile
+
+        return plan_with_profile(inventory, request, devices, reserve_bytes, profile)
 
 
 class KeepWhatNodesKeep:

@@ -18,6 +18,7 @@ from multigpu import __version__, integrations
 from multigpu.multigpu_core.settings.toml import read_toml
 
 from .isolation import printable
+from .record import BUILT_IN
 
 GROUP = "multigpu.integrations"
 """The entry-point group of installed plugins."""
@@ -57,7 +58,7 @@ def built_in_names() -> tuple[str, ...]:
 
 def built_in() -> Iterator[Candidate]:
     for name in built_in_names():
-        yield Candidate(name, "built in", __version__, _module(f"multigpu.integrations.{name}"))
+        yield Candidate(name, BUILT_IN, __version__, _module(f"multigpu.integrations.{name}"))
 
 
 def installed() -> Iterator[Candidate]:

@@ -46,8 +46,8 @@ def device_backends(plugins: PluginManager) -> list[DeviceBackend]:
 
 def file_formats(plugins: PluginManager) -> Sequence[FileFormat]:
     """The built-in formats, then those of plugins. A reader that fails takes its plugin out and refuses the file."""
+    from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
-    from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS
 
     def check(plugin: str, found: FileFormat) -> FileFormat:
         if not isinstance(found.suffixes, tuple) or not all(_SUFFIX.fullmatch(each) for each in found.suffixes):

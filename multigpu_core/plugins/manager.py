@@ -20,7 +20,7 @@ from multigpu.multigpu_core.settings.configuration import Configuration, Configu
 from .discovery import Candidate
 from .isolation import Result, Wait, described, printable, run_step, wait_at_most
 from .plan_check import check_plan
-from .record import PluginRecord, TargetPack
+from .record import BUILT_IN, PluginRecord, TargetPack
 from .tracing import HookTrace
 from .validation import HookImplementations, PluginError, check_answer, check_plugin
 
@@ -88,7 +88,7 @@ class PluginManager:
 
     def register(self, plugin: object, name: str) -> None:
         """Register a plugin object of the host's own."""
-        self._register(Candidate(name, "built in", "", lambda: plugin))
+        self._register(Candidate(name, BUILT_IN, "", lambda: plugin))
 
     def loaders(self) -> Iterator[tuple[str, WrappedLoader | OwnNode]]:
         """What every plugin wraps, with the plugin's name; a plugin that raises is reported and left out."""

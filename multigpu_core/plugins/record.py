@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+BUILT_IN = "built in"
+"""The source of a plugin that comes with this extension."""
+
 
 class PackState(str, Enum):
     """The state of a node pack after ComfyUI started, or what is known of it without ComfyUI."""

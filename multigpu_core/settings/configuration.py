@@ -17,7 +17,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .core_settings import SECTIONS, LoggingSettings, MemorySettings, PlannerSettings, StartupSettings
+from .core_settings import (
+    NODES,
+    OPEN_SECTIONS,
+    REDIRECT,
+    SECTIONS,
+    LoggingSettings,
+    MemorySettings,
+    PlannerSettings,
+    StartupSettings,
+)
 from .toml import read_toml_with_lines
 
 ENVIRONMENT_VARIABLE = "MULTIGPU_PLUGINS"
@@ -80,6 +89,22 @@ class Configuration:
     @property
     def logging(self) -> LoggingSettings:
         return LoggingSettings(**self._values("logging"))
+
+    @property
+    def devices_of_nodes(self) -> dict[str, str]:
+        """The device that the variant of a node offers first, by node id."""
+        return self._values(NODES)
+
+    @property
+    def redirected_packs(self) -> list[str]:
+        """The packs whose calls that name the first device are redirected."""
+        return [pack for pack, is_on in self._values(REDIRECT).items() if is_on]
+
+    def node_problems(self, reasons: Mapping[str, str]) -> Iterator[ConfigurationProblem]:
+        """Entries of [nodes] that could not be carried out, given why by node id."""
+        for node_id, reason in reasons.items():
+            entry = self.core[NODES, node_id]
+            yield ConfigurationProblem(entry.file, entry.line, f"{NODES}.{node_id}", reason)
 
     def unknown_plugins(self, known: Iterable[str]) -> Iterator[ConfigurationProblem]:
         """Entries for plugins that nobody has."""
@@ -204,7 +229,7 @@ def _fault(path: tuple[str, ...], value: Any) -> str:
     """What is wrong with an entry, or nothing. A plugin's own options are judged by the plugin's model."""
     if _exceeds_64_bits(value):
         return "It contains a number of more than 64 bits."
-    sections = ("integrations", *SECTIONS)
+    sections = ("integrations", *SECTIONS, *OPEN_SECTIONS)
     if path[0] not in sections:
         return f"There is no such section{_nearest(path[0], sections)}."
     if len(path) == 1:
@@ -212,6 +237,9 @@ def _fault(path: tuple[str, ...], value: Any) -> str:
     if path[0] == "integrations":
         is_switch = len(path) == 2 or path[2] == ENABLED
         return f"Use true or false, not {_shown(value)}." if is_switch and not isinstance(value, bool) else ""
+    if path[0] in OPEN_SECTIONS:
+        kind, example = OPEN_SECTIONS[path[0]]
+        return "" if isinstance(value, kind) else f"Use {example}, not {_shown(value)}."
     return _fault_of_setting(SECTIONS[path[0]], path[1], value)
 
 

@@ -63,3 +63,11 @@ SECTIONS: dict[str, type[CoreSettings]] = {
     "startup": StartupSettings,
     "logging": LoggingSettings,
 }
+
+NODES = "nodes"
+REDIRECT = "redirect_first_device"
+OPEN_SECTIONS: dict[str, tuple[type, str]] = {
+    NODES: (str, 'a device, as in NODE_ID = "cuda:1"'),
+    REDIRECT: (bool, "true or false"),
+}
+"""Sections whose keys are names of nodes and packs: what a value is, and how to write one."""

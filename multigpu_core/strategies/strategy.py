@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from .former_enum import FormerEnum, FormerMember
+
 if TYPE_CHECKING:
     from multigpu.multigpu_core.allocation.inventory.inventory import Block
 
@@ -41,7 +43,7 @@ class _BuiltIn:
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Strategy(FormerMember, metaclass=FormerEnum):
     """Which blocks each device of a split stores; its `name` identifies it.
 
     `summary` continues a sentence that begins with the name. Where it `relays`, accelerators other than the compute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +57,17 @@ def comfyui(started_comfyui: ComfyUI) -> Iterator[ComfyUI]:
 def demo_server(
     comfyui_path: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyUIServer]:
-    """A ComfyUI server with our folder, the demo's models, a pack of nodes, and simulated cards of 4 and 2 GB."""
+    """A ComfyUI server with our folder, the demo's models, two packs, and simulated cards of 4 and 2 GB.
+
+    One pack has nodes, and the other our example of a strategy.
+    """
     base = tmp_path_factory.mktemp("base")
     prepare(base, repository)
     install_custom_node(base, stand_in("gguf"), "zz-loaded-after-us")
+    strategy = base / "custom_nodes" / "strategy"
+    strategy.mkdir()
+    (strategy / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    shutil.copy(repository / "examples" / "extensions" / "example_strategy.py", strategy / "multigpu_plugin.py")
     environment = {"MULTIGPU_SIMULATE": "4gb,2gb"}
     with ComfyUIServer(comfyui_path, base, environment=environment) as running:
         yield running

@@ -70,18 +70,6 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def sources(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the files under version control, as a fresh clone has them, and of nothing that lies beside them."""
-    copy = tmp_path_factory.mktemp("clone") / "sources"
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=True)
-    for name in filter(None, listing.stdout.split("\0")):
-        if (repository / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, copy / name)
-    return copy
-
-
 @pytest.fixture
 def fresh_environment(tmp_path: Path) -> Callable[..., Path]:
     """Makes a virtual environment and installs into it; dependencies and build tools are those of the running one."""

@@ -1,1 +1,1 @@
-"""The headers of model files, one module for each format. Imported by the inventory only."""
+"""The headers of model files: one file in `built_in` for each format that we bring."""

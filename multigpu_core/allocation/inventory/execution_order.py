@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 _ORDER = tuple(
     re.compile(pattern)
     for pattern in (
-        r"(?:.*_)?in|.*embed.*|norm|distilled_guidance_layer",
+        r"norm|(?:.*_)?in|distilled_guidance_layer",
+        r".*embed.*",
         # What prepares the prompt, a picture or a control signal for the blocks.
         r"visual|vision_model|llm_adapter|lyric_encoder|txtfusion|.*_connector|control_adapter|context_refiner",
         r".*_refiner",
         r"block_1|encoder|down|(?:input|down|double|double_stream|text_transformer)_blocks?|"
-        r"downsamples|double(?:_stream)?_layers",
+        r"downsamples|double(?:_stream)?_layers|layerwise_blocks",
         r"",  # all others
         r"block_2|decoder|up|upsamples|(?:output|up|single|single_stream)_blocks?|single(?:_stream)?_layers",
         r"head|out|final_.*|nerf_blocks|.*_out|controlnet_(?:single_)?blocks",

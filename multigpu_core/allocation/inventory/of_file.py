@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
+from multigpu.multigpu_core.allocation.formats.built_in.safetensors import FORMAT as SAFETENSORS
 from multigpu.multigpu_core.allocation.formats.file_format import FIRST_BYTES, FileFormat
-from multigpu.multigpu_core.allocation.formats.gguf_header import GGUF
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
-from multigpu.multigpu_core.allocation.formats.safetensors_header import SAFETENSORS
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 from .checkpoint_parts import CheckpointPart, select_part
@@ -20,9 +20,9 @@ _ZIP = b"PK\x03\x04"
 """How what torch.save writes begins, as .ckpt, .pt and .pth files."""
 _NO_HEADER = "is a PyTorch checkpoint, which has no header to plan from; use a .safetensors or .gguf file"
 
+_SUFFIXES_WITHOUT_HEADER = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 
 Formats = Sequence[FileFormat]
-BUILT_IN_FORMATS: Formats = (GGUF, SAFETENSORS)
 
 
 def inventory_of_file(
@@ -36,6 +36,11 @@ def inventory_of_file(
     """
     file = Path(path)
     return inventory_of_tensors(select_part(file, _tensors_of(file, formats), part))
+
+
+def model_suffixes(formats: Formats = BUILT_IN_FORMATS) -> frozenset[str]:
+    """What the names of model files end in, in lower case: those of `formats`, and of what torch.save writes."""
+    return _SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
 
 
 def check_header(path: Path, formats: Formats = BUILT_IN_FORMATS) -> None:

@@ -13,7 +13,7 @@ from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .capacity import CPU, Capacity, measure_capacity
-from .local_search import improved
+from .every_plan import every_plan
 from .plan import AllocationPlan
 from .planner import plan_allocation
 from .staging_bytes import MOST_BLOCKS, staged_bytes
@@ -22,8 +22,8 @@ from .step_time import TOKENS, link_to, predict_step
 _MOST_BLOCKS = 500
 """Real models have up to a hundred or so; with many more, trying plans takes longer than it can gain."""
 
-_MOST_BLOCKS_PREDICTED = 16_000
-"""Blocks in all plans whose step is predicted, until no further start is tried: some tenths of a second."""
+_WORTHWHILE = 0.999
+"""What a plan must gain if the bytes on each device do not tell it, so that no string can pin it."""
 
 _KEPT_STEPS = 8
 """How many sizes of the compute device's share are tried: with less there, more is on its way in time."""
@@ -40,8 +40,9 @@ def plan_with_profile(
     """As `plan_allocation`; in AUTO mode the plan with the shortest predicted step.
 
     There, donors whose link is slower than that of pinned host memory are passed over; where a request names one,
-    the plan warns of it with both figures. Between cards of one model blocks may be relayed, where that is faster: they
-    compute the same there, bit for bit.
+    the plan warns of it with both figures. The default strategy is free to choose: every plan is tried if there are few
+    blocks, and between cards of one model blocks may be relayed, where that is faster: they compute the same there, bit
+    for bit. Another strategy's choice of blocks is kept.
 
     Raises:
         PlanError: a device cannot store what falls to it.
@@ -56,25 +57,15 @@ def plan_with_profile(
         return plan
     capacity = measure_capacity(inventory, request, devices, reserve_bytes)
 
-    predicted = 0
-
     def predict(each: AllocationPlan) -> float:
-        nonlocal predicted
-        predicted += 1
         return predict_step(each, profile, tokens).step_seconds
 
-    plans = sorted(_candidates(inventory, request, devices, capacity, profile), key=predict)
-    capacity_bytes = {device: capacity.free_bytes[device] for device in _useful_donors(capacity, profile)}
-    capacity_bytes[capacity.compute_device] = capacity.free_bytes[capacity.compute_device] + capacity.head_bytes
-    better = []
-    for start in (each for each in plans if not each.strategy.relays):
-        if predicted * len(inventory.blocks) > _MOST_BLOCKS_PREDICTED:
-            break
-        found = improved(start, capacity_bytes, predict)
-        if found != start:
-            better.append(replace(found, wish="auto"))
-    fastest = min([*plans[:1], *better], key=predict, default=plan)
-    return replace(fastest, warnings=plan.warnings)
+    best = min(_candidates(inventory, request, devices, capacity, profile), key=predict, default=plan)
+    if request.strategy == Strategy.INTERLEAVE:
+        found = min(every_plan(plan, _useful_bytes(capacity, profile)), key=predict, default=best)
+        if predict(found) < predict(best) * _WORTHWHILE:
+            best = replace(found, wish="auto")
+    return replace(best, warnings=plan.warnings)
 
 
 def _candidates(
@@ -107,12 +98,16 @@ def _candidates(
 
 
 def _kept_bytes(inventory: Inventory, capacity: Capacity) -> Iterator[int]:
-    """Shares of the compute device, beside one to three staged blocks and a little less each."""
+    """Shares of the compute device, beside one to three staged blocks and a little less each.
+
+    A plan's blocks can come to half a block more than its share: the least shares leave room for that.
+    """
     free = capacity.free_bytes[capacity.compute_device]
     largest = max(map(staged_bytes, inventory.blocks))
     tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
     average = capacity.movable_bytes // len(inventory.blocks)
-    most = max(tried)
+    most, least = max(tried), min(tried)
+    tried |= {max(0, least - step * average // 2) for step in (1, 2)}
     tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
     yield from sorted((size for size in tried if size <= capacity.movable_bytes), reverse=True)
 
@@ -124,6 +119,13 @@ def _useful_donors(capacity: Capacity, profile: HardwareProfile) -> list[str]:
     useful = by_speed[: by_speed.index(CPU) + 1]
     least = capacity.movable_bytes - capacity.free_bytes[capacity.compute_device]
     return useful if sum(capacity.free_bytes[device] for device in useful) >= least else by_speed
+
+
+def _useful_bytes(capacity: Capacity, profile: HardwareProfile) -> dict[str, int]:
+    """What the compute device and its useful donors can store; heads and staging included."""
+    useful = {device: capacity.free_bytes[device] for device in _useful_donors(capacity, profile)}
+    useful[capacity.compute_device] = capacity.free_bytes[capacity.compute_device] + capacity.head_bytes
+    return useful
 
 
 def _donors(capacity: Capacity) -> list[str]:

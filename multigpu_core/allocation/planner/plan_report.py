@@ -20,6 +20,7 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, A
         "predicted_seconds": prediction.step_seconds,
         "limit_seconds": prediction.limit_seconds,
         "bound_by": prediction.bound_by,
+        "assumes": prediction.assumes,
         "warnings": list(plan.warnings),
         "blocks": [
             {"name": p.block.name, "bytes": p.block.size_bytes, "device": p.device, "relayed": p.relayed}

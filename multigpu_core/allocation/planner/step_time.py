@@ -38,6 +38,8 @@ class StepPrediction:
     compute_seconds: float
     transfer_seconds: Mapping[str, float]
     limit_seconds: float
+    assumes: str = ""
+    """The machine that it is for, where its speeds are published ones and not the user's own."""
 
     @property
     def bound_by(self) -> str:
@@ -67,7 +69,7 @@ def predict_step(plan: AllocationPlan, profile: HardwareProfile, tokens: int = T
     ends = _Schedule(plan, seconds, copies, hop_seconds).ends(2 * ring.laps)
     step_seconds = (ends[-1] - ends[-1 - ring.laps]) / ring.laps
     limit = max([sum(seconds), *transfers.values()])
-    return StepPrediction(step_seconds, sum(seconds), transfers, limit)
+    return StepPrediction(step_seconds, sum(seconds), transfers, limit, profile.assumes)
 
 
 def link_to(profile: HardwareProfile, source: str, compute: str) -> LinkSpeed:

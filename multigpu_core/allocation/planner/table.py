@@ -47,6 +47,8 @@ def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -
             f"  a step of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
             f"{prediction.limit_seconds:.3g} s at best, bound by {_bound(prediction)}"
         )
+        if prediction.assumes:
+            lines.append(f"    assumes {prediction.assumes}; measure to replace")
     lines += [f"  to reproduce: {plan.expert_string}"]
     return "\n".join(lines)
 

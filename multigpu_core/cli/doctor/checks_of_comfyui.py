@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from multigpu.multigpu_core.cli.without_torch import INSTALL_TORCH, NO_TORCH_HERE
+
 from . import tested_versions as tested
 from .finding import Check, Finding, note, problem, warning
 from .snapshot import Snapshot
@@ -16,7 +18,9 @@ def versions(here: Snapshot) -> Iterator[Finding]:
     if here.python < tested.LEAST_PYTHON:
         least = _dotted(tested.LEAST_PYTHON)
         yield problem(f"Python {_dotted(here.python)} is too old.", f"Use Python {least} or later.")
-    if here.torch < tested.LEAST_TORCH:
+    if here.torch is None:
+        yield problem(NO_TORCH_HERE, INSTALL_TORCH)
+    elif here.torch < tested.LEAST_TORCH:
         least = _dotted(tested.LEAST_TORCH)
         yield problem(f"torch {_dotted(here.torch)} is too old.", f"Update torch to {least} or later.")
 
@@ -25,7 +29,7 @@ def comfyui(here: Snapshot) -> Iterator[Finding]:
     if here.comfyui is None:
         yield note("This copy is in no ComfyUI.", "Put it into custom_nodes, or name the folder: --comfyui PATH.")
     elif not here.comfyui_version:
-        yield warning(f"{here.comfyui} does not look like a ComfyUI.", "Name the folder that has comfyui_version.py.")
+        yield problem(f"{here.comfyui} does not look like a ComfyUI.", "Name the folder that has comfyui_version.py.")
     elif here.comfyui_version not in tested.COMFYUI:
         todo = f"If something fails, try one of {', '.join(tested.COMFYUI)}, in which the tests passed."
         yield note(f"ComfyUI {here.comfyui_version} has not been tested.", todo)
@@ -40,9 +44,6 @@ def what_we_build_on(here: Snapshot) -> Iterator[Finding]:
     for feature, faults in here.inside.missing.items():
         todo = f"Use one of ComfyUI {', '.join(tested.COMFYUI)}, in which the tests passed; everything else works."
         yield problem(f"Off in this ComfyUI: {feature} ({faults}).", todo)
-    for name, cost in here.inside.refused.items():
-        what = f"ComfyUI has no function {name} that this version supports, so it is not replaced: {cost}."
-        yield warning(what, "Everything else works; a newer version of this extension may support it.")
 
 
 def comfy_aimdo(here: Snapshot) -> Iterator[Finding]:
@@ -62,7 +63,7 @@ def dynamic_vram(here: Snapshot) -> Iterator[Finding]:
     if here.inside is None or not here.inside.knows_dynamic_vram or not here.inside.comfy_aimdo or here.is_wsl:
         return
     is_off = here.server is not None and any(flag in here.server.arguments for flag in WITHOUT_DYNAMIC_VRAM)
-    if here.nvidia_cards and here.torch >= tested.LEAST_TORCH_FOR_DYNAMIC_VRAM and not is_off:
+    if here.nvidia_cards and here.torch and here.torch >= tested.LEAST_TORCH_FOR_DYNAMIC_VRAM and not is_off:
         todo = (
             "Nothing: a split model is a plain one, whose weights stay where its split puts them. All other models are "
             "dynamic, and ComfyUI moves their weights as it sees fit."

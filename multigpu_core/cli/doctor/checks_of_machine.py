@@ -15,7 +15,7 @@ VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELE
 def devices(here: Snapshot) -> Iterator[Finding]:
     for fault in here.device_problems:
         yield warning(fault, "The device is not used: check that its driver matches torch's build.")
-    if not here.cards:
+    if here.torch and not here.cards:
         todo = "If there is a GPU, install torch's build for it. To simulate two: MULTIGPU_SIMULATE=2x8gb."
         yield note("torch sees no accelerator.", todo)
     elif len(here.cards) == 1:

@@ -7,13 +7,16 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, own_comfyui
 from multigpu.multigpu_core.cli.plugins import plugins_of
 from multigpu.multigpu_core.plugins import is_rival, pack_folders, packs_in, plain_name, version_of_pack
+from multigpu.multigpu_core.plugins.extensions import file_formats
 from multigpu.multigpu_core.provisioning.release import is_comfyui
 
 from .nvidia_smi import nvidia_cards
@@ -21,9 +24,12 @@ from .running_server import running_server
 from .snapshot import InsideComfyUI, PackHere, Snapshot
 from .tested_versions import PACKS
 
+if TYPE_CHECKING:
+    from multigpu.multigpu_core.devices import DeviceInfo
+    from multigpu.multigpu_core.plugins import PluginManager
+
 IMPORT_SECONDS = 600.0
 MODEL_FOLDERS = ("diffusion_models", "unet", "checkpoints")
-MODEL_FILES = (".safetensors", ".gguf", ".sft", ".ckpt", ".pt", ".pth")
 _VERSION = re.compile(r"__version__\s*=\s*[\"']([^\"']+)")
 _AIMDO = re.compile(r"^comfy-aimdo\s*==\s*(\S+)", re.MULTILINE)
 
@@ -35,20 +41,17 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
     or nothing for ComfyUI's usual one.
     """
     import psutil
-    import torch
 
-    from multigpu.multigpu_core.devices import default_registry, load_profile
-
-    registry = default_registry()
-    survey = registry.survey()
-    cards = [info.name for info in survey.devices if info.name != "cpu"]
+    accelerators = _accelerators()
     folder = comfyui or own_comfyui()
     custom_nodes = [folder / "custom_nodes"] if folder is not None else []
     plugins = plugins_of(custom_nodes, folder / "user" if folder is not None else None)
+    # Formats import torch; without it no memory is known to compare a model with.
+    largest = _largest_model(folder, plugins) if folder is not None and accelerators.torch else None
     inside, why_not = _inside(folder)
     return Snapshot(
         python=_two_numbers(inside.python) if inside else (sys.version_info.major, sys.version_info.minor),
-        torch=_two_numbers(inside.torch if inside else torch.__version__),
+        torch=_two_numbers(torch) if (torch := inside.torch if inside else accelerators.torch) else None,
         system=platform.system(),
         is_wsl="microsoft" in platform.release().lower(),
         environ=dict(os.environ),
@@ -62,16 +65,46 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
         rivals=tuple(pack.name for pack in packs_in(custom_nodes) if is_rival(pack)),
         settings_problems=tuple(map(str, plugins.problems)),
         failed_plugins=tuple((r.name, r.why_not) for r in plugins.records.values() if r.enabled and r.why_not),
-        largest_model=max(_models(folder), key=lambda model: model[1], default=None) if folder is not None else None,
-        devices=survey.devices,
-        device_problems=tuple(f"{problem.subject}: {problem.error}" for problem in survey.problems),
-        blind_pairs=tuple((a, b) for a in cards for b in cards if a != b and not registry.has_peer_access(a, b)),
-        is_profiled=bool(os.environ.get("MULTIGPU_SIMULATE")) or load_profile(registry) is not None,
-        free_bytes=next((info.free_bytes for info in survey.devices if info.name == "cpu"), None),
+        largest_model=largest,
+        devices=accelerators.devices,
+        device_problems=accelerators.problems,
+        blind_pairs=accelerators.blind_pairs,
+        is_profiled=accelerators.is_profiled,
+        free_bytes=next((info.free_bytes for info in accelerators.devices if info.name == "cpu"), None),
         swap_bytes=psutil.swap_memory().total,
         free_swap_bytes=psutil.swap_memory().free,
         nvidia_cards=nvidia_cards(),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Accelerators:
+    """What this process's torch knows of the machine; of none, nothing."""
+
+    torch: str = ""
+    devices: tuple[DeviceInfo, ...] = ()
+    problems: tuple[str, ...] = ()
+    blind_pairs: tuple[tuple[str, str], ...] = ()
+    is_profiled: bool = True
+
+
+def _accelerators() -> _Accelerators:
+    if find_spec("torch") is None:
+        return _Accelerators()
+    import torch
+
+    from multigpu.multigpu_core.devices import default_registry, load_profile
+
+    registry = default_registry()
+    survey = registry.survey()
+    cards = [info.name for info in survey.devices if info.name != "cpu"]
+    return _Accelerators(
+        torch.__version__,
+        survey.devices,
+        tuple(f"{problem.subject}: {problem.error}" for problem in survey.problems),
+        tuple((a, b) for a in cards for b in cards if a != b and not registry.has_peer_access(a, b)),
+        bool(os.environ.get("MULTIGPU_SIMULATE")) or load_profile(registry) is not None,
+    )
 
 
 def _inside(comfyui: Path | None) -> tuple[InsideComfyUI | None, str]:
@@ -105,13 +138,21 @@ def _commit(pack: Path) -> str:
         return ""
 
 
-def _models(comfyui: Path) -> Iterator[tuple[str, int]]:
+def _largest_model(comfyui: Path, plugins: PluginManager) -> tuple[str, int] | None:
+    """Name and size of the largest model file of any format, those of plugins included."""
+    from multigpu.multigpu_core.allocation.inventory.of_file import model_suffixes
+
+    models = _models(comfyui, model_suffixes(file_formats(plugins)))
+    return max(models, key=lambda model: model[1], default=None)
+
+
+def _models(comfyui: Path, suffixes: Collection[str]) -> Iterator[tuple[str, int]]:
     """Model files by name and size."""
     for kind in MODEL_FOLDERS:
         for folder, _, names in os.walk(comfyui / "models" / kind, followlinks=True):
             for name in names:
                 path = Path(folder, name)
-                if path.suffix.lower() in MODEL_FILES and path.is_file():
+                if path.suffix.lower() in suffixes and path.is_file():
                     yield name, path.stat().st_size
 
 

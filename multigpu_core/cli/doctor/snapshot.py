@@ -25,8 +25,6 @@ class InsideComfyUI:
     nodes: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
     """Features that are off, and what in this ComfyUI has changed."""
-    refused: Mapping[str, str] = field(default_factory=dict)
-    """Functions of ComfyUI that are not replaced, and what that costs."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Snapshot:
     """The machine, its Python and its ComfyUI; sizes in bytes."""
 
     python: tuple[int, int] = (3, 11)
-    torch: tuple[int, int] = (2, 11)
+    torch: tuple[int, int] | None = (2, 11)
+    """None where it is not installed."""
     system: str = "Linux"
     is_wsl: bool = False
     environ: Mapping[str, str] = field(default_factory=dict)

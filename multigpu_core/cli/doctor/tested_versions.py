@@ -16,6 +16,10 @@ PACKS = {
     "ComfyUI_bitsandbytes_NF4": ("6c65152",),
     "PuLID_ComfyUI": ("1.0.1", "4e1fd40"),
     "x-flux-comfyui": ("1.0.0", "0032855"),
+    "ComfyUI-Frame-Interpolation": ("26545cc",),
+    "ComfyUI-RMBG": ("3.1.0", "58f1947"),
+    "ComfyUI-VibeVoice": ("d04665d",),
+    "ComfyUI-QwenVL": ("88d47a8",),
 }
 """Node packs by their folder's name: versions, and commits, which are all that some of them have."""
 LEAST_PYTHON = (3, 10)

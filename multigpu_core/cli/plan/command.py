@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,27 +12,29 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here, strategies_here
+from multigpu.multigpu_core.cli.plugins_here import PluginsHere
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .described_machine import described_machine, sizes_by_device
 
 if TYPE_CHECKING:
     from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest, Inventory, StepPrediction
-    from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
+    from multigpu.multigpu_core.devices import DeviceInfo, DeviceRegistry, HardwareProfile
+    from multigpu.multigpu_core.plugins import PluginManager
 
 DOES_NOT_FIT = 1
 WRONG_INPUT = 2
 
 
 def plan(
+    ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="A .safetensors or .gguf file; its weights are not read.")],
     device: Annotated[str, typer.Option(help="The compute device; by default the first accelerator.")] = "",
     expert: Annotated[str, typer.Option(help="An allocation string; by default auto, or --virtual-vram.")] = "",
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
     strategy: Annotated[str, typer.Option(help="How blocks are chosen.")] = Strategy.INTERLEAVE.name,
-    fit: Annotated[list[str] | None, typer.Option(help="Free memory to plan with, as cuda:0=10gb; repeatable.")] = None,
+    fit: Annotated[list[str] | None, typer.Option(help="Memory to leave free, as cuda:0=2gb; repeatable.")] = None,
     machine: Annotated[
         list[str] | None, typer.Option(help="Plan for other devices, as cuda:0=24gb; repeatable.")
     ] = None,
@@ -44,7 +46,7 @@ def plan(
     Exit 0: it fits; 1: no requested plan fits; 2: invalid usage.
     """
     # Imports torch, which the other commands do without.
-    from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError
+    from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError, request_from_widgets
     from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
     from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPartError
     from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
@@ -52,20 +54,21 @@ def plan(
     from multigpu.multigpu_core.devices import DeviceError
 
     try:
-        here = _Machine.described(machine) if machine else _Machine.here()
+        here = ctx.ensure_object(PluginsHere)
+        planned_for = _Machine.described(machine) if machine else _Machine.of(here.registry)
         reserve = sizes_by_device(fit or (), "--fit")
-        here.refuse_unknown(reserve)
+        planned_for.refuse_unknown(reserve)
         widgets = AllocationWidgets(
-            device or here.first,
+            device or planned_for.first,
             virtual_vram,
             donors,
             expert or ("" if virtual_vram else "auto"),
-            strategies_here().named(strategy),
+            here.strategies.named(strategy),
         )
-        formats = formats_here()
+        inventory = inventory_of_file(file, formats=here.formats)
         found = [
-            _Outcome.of(inventory_of_file(file, formats=formats), request, here, reserve)
-            for request in (_requests(widgets, here.names) if compare else [_request(widgets, here.names)])
+            _Outcome.of(here.manager, planned_for, reserve, inventory, request_from_widgets(wished, planned_for.names))
+            for wished in ([replace(widgets, strategy=each) for each in here.strategies] if compare else [widgets])
         ]
     except (AllocationError, DeviceError, HeaderError, CheckpointPartError, OSError, ValueError) as error:
         if isinstance(error, PlanError):
@@ -91,10 +94,9 @@ class _Machine:
     profile: HardwareProfile
 
     @classmethod
-    def here(cls) -> _Machine:
+    def of(cls, registry: DeviceRegistry) -> _Machine:
         from multigpu.multigpu_core.devices import known_profile
 
-        registry = registry_here()
         return cls(list(registry.devices()), known_profile(registry))
 
     @classmethod
@@ -127,18 +129,37 @@ class _Outcome:
     plan: AllocationPlan | None
     prediction: StepPrediction | None
     why_not: str = ""
+    reserved_bytes: int = 0
+    """Of the compute device, left for inference."""
 
     @classmethod
     def of(
-        cls, inventory: Inventory, request: AllocationRequest, machine: _Machine, reserve: dict[str, int]
+        cls,
+        plugins: PluginManager,
+        machine: _Machine,
+        reserve: dict[str, int],
+        inventory: Inventory,
+        request: AllocationRequest,
     ) -> _Outcome:
-        from multigpu.multigpu_core.allocation import PlanError, plan_with_profile, predict_step
+        from multigpu.multigpu_core.allocation import AllocationMode, PlanError, predict_step
+        from multigpu.multigpu_core.allocation.inference_reserve import inference_reserve
 
+        compute = next(info for info in machine.devices if info.name == request.compute_device)
+        if request.mode is AllocationMode.AUTO and compute.name != "cpu":
+            reserve = {compute.name: inference_reserve(compute.total_bytes), **reserve}
         try:
-            found = plan_with_profile(inventory, request, machine.devices, reserve, machine.profile)
+            found = plugins.plan_allocation(
+                inventory=inventory,
+                request=request,
+                devices=machine.devices,
+                reserve_bytes=reserve,
+                profile=machine.profile,
+                draft=True,
+            )
         except PlanError as error:
             return cls(request, None, None, str(error))
-        return cls(request, found, predict_step(found, machine.profile))
+        reserved = reserve.get(compute.name, 0)
+        return cls(request, found, predict_step(found, machine.profile), reserved_bytes=reserved)
 
     @property
     def string(self) -> str:
@@ -146,28 +167,22 @@ class _Outcome:
 
     def text(self) -> str:
         from multigpu.multigpu_core.allocation import plan_table
+        from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 
         if self.plan is None:
             return f"Does not fit: {self.why_not}"
-        return "\n".join([plan_table(self.plan, self.prediction), *self.plan.warnings])
+        lines = [plan_table(self.plan, self.prediction)]
+        if self.reserved_bytes:
+            device, size = self.request.compute_device, readable_bytes(self.reserved_bytes)
+            lines.append(f"  {size} of {device} left for inference; --fit {device}=SIZE leaves another amount")
+        return "\n".join([*lines, *self.plan.warnings])
 
     def report(self) -> dict[str, Any]:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
         if self.plan is None or self.prediction is None:
             return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
-        return plan_report(self.plan, self.prediction)
-
-
-def _request(widgets: Any, known: list[str]) -> AllocationRequest:
-    from multigpu.multigpu_core.allocation import request_from_widgets
-
-    return request_from_widgets(widgets, known)
-
-
-def _requests(widgets: Any, known: list[str]) -> Iterator[AllocationRequest]:
-    for strategy in strategies_here():
-        yield _request(replace(widgets, strategy=strategy), known)
+        return {**plan_report(self.plan, self.prediction), "reserved_bytes": self.reserved_bytes}
 
 
 def _comparison(outcomes: list[_Outcome]) -> Table:
@@ -184,5 +199,8 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
         elsewhere = sum(outcome.plan.bytes_by_device.values()) - outcome.plan.compute_bytes
         seconds = (f"{outcome.prediction.step_seconds:.3g} s", f"{outcome.prediction.limit_seconds:.3g} s")
         sizes = (readable_bytes(stored), readable_bytes(elsewhere))
-        table.add_row(outcome.plan.strategy.name, *seconds, *sizes)
+        name = outcome.request.strategy.name
+        if outcome.plan.strategy != outcome.request.strategy:
+            name += f", better as {outcome.plan.strategy.name}"
+        table.add_row(name, *seconds, *sizes)
     return table

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
-from multigpu.multigpu_core.cli.plugins_here import formats_here, registry_here, strategies_here
+from multigpu.multigpu_core.cli.plugins_here import PluginsHere
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .report import is_equal, print_report
@@ -30,6 +30,7 @@ class _CannotVerifyError(ValueError):
 
 
 def verify(
+    ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="A diffusion model: .safetensors, or .gguf with ComfyUI-GGUF.")],
     device: Annotated[str, typer.Option(help="The compute device; by default the first accelerator.")] = "",
     expert: Annotated[
@@ -57,12 +58,13 @@ def verify(
     from multigpu.multigpu_core.devices import DeviceError
 
     try:
-        registry = registry_here()
+        here = ctx.ensure_object(PluginsHere)
+        registry = here.registry
         first = _first_accelerator(registry)
         compute = registry.resolve(device) if device else first
-        widgets = AllocationWidgets(compute, virtual_vram, donors, expert, strategies_here().named(strategy))
+        widgets = AllocationWidgets(compute, virtual_vram, donors, expert, here.strategies.named(strategy))
         widgets = _or_half(widgets, registry)
-        _refuse_early(file, widgets, registry)
+        _refuse_early(file, widgets, here)
         home = some_comfyui(comfyui)
         trial = {"compute_device": compute, "split": _inputs(widgets), "steps": steps, "size_pixels": size}
         job = Job("verify", {"file": str(file.resolve()), "trial": trial}, _packs(file, home))
@@ -101,17 +103,17 @@ def _or_half(widgets: AllocationWidgets, registry: DeviceRegistry) -> Allocation
     return replace(widgets, expert=";".join(shares))
 
 
-def _refuse_early(file: Path, widgets: AllocationWidgets, registry: DeviceRegistry) -> None:
+def _refuse_early(file: Path, widgets: AllocationWidgets, here: PluginsHere) -> None:
     """What is wrong and needs no ComfyUI to be seen: an allocation, or a file that holds no model."""
     from multigpu.multigpu_core.allocation import request_from_widgets
     from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
 
-    request = request_from_widgets(widgets, registry.names())
+    request = request_from_widgets(widgets, here.registry.names())
     if request.compute_device != widgets.compute_device:
         raise _CannotVerifyError(
             f"{request.compute_device} is the compute device in that string: use --device {request.compute_device}."
         )
-    inventory_of_file(file, formats=formats_here())
+    inventory_of_file(file, formats=here.formats)
 
 
 def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:

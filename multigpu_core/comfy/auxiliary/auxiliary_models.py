@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import comfy.patcher_extension
-import comfy.sampler_helpers
 import structlog
 
+from multigpu.multigpu_core.comfy.host.compatibility import patcher_extension, sampler_helpers
 from multigpu.multigpu_core.comfy.host.loader_outputs import unload_model
 from multigpu.multigpu_core.comfy.split.cond_batch import WRAPPER_KEY
 from multigpu.multigpu_core.comfy.split.patcher import placement_of
@@ -47,7 +46,7 @@ def serve_auxiliary_models(patcher: Any) -> None:
         with holdings_at(device, model, options), _computing_at_home(guider.model_patcher, options):
             return executor(*args, **kwargs)
 
-    wrappers = comfy.patcher_extension.WrappersMP
+    wrappers = patcher_extension.WrappersMP
     if patcher.get_wrappers(wrappers.PREPARE_SAMPLING, WRAPPER_KEY):
         return
     patcher.add_wrapper_with_key(wrappers.PREPARE_SAMPLING, WRAPPER_KEY, prepare_sampling)
@@ -66,12 +65,12 @@ def _companions(model: Any, conds: Any, model_options: Mapping[str, Any] | None)
     yield from model.model_patches_models()
     yield from (patcher for _, patcher, *_ in _in_conds(conds, "gligen"))
     yield from _in_conds(conds, "additional_models")
-    yield from comfy.sampler_helpers.get_additional_models_from_model_options(model_options)
+    yield from sampler_helpers.get_additional_models_from_model_options(model_options)
 
 
 def _in_conds(conds: Mapping[str, Any], name: str) -> Iterator[Any]:
     for each in conds.values():
-        yield from comfy.sampler_helpers.get_models_from_cond(each, name)
+        yield from sampler_helpers.get_models_from_cond(each, name)
 
 
 def _bring(companion: Any, model: Any) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import comfy.controlnet
 import torch
 from torch import Tensor, nn
 
+from multigpu.multigpu_core.comfy.host.compatibility import controlnet
 from multigpu.multigpu_core.comfy.host.scope import Devices, device_scope
 from multigpu.multigpu_core.execution import replace_tensors
 
@@ -56,7 +56,7 @@ class ControlElsewhere(ControlClass):  # type: ignore[misc]
 
 def compute_where_loaded(value: Any) -> Any:
     """Let a control compute on its own device for a model on any other; returns `value`, whatever it is."""
-    if isinstance(value, comfy.controlnet.ControlBase) and not isinstance(value, ControlElsewhere):
+    if isinstance(value, controlnet.ControlBase) and not isinstance(value, ControlElsewhere):
         base: type = type(value)
         value.__class__ = _class_elsewhere(base)
     return value

@@ -13,21 +13,19 @@ from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import comfy.controlnet
-import comfy.model_management as mm
 import structlog
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from multigpu.multigpu_core.allocation import readable_bytes
+from multigpu.multigpu_core.comfy.host.compatibility import controlnet, model_patcher
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.split.cond_batch import WRAPPER_KEY
 
 log = structlog.get_logger("multigpu")
 
 PATCHES = ("patches", "patches_replace")
 _ATOMS = (str, bytes, int, float, type(None), torch.device, torch.dtype)
-_SEEN_TO_ELSEWHERE = (ModelPatcher, comfy.controlnet.ControlBase, ModuleType, type)
 _DEEPEST = 3
 """Objects inside objects that are gone through: a patch, what it works with, and what that works with."""
 
@@ -72,6 +70,8 @@ class Holdings:
         """Modules in `managed` are ComfyUI's to move."""
         self._replace = replace
         self._managed = {id(module) for each in managed for module in each.modules()}
+        self._patcher_class = model_patcher.ModelPatcher
+        self._seen_to_elsewhere = (self._patcher_class, controlnet.ControlBase, ModuleType, type)
         self._seen: dict[int, Any] = {}
         self._undo: list[Callable[[], object]] = []
 
@@ -88,7 +88,7 @@ class Holdings:
             return value if is_same else type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         places = list(_places(value))
         for held, _ in places:
-            if isinstance(held, ModelPatcher):  # its model often lies beside it
+            if isinstance(held, self._patcher_class):  # its model often lies beside it
                 self._managed.update(id(module) for module in held.model.modules())
         depth += _is_object(value)
         for held, put in places:
@@ -103,7 +103,7 @@ class Holdings:
             self._undo.pop()()
 
     def _is_others(self, value: Any, depth: int) -> bool:
-        if isinstance(value, _SEEN_TO_ELSEWHERE) or id(value) in self._managed:
+        if isinstance(value, self._seen_to_elsewhere) or id(value) in self._managed:
             return True
         # A patch with `to` is moved by ComfyUI, as it says itself.
         return _is_object(value) and (depth >= _DEEPEST or (depth == 0 and hasattr(type(value), "to")))

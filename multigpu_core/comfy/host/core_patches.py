@@ -6,28 +6,24 @@ Every replacement asks first whether one of our nodes is at work (`current_scope
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import comfy.model_management as mm
-import structlog
 import torch
-from comfy.cli_args import args
 
+from .comfyui_names import MissingNameError
+from .compatibility import REPLACED, flag
+from .compatibility import model_management as mm
 from .dynamic_vram import SwitchedModules
 from .scope import Devices, current_scope, device_scope
-
-log = structlog.get_logger("multigpu")
 
 ScopeAnswer = Callable[[Devices], "torch.device | None"]
 
 
 def _home_of(device: torch.device) -> torch.device | None:
     """With --gpu-only a model waits where it computes, and not where its checkpoint's diffusion model does."""
-    return device if args.gpu_only else None
+    return device if flag("gpu_only") else None
 
 
 # Function of comfy.model_management -> what a device scope answers for it; None leaves the answer to ComfyUI.
@@ -41,22 +37,6 @@ DEVICE_SELECTION: dict[str, ScopeAnswer] = {
     "unet_inital_load_device": lambda scope: scope.initial,  # ComfyUI's spelling
     "text_encoder_initial_device": lambda scope: scope.initial,
 }
-
-COSTS = {
-    "intermediate_device": "with --gpu-only models on other GPUs leave their results there",
-    "free_memory": "a model whose last user ends while it is unloaded can stop ComfyUI's prompt worker",
-    "soft_empty_cache": "cached memory on devices other than ComfyUI's own is not freed",
-    "unload_all_models": "models with keep_loaded are unloaded with all others",
-    "reset": "models with keep_loaded stay when ComfyUI frees everything",
-    "malloc_graph_enabled": "Comfy Compiler can end ComfyUI when it records a model of our nodes: start ComfyUI with "
-    "--disable-comfy-compiler",
-    "get": "the panel cannot unload single models, and what idle nodes keep is not released",
-}
-
-
-def cost_of(name: str) -> str:
-    """What it costs that the function of this name cannot be replaced."""
-    return COSTS.get(name, "models of our nodes may be loaded on ComfyUI's own device")
 
 
 class CorePatches:
@@ -85,11 +65,9 @@ class CorePatches:
         self._empty_cache = empty_cache
         self._switched = SwitchedModules()
         self._originals: dict[tuple[Any, str], Callable[..., Any]] = {}
-        self.refused: list[str] = []
-        """Functions that this ComfyUI lacks or has changed, so that they were left alone."""
 
     def install(self) -> None:
-        """Replace what can be replaced; what cannot is left alone, with a warning that says what that costs."""
+        """Replace what can be replaced; what this ComfyUI lacks or has changed is left alone: start-up has said so."""
         self._switched.install()
         for name, answer in DEVICE_SELECTION.items():
             self._replace(name, partial(_answered_by_scope, answer))
@@ -97,15 +75,9 @@ class CorePatches:
         self._replace("free_memory", _keeping_patchers_alive)
         self._replace("soft_empty_cache", self._emptying_all_caches)
         self._replace("unload_all_models", self._sparing_kept_models)
-        if hasattr(args, "disable_comfy_compiler"):  # from 0.35 on
-            prefetch = importlib.import_module("comfy.model_prefetch")
-            self._replace("malloc_graph_enabled", self._recording_none_of_ours, prefetch)
-        execution = importlib.import_module("execution")
-        self._replace("reset", self._letting_go, getattr(execution, "PromptExecutor", None))
-        self._replace("get", self._between_two_prompts, getattr(execution, "PromptQueue", None))
-        for name in self.refused:
-            message = f"This ComfyUI lacks the function {name} or changed it: {cost_of(name)}; everything else works."
-            log.warning("core_function_missing", message=message, function=name)
+        self._replace("PromptExecutor.reset", self._letting_go)
+        self._replace("PromptQueue.get", self._between_two_prompts)
+        self._replace("malloc_graph_enabled", self._recording_none_of_ours)
 
     def restore(self) -> None:
         """Put ComfyUI's own functions back."""
@@ -114,12 +86,14 @@ class CorePatches:
             setattr(owner, name, original)
         self._originals.clear()
 
-    def _replace(self, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], owner: Any = mm) -> None:
-        original = getattr(owner, name, None)
-        if not inspect.isfunction(original):
-            self.refused.append(name)
+    def _replace(self, declared: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        try:
+            owner, name = REPLACED[declared].place
+        except MissingNameError:
             return
-        self._originals[owner, name] = original
+        if REPLACED[declared].fault:
+            return
+        original = self._originals[owner, name] = getattr(owner, name)
         replacement = make(original)
         replacement.__name__ = name
         replacement.__wrapped__ = original  # type: ignore[attr-defined]  # inspect shows ComfyUI's signature

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
-import comfy.model_management as mm
-from comfy.cli_args import args
-
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, flag
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.devices import DeviceBackend, DeviceRegistry, default_registry
 
 HINTS = {
@@ -17,16 +16,19 @@ HIDDEN_BY_CUDA_DEVICE = ("cuda", "npu")
 """The families that ComfyUI's --cuda-device hides, by the environment variables that it sets."""
 
 
-def comfyui_registry(more_backends: Sequence[DeviceBackend] = ()) -> DeviceRegistry:
-    """All devices, those of `more_backends` included, restricted as ComfyUI's own flags restrict it."""
+def comfyui_registry(more_backends: Sequence[DeviceBackend] = (), missing: Container[Feature] = ()) -> DeviceRegistry:
+    """All devices, those of `more_backends` included, restricted as ComfyUI's own flags restrict it.
+
+    The flags among the `missing` features count as not given.
+    """
     registry = default_registry(hints=HINTS, more_backends=more_backends)
-    if mm.cpu_mode():
+    if Feature.CPU_FLAG not in missing and mm.cpu_mode():
         return registry.restricted(("cpu",), "ComfyUI was started with --cpu: leave that flag out to use accelerators.")
-    if mm.is_directml_enabled():
+    if Feature.DIRECTML_FLAG not in missing and mm.is_directml_enabled():
         chosen = registry.name_of(mm.get_torch_device())
         reason = f"ComfyUI was started with --directml and uses {chosen}: --directml N chooses another."
         return registry.restricted(("cpu", chosen), reason)
-    if args.cuda_device not in (None, "all"):
-        hint = f"ComfyUI was started with --cuda-device {args.cuda_device}, which hides other GPUs."
+    if (chosen := flag("cuda_device")) not in (None, "all"):
+        hint = f"ComfyUI was started with --cuda-device {chosen}, which hides other GPUs."
         return default_registry(hints=dict.fromkeys(HIDDEN_BY_CUDA_DEVICE, hint), more_backends=more_backends)
     return registry

@@ -16,8 +16,8 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-import comfy.memory_management
-import comfy.model_patcher
+from .comfyui_names import MissingNameError
+from .compatibility import declared
 
 _is_off: ContextVar[bool] = ContextVar("multigpu_without_dynamic_vram", default=False)
 
@@ -64,6 +64,12 @@ class _ModelPatchers(ModuleType):
     CoreModelPatcher = _UnlessOff(lambda module: module.ModelPatcher)
 
 
+SWITCHED = {
+    "comfy.memory_management.aimdo_enabled": _MemoryManagement,
+    "comfy.model_patcher.CoreModelPatcher": _ModelPatchers,
+}
+
+
 class SwitchedModules:
     """Make the two modules of ComfyUI's switch follow the context, until they are restored."""
 
@@ -71,8 +77,12 @@ class SwitchedModules:
         self._classes: list[tuple[ModuleType, type[ModuleType]]] = []
 
     def install(self) -> None:
-        wanted = ((comfy.memory_management, _MemoryManagement), (comfy.model_patcher, _ModelPatchers))
-        for module, switched in wanted:
+        """Switch what this ComfyUI has: start-up has said what it lacks."""
+        for name, switched in SWITCHED.items():
+            try:
+                module, _ = declared(name).place
+            except MissingNameError:
+                continue
             self._classes.append((module, module.__class__))
             module.__class__ = switched
 

@@ -1,14 +1,17 @@
-"""Access to the running ComfyUI: its devices, its memory management, its version."""
+"""Access to the running ComfyUI: its devices, its memory management, its server and what that executes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-import comfy.model_management as mm
-
-from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, Formats
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats, model_suffixes
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_execution_utils, server
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.pinned_budget import ComfyUIPins
 from multigpu.multigpu_core.devices import (
     DeviceInfo,
@@ -25,6 +28,27 @@ from multigpu.multigpu_core.strategies.strategy import Strategies, Strategy
 LIMITLESS = sys.maxsize
 
 
+def prompt_server() -> Any | None:
+    """ComfyUI's server; None without one, as in a script that imports ComfyUI."""
+    return getattr(getattr(server, "PromptServer", None), "instance", None)
+
+
+def executing_prompt() -> str | None:
+    """The id of the prompt that ComfyUI executes, whatever thread asks: it executes one at a time."""
+    queue = getattr(prompt_server(), "prompt_queue", None)
+    running = list(queue.currently_running.values()) if queue is not None else []
+    return str(running[0][1]) if running else None
+
+
+def executing_node() -> str | None:
+    """The id of the node that runs in this context; None where a script calls it, and where ComfyUI does not say."""
+    try:
+        context = comfy_execution_utils.get_executing_context()
+    except MissingNameError:
+        return None
+    return context.node_id if context is not None else None
+
+
 class Host:
     """The running ComfyUI, seen through the devices that it may use."""
 
@@ -39,6 +63,7 @@ class Host:
         self.registry = registry
         self.formats = formats
         """The formats of model files whose headers can be read, those of plugins included."""
+        self.model_suffixes = model_suffixes(formats)
         self._profile: tuple[tuple[int | None, tuple[str, ...]], HardwareProfile] | None = None
         self.memory = memory or MemorySettings()
         self._own_device = registry.name_of(mm.get_torch_device())

@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from comfy_api.internal import first_real_override
-from comfy_api.latest import io
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_api, comfy_api_internal
 
 LoaderClass = type[Any]
 """V1 and V3 alike have INPUT_TYPES(), RETURN_TYPES and FUNCTION."""
@@ -60,7 +59,7 @@ def call_loader(node: LoaderClass, inputs: Mapping[str, Any], instance: Any = No
     hidden = input_types_v1(node).get("hidden", {})
     if not hidden:
         return node.execute(**inputs)
-    values = {io.Hidden[name]: inputs[name] for name in hidden if name in inputs}
+    values = {comfy_api.io.Hidden[name]: inputs[name] for name in hidden if name in inputs}
     clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": values})
     return clone.execute(**{name: value for name, value in inputs.items() if name not in hidden})
 
@@ -84,5 +83,5 @@ def own_fingerprint(node: LoaderClass) -> Callable[..., Any] | None:
 def _own(node: LoaderClass, v1_name: str, v3_name: str) -> Callable[..., Any] | None:
     """V3's base class has these methods as well, where they only raise."""
     if is_v3(node):
-        return getattr(node, v3_name) if first_real_override(node, v3_name) is not None else None
+        return getattr(node, v3_name) if comfy_api_internal.first_real_override(node, v3_name) is not None else None
     return getattr(node, v1_name, None)

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management as mm
-import comfy.model_patcher
 import torch
 
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
+from multigpu.multigpu_core.comfy.host.compatibility import model_patcher
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 
 HOLDER_ATTRIBUTES = ("patcher", "control_model_wrapped")
@@ -53,11 +53,11 @@ def with_output(result: Any, value: Any) -> Any:
 
 def patcher_of(value: Any) -> Any | None:
     """The patcher that a loader's output is or holds; None for what has none (a ControlLora, a missing CLIP)."""
-    if isinstance(value, comfy.model_patcher.ModelPatcher):
+    if isinstance(value, model_patcher.ModelPatcher):
         return value
     for attribute in HOLDER_ATTRIBUTES:
         held = getattr(value, attribute, None)
-        if isinstance(held, comfy.model_patcher.ModelPatcher):
+        if isinstance(held, model_patcher.ModelPatcher):
             return held
     return None
 
@@ -69,7 +69,8 @@ def with_plain_patcher(value: Any) -> Any:
         RuntimeError: the loader that made it left no way to load the model again.
     """
     patcher = patcher_of(value)
-    if patcher is None or not patcher.is_dynamic():
+    is_dynamic = getattr(patcher, "is_dynamic", None)  # a ComfyUI without DynamicVRAM need not have it
+    if patcher is None or is_dynamic is None or not is_dynamic():
         return value
     with without_dynamic_vram():
         plain = patcher.clone(disable_dynamic=True)
@@ -112,7 +113,7 @@ def retarget(value: Any, device: torch.device) -> Any:
 
 def set_devices(value: Any, device: torch.device) -> None:
     """Keep an output's own device fields in step with its patcher's."""
-    if isinstance(value, (comfy.model_patcher.ModelPatcher, torch.nn.Module)):  # these know by themselves
+    if isinstance(value, (model_patcher.ModelPatcher, torch.nn.Module)):  # these know by themselves
         return
     fields = vars(value) if hasattr(value, "__dict__") else {}  # a property answers for itself
     for attribute in DEVICE_ATTRIBUTES:

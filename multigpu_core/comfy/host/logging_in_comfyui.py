@@ -9,16 +9,18 @@ import structlog
 from multigpu.multigpu_core.logs import LogFile, configure_logging
 from multigpu.multigpu_core.settings.core_settings import LoggingSettings
 
-from .executing import executing_prompt
+from .host import executing_prompt
 
 log = structlog.get_logger("multigpu")
 
 
-def start_logging(settings: LoggingSettings, user_directory: Path) -> None:
-    """Log as the settings say; a file that cannot be written costs the file alone."""
-    file = LogFile(user_directory / settings.file, settings.file_max_bytes, settings.file_backups)
+def start_logging(settings: LoggingSettings, user_directory: Path | None) -> None:
+    """Log as the settings say: to a file in the user directory, if there is one, and to the console alone otherwise."""
+    file = None
+    if settings.file and user_directory is not None:
+        file = LogFile(user_directory / settings.file, settings.file_max_bytes, settings.file_backups)
     try:
-        configure_logging(settings.level, file if settings.file else None, executing_prompt)
+        configure_logging(settings.level, file, executing_prompt)
     except OSError as error:
         configure_logging(settings.level, None, executing_prompt)
         message = f"logging.file {settings.file!r} cannot be written: {error}. Events are on the console only."

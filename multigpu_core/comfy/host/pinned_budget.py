@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import comfy.model_management as mm
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 
 
 class ComfyUIPins:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-
-from multigpu.multigpu_core.comfy.host.executing import executing_node
+from multigpu.multigpu_core.comfy.host.compatibility import folder_paths
+from multigpu.multigpu_core.comfy.host.host import executing_node
 from multigpu.multigpu_core.comfy.host.loader_outputs import PLAIN
 
 Stamp = tuple[tuple[str, int, int], ...]

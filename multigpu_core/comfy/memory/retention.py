@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-import comfy.model_management as mm
 import structlog
 
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
 
 from .retained_outputs import NodeKey, RetainedOutputs

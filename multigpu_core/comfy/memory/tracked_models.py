@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management as mm
-import comfy.model_patcher
 import structlog
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
+from multigpu.multigpu_core.comfy.host.compatibility import model_patcher
 from multigpu.multigpu_core.comfy.host.loader_outputs import ALL_BYTES, patcher_of, unload_model
 from multigpu.multigpu_core.comfy.host.scope import Devices
 from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
@@ -265,6 +265,6 @@ def _models_in(value: Any) -> Iterator[Any]:
 def _is_model(value: Any) -> bool:
     """A module, or a plain object around one."""
     held = vars(value).values() if hasattr(value, "__dict__") else ()
-    return isinstance(value, (nn.Module, comfy.model_patcher.ModelPatcher)) or any(
+    return isinstance(value, (nn.Module, model_patcher.ModelPatcher)) or any(
         isinstance(each, nn.Module) for each in held
     )

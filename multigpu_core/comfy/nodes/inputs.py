@@ -42,7 +42,7 @@ class InputSpec:
 def added_inputs(variant: NodeVariant, host: Host) -> Iterator[InputSpec]:
     """All inputs of a variant, in the order of its widgets within each section."""
     for part in variant.parts:
-        for added in _part_inputs(part, host):
+        for added in _part_inputs(part, host, variant.default_device):
             yield replace(added, before=part.before or (part.replaces.name if part.replaces else ""))
     for part in variant.parts:
         if part.splits:
@@ -84,13 +84,13 @@ def extra_input(extra: ExtraInput, host: Host) -> InputSpec:
     return InputSpec(extra.name, extra.section, choice, is_device=True, before=extra.before)
 
 
-def _part_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
+def _part_inputs(part: DevicePart, host: Host, default: str) -> Iterator[InputSpec]:
     if part.socket:
         tooltip = "The device to run on: link it to the output of that name of the model's loader, or to a Device "
         tooltip += "Selector. Without a link the node runs on the model's own device."
         yield InputSpec(part.device_name, part.section, (DEVICE_TYPE, {"tooltip": tooltip}))
     else:
-        yield device_input(part.device_name, part.section, host, _device_tooltip(part))
+        yield device_input(part.device_name, part.section, host, _device_tooltip(part), default)
     if part.offload_input:
         devices = list(host.registry.names())
         tooltip = "Where the model waits while it is not needed: the cpu, or a GPU with free memory."
@@ -99,10 +99,11 @@ def _part_inputs(part: DevicePart, host: Host) -> Iterator[InputSpec]:
         yield from _donor_inputs(part, host)
 
 
-def device_input(name: str, section: str, host: Host, tooltip: str) -> InputSpec:
-    """A choice of one device; the first accelerator unless the user says otherwise."""
+def device_input(name: str, section: str, host: Host, tooltip: str, default: str = "") -> InputSpec:
+    """A choice of one device; `default`, or the first accelerator, unless the user says otherwise."""
     devices = list(host.registry.names())
-    default = next((device for device in devices if device != "cpu"), "cpu")
+    if default not in devices:
+        default = next((device for device in devices if device != "cpu"), "cpu")
     return InputSpec(name, section, (devices, {"default": default, "tooltip": tooltip}), is_device=True)
 
 
@@ -176,8 +177,10 @@ def _expert_input(part: DevicePart) -> InputSpec:
     )
 
 
-def _switch(name: str, default: bool, tooltip: str) -> InputSpec:
-    return InputSpec(name, "optional", ("BOOLEAN", {"default": default, "tooltip": tooltip}))
+def _switch(name: str, default: bool, tooltip: str, *, is_advanced: bool = False) -> InputSpec:
+    """An `is_advanced` one is folded away by the front end until it is asked for."""
+    options = {"default": default, "tooltip": tooltip, **({"advanced": True} if is_advanced else {})}
+    return InputSpec(name, "optional", ("BOOLEAN", options))
 
 
 OTHER_CARDS = "Store them on the other GPUs, one after the other, and on the cpu last. Off: on the cpu only."
@@ -186,6 +189,7 @@ OPTIONS = {
         "eject_models",
         False,
         "Unload other models from the compute device before this one is loaded. Models with keep_loaded stay.",
+        is_advanced=True,
     ),
     "keep_loaded": _switch(
         "keep_loaded",
@@ -198,6 +202,7 @@ OPTIONS = {
         True,
         "Apply LoRAs on the compute device, as for a model that is not split: the same image. Off: on the device that "
         "stores the weight.",
+        is_advanced=True,
     ),
 }
 

@@ -7,19 +7,17 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
-from comfy.model_patcher import ModelPatcher
 
 from multigpu.multigpu_core.allocation import AllocationRequest, AllocationWidgets, request_from_widgets
 from multigpu.multigpu_core.comfy.auxiliary.auxiliary_models import serve_auxiliary_models
 from multigpu.multigpu_core.comfy.auxiliary.controlnets import compute_where_loaded
-from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature
+from multigpu.multigpu_core.comfy.host.compatibility import SPLITTING_REFUSED, Feature, model_patcher
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
-from multigpu.multigpu_core.comfy.host.executing import executing_node
-from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.host.host import Host, executing_node
 from multigpu.multigpu_core.comfy.host.loader_class import (
     LoaderClass,
     LoaderInstances,
@@ -50,6 +48,7 @@ from .model_files import is_model_file
 
 log = structlog.get_logger("multigpu")
 
+Job = TypeVar("Job", bound="LoadJob")
 CPU = torch.device("cpu")
 KINDS = {"CLIP": "text_encoder", "CLIP_VISION": "text_encoder", "VAE": "vae"}
 """The field of `Devices` for an output, by its type; any other computes on `Devices.compute`."""
@@ -113,8 +112,12 @@ class LoadJob:
 
     @classmethod
     def of(
-        cls, target: Target, inputs: Mapping[str, Any], loader_inputs: Mapping[str, Any], context: LoadContext
-    ) -> LoadJob:
+        cls: type[Job],
+        target: Target,
+        inputs: Mapping[str, Any],
+        loader_inputs: Mapping[str, Any],
+        context: LoadContext,
+    ) -> Job:
         """Read a variant's inputs.
 
         Raises:
@@ -134,7 +137,7 @@ class LoadJob:
 
     @property
     def keep_loaded(self) -> bool:
-        return bool(self.inputs.get("keep_loaded", False))
+        return bool(self.inputs.get("keep_loaded", False)) and Feature.KEEPING not in self.context.missing
 
     @property
     def high_precision_loras(self) -> bool:
@@ -187,9 +190,12 @@ class LoadJob:
         """
         if instances is None or is_v3(self.target.node):
             return call_loader(self.target.node, self.loader_inputs)
+        return call_loader(self.target.node, self.loader_inputs, self.instance(instances))
+
+    def instance(self, instances: LoaderInstances) -> Any:
+        """The one of `instances` that is for this job."""
         devices = (*(request.compute_device for request in self.requests), self.offload)
-        instance = instances.of(self.target.node, devices, (self.requests, self.high_precision_loras))
-        return call_loader(self.target.node, self.loader_inputs, instance)
+        return instances.of(self.target.node, devices, (self.requests, self.high_precision_loras))
 
     def finish(self, result: Any) -> Any:
         """What the wrapped loader returned, with its models placed. Some load again for that: stay inside `scope`."""
@@ -232,7 +238,7 @@ class LoadJob:
         current_while_called(value)
         if Feature.AUXILIARY_MODELS in self.context.missing:
             return value
-        if isinstance(value, ModelPatcher):
+        if isinstance(value, model_patcher.ModelPatcher):
             serve_auxiliary_models(value)
         return compute_where_loaded(value)
 
@@ -280,7 +286,9 @@ class LoadJob:
             placement=weakref.ref(placement) if placement is not None else None,
             node=(self.target.variant.node_id, executing_node() or ""),
             files=tuple(
-                str(value) for value in self.loader_inputs.values() if is_model_file(value, self.context.host.formats)
+                str(value)
+                for value in self.loader_inputs.values()
+                if is_model_file(value, self.context.host.model_suffixes)
             ),
         )
         self.context.models.add(value, tracked)

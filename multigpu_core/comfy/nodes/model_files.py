@@ -6,18 +6,17 @@ A request over HTTP may name these files and no others. What loaders raise often
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-
 from multigpu.multigpu_core.allocation import HeaderError, check_header
 from multigpu.multigpu_core.allocation.formats.header_error import DOWNLOAD_AGAIN
-from multigpu.multigpu_core.allocation.inventory.of_file import Formats
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats, model_suffixes
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import folder_paths
 
-SUFFIXES_WITHOUT_HEADER = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin"})
 _FOLDERS_BY_INPUT = {
     "unet": ("diffusion_models", "unet_gguf"),
     "ckpt": ("checkpoints",),
@@ -35,9 +34,8 @@ class UnknownFileError(ValueError):
         super().__init__(f"{name!r} is not in any of ComfyUI's model folders. Choose a file that the node lists.")
 
 
-def is_model_file(value: object, formats: Formats) -> bool:
+def is_model_file(value: object, suffixes: Collection[str]) -> bool:
     """Whether an input's value is the name of a file with a model in it."""
-    suffixes = SUFFIXES_WITHOUT_HEADER.union(*(each.suffixes for each in formats))
     return isinstance(value, str) and Path(value).suffix.lower() in suffixes
 
 
@@ -77,12 +75,12 @@ def naming_damaged_files(inputs: Mapping[str, Any], formats: Formats) -> Iterato
 def _damage(inputs: Mapping[str, Any], formats: Formats) -> HeaderError | None:
     """What is wrong with the first of the inputs' files that is damaged."""
     for input_name, value in inputs.items():
-        if is_model_file(value, formats):
+        if is_model_file(value, model_suffixes(formats)):
             try:
                 _check(model_file(value, input_name), formats)
             except HeaderError as error:
                 return HeaderError(Path(value), error.field, error.reason)
-            except (UnknownFileError, OSError):
+            except (UnknownFileError, OSError, MissingNameError):
                 continue  # the loader's own error says more
     return None
 

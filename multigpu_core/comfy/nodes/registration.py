@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import nodes as comfy_nodes
 import structlog
 
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, comfy_nodes
+from multigpu.multigpu_core.comfy.host.loader_class import is_v3
 from multigpu.multigpu_core.comfy.packs.target_packs import PacksHere, rivals, target_of
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
@@ -59,7 +60,7 @@ class NodeRegistration:
             # ComfyUI sets this on the nodes that it imports; the front end shows it as the node's origin.
             self.classes[node_id].RELATIVE_PYTHON_MODULE = origin or "custom_nodes.multigpu"  # type: ignore[attr-defined]
             comfy_nodes.NODE_CLASS_MAPPINGS[node_id] = self.classes[node_id]
-            comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS[node_id] = self.titles[node_id]
+            _titles()[node_id] = self.titles[node_id]
 
     def _register(self, plugin: str, loader: WrappedLoader | OwnNode) -> None:
         try:
@@ -96,13 +97,17 @@ class NodeRegistration:
 
     def _wrap(self, plugin: str, loader: WrappedLoader) -> None:
         wrapped = comfy_nodes.NODE_CLASS_MAPPINGS[loader.target]
+        off = self._context.missing  # start-up has logged what it is, and why
+        has_offload_globals = loader.pack is not None and loader.pack.offload_globals
+        if (Feature.V3_LOADERS in off and is_v3(wrapped)) or (Feature.PACK_DEVICES in off and has_offload_globals):
+            return
         target = target_of(wrapped)
         self._targets.setdefault(plugin, {})[target.name] = target
-        title = comfy_nodes.NODE_DISPLAY_NAME_MAPPINGS.get(loader.target, loader.target)
+        title = _titles().get(loader.target, loader.target)
         for variant in loader.variants:
             node = make_variant(wrapped, variant, self._context, loader.pack)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
-            self._add(plugin, variant.node_id, f"{title} ({variant.title_suffix})", node)
+            self._add(plugin, variant.node_id, f"{variant.title_suffix}: {title}", node)
         self._found.append((plugin, loader))
 
     def _add(self, plugin: str, node_id: str, title: str, node: type) -> None:
@@ -151,6 +156,11 @@ class NodeRegistration:
             if here is not None and named and not targets:
                 targets = {named: here.named(named)}
             self._plugins.note_targets(plugin, targets.values(), loaders)
+
+
+def _titles() -> dict[str, str]:
+    """The titles of ComfyUI's nodes, by their ids; a dict of nobody's where this ComfyUI keeps none."""
+    return getattr(comfy_nodes, "NODE_DISPLAY_NAME_MAPPINGS", {})
 
 
 def _origin(node: type) -> str:

@@ -1,7 +1,7 @@
-"""VALIDATE_INPUTS of our nodes: device names pass, and a wrapped class keeps its own check.
+"""VALIDATE_INPUTS of our nodes: a device that is not there is refused before the prompt runs, on its node.
 
-A workflow may name a device that this machine lacks: it passes here and fails at its node, with the devices that there
-are. ComfyUI leaves to this function every input that is in its signature.
+ComfyUI leaves to this function every input that is in its signature, so our answer, which says why a device is missing,
+takes the place of its own. A wrapped class keeps its own check.
 """
 
 from __future__ import annotations
@@ -10,32 +10,49 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from multigpu.multigpu_core.devices import DeviceError, DeviceRegistry
+
 TheirInputs = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Of a node's inputs, those that the wrapped class knows."""
 
 _TAKES_ALL = inspect.Parameter.VAR_KEYWORD
 
 
-def accepting_any_device(
-    own: Callable[..., Any] | None, devices: Iterable[str], theirs: TheirInputs = dict
+def checking_devices(
+    own: Callable[..., Any] | None, devices: Iterable[str], registry: DeviceRegistry, theirs: TheirInputs = dict
 ) -> classmethod[Any, ..., Any]:
-    """VALIDATE_INPUTS that leaves the inputs `devices` unchecked and asks the wrapped class's `own` for the rest."""
+    """VALIDATE_INPUTS that checks the inputs `devices` and asks the wrapped class's `own` for the rest."""
     taken = list(inspect.signature(own).parameters.values()) if own is not None else []
     takes_all = any(parameter.kind is _TAKES_ALL for parameter in taken)
     names = [parameter.name for parameter in taken if parameter.kind is not _TAKES_ALL]
+    devices = tuple(devices)
 
     def validate(cls: type, /, **inputs: Any) -> Any:
+        if fault := _fault_of([inputs.get(name) for name in devices], registry):
+            return fault
         if own is None:
             return True
         given = theirs(inputs)
         return own(**{name: given[name] for name in (given if takes_all else names) if name in given})
 
     async def validate_async(cls: type, /, **inputs: Any) -> Any:
-        return await validate(cls, **inputs)
+        answer = validate(cls, **inputs)
+        return await answer if inspect.isawaitable(answer) else answer
 
     check: Any = validate_async if inspect.iscoroutinefunction(own) else validate
     check.__signature__ = _signature([*names, *devices], takes_all)
     return classmethod(check)
+
+
+def _fault_of(chosen: Iterable[object], registry: DeviceRegistry) -> str:
+    """Why the first device that is not there is missing; empty if all are there. A linked one is not known yet."""
+    for device in chosen:
+        if isinstance(device, str) and device:
+            try:
+                registry.resolve(device)
+            except DeviceError as error:
+                return str(error)
+    return ""
 
 
 def _signature(names: Iterable[str], takes_all: bool) -> inspect.Signature:

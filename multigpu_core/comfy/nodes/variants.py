@@ -28,9 +28,11 @@ from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, PackDe
 from .inputs import DEVICE_TYPE, OUTPUT_TOOLTIP, InputSpec, added_inputs, extra_input, own_device_inputs, with_added
 from .loading import LoadContext, LoadJob, Target
 from .model_files import naming_damaged_files
-from .validate_inputs import accepting_any_device
+from .validate_inputs import checking_devices
 
 CATEGORY = "multigpu"
+FOUND_BY = ("multi gpu", "second gpu", "device", "vram")
+SPLITS_FOUND_BY = (*FOUND_BY, "split", "offload")
 
 
 class VariantNode:
@@ -102,13 +104,18 @@ class VariantNode:
         return [extra_input(e, cls.CONTEXT.host) for e in cls.VARIANT.extra_inputs if takes(cls.WRAPPED, e.name)]
 
     def _job(self, inputs: dict[str, Any]) -> LoadJob:
-        return LoadJob.of(
-            Target(self.VARIANT, self.WRAPPED, self.PACK), inputs, self.their_inputs(inputs), self.CONTEXT
-        )
+        return LoadJob.of(self._target(), inputs, self.their_inputs(inputs), self.CONTEXT)
+
+    def _target(self) -> Target:
+        return Target(self.VARIANT, self.WRAPPED, self.PACK)
 
 
 def make_variant(
-    wrapped: LoaderClass, variant: NodeVariant, context: LoadContext, pack: PackDevices | None = None
+    wrapped: LoaderClass,
+    variant: NodeVariant,
+    context: LoadContext,
+    pack: PackDevices | None = None,
+    base: type[VariantNode] = VariantNode,
 ) -> type[VariantNode]:
     """The node class of one variant of a class, V1 or V3, whose pack has the ways that `pack` says."""
     attributes: dict[str, Any] = {
@@ -117,15 +124,19 @@ def make_variant(
         "PACK": context.packs.pack_of(wrapped, pack) if pack is not None else None,
         "CONTEXT": context,
         "FUNCTION": "load_async" if inspect.iscoroutinefunction(loader_function(wrapped)) else "load",
+        "CATEGORY": f"{CATEGORY}/{'split' if variant.splits else 'device'}",
+        "SEARCH_ALIASES": list(SPLITS_FOUND_BY if variant.splits else FOUND_BY),
         "DESCRIPTION": variant.description or _description(wrapped, variant),
         **_outputs(wrapped, variant.device_output),
     }
     for name in ("OUTPUT_NODE", "DEPRECATED", "EXPERIMENTAL"):
         if (value := getattr(wrapped, name, None)) is not None:
             attributes[name] = value
-    node: type[VariantNode] = type(variant.node_id, (VariantNode,), attributes)
+    node: type[VariantNode] = type(variant.node_id, (base,), attributes)
     devices = [added.name for added in (*node._ours(), *node._extra()) if added.is_device]
-    node.VALIDATE_INPUTS = accepting_any_device(own_validation(wrapped), devices, node.their_inputs)  # type: ignore[attr-defined]
+    node.VALIDATE_INPUTS = checking_devices(  # type: ignore[attr-defined]
+        own_validation(wrapped), devices, context.host.registry, node.their_inputs
+    )
     if (fingerprint := own_fingerprint(wrapped)) is not None:
         ours = _fingerprint_async if inspect.iscoroutinefunction(fingerprint) else _fingerprint
         node.IS_CHANGED = staticmethod(partial(ours, fingerprint, node))  # type: ignore[attr-defined]
@@ -162,7 +173,7 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
         (node.node_class,),
         {
             "INPUT_TYPES": classmethod(input_types),
-            "VALIDATE_INPUTS": accepting_any_device(own, node.device_inputs),
+            "VALIDATE_INPUTS": checking_devices(own, node.device_inputs, context.host.registry),
         },
     )
     return made

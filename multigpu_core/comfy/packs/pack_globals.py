@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 
-import comfy.model_management as mm
 import torch
 
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.scope import Devices
 from multigpu.multigpu_core.contract.loaders import PackDevices
 

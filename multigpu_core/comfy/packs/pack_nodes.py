@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,14 @@ class Pack:
     globals: PackGlobals
 
 
+@dataclass(frozen=True)
+class Following:
+    """What a node runs in that follows a model, and what its result then goes through."""
+
+    around: Callable[[Devices, Mapping[str, Any]], AbstractContextManager[Any]]
+    finish: Callable[[Any], Any] = lambda result: result
+
+
 class Packs:
     """The packs that have nodes of ours, and the nodes of theirs that follow our models."""
 
@@ -34,7 +42,7 @@ class Packs:
         self._registry = registry
         self._models = models
         self._packs: dict[str, Pack] = {}
-        self._wrapped: dict[type, Callable[[], None]] = {}
+        self._wrapped: dict[tuple[type, tuple[str, ...]], Callable[[], None]] = {}
 
     def pack_of(self, node: LoaderClass, devices: PackDevices) -> Pack:
         """The pack that a node class is from."""
@@ -59,14 +67,19 @@ class Packs:
                 stack.enter_context(pack.devices.around(inputs, devices.compute))
             yield
 
-    def follow(self, nodes: Iterable[LoaderClass], pack: PackDevices) -> None:
-        """Let the pack's own node classes follow our models; with any other model they run as ever."""
+    def follow(self, nodes: Iterable[LoaderClass], pack: PackDevices, following: Following | None = None) -> None:
+        """Let a pack's own node classes follow our models; with any other model they run as ever.
+
+        Without `following` they run inside `on`.
+        """
         for node in nodes:
-            if node in self._wrapped or not hasattr(node, function_name(node)):
+            if (node, pack.model_types) in self._wrapped or not hasattr(node, function_name(node)):
                 continue
             types = input_types(node)
             if not set(types.values()).isdisjoint(pack.model_types):
-                self._wrapped[node] = _replace_function(node, functools.partial(self._following, node, pack, types))
+                how = following or Following(functools.partial(self.on, self.pack_of(node, pack)))
+                wrap = functools.partial(self._following, how, pack.model_types, types)
+                self._wrapped[node, pack.model_types] = _replace_function(node, wrap)
 
     def restore(self) -> None:
         """Give every node class its own function back."""
@@ -75,17 +88,16 @@ class Packs:
             undo()
 
     def _following(
-        self, node: LoaderClass, devices: PackDevices, types: Mapping[str, str], function: Callable[..., Any]
+        self, how: Following, model_types: tuple[str, ...], types: Mapping[str, str], function: Callable[..., Any]
     ) -> Callable[..., Any]:
-        pack = self.pack_of(node, devices)
         signature = inspect.signature(function)
 
         def surroundings(*args: Any, **kwargs: Any) -> Callable[[], AbstractContextManager[Any]] | None:
             if current_scope() is not None:  # called by a node whose device is decided, perhaps by its user
                 return None
             inputs = _arguments(signature, args, kwargs)
-            found = self.devices_for(pack, types, inputs)
-            return functools.partial(self.on, pack, found, inputs) if found is not None else None
+            found = self._models.devices_of(_decisive_model(inputs, types, model_types))
+            return functools.partial(how.around, found, inputs) if found is not None else None
 
         @functools.wraps(function)
         def follow(*args: Any, **kwargs: Any) -> Any:
@@ -93,14 +105,17 @@ class Packs:
             if around is None:
                 return function(*args, **kwargs)
             with around():
-                return function(*args, **kwargs)
+                return how.finish(function(*args, **kwargs))
+
+        async def finished(result: Awaitable[Any]) -> Any:
+            return how.finish(await result)
 
         @functools.wraps(function)
         async def follow_async(*args: Any, **kwargs: Any) -> Any:
             around = surroundings(*args, **kwargs)
             if around is None:
                 return await function(*args, **kwargs)
-            return await Stepwise(function(*args, **kwargs), around)
+            return await Stepwise(finished(function(*args, **kwargs)), around)
 
         return follow_async if inspect.iscoroutinefunction(function) else follow
 

@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import folder_paths
-import nodes as comfy_nodes
-from comfy.cli_args import args
-
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_nodes, flag, folder_paths
 from multigpu.multigpu_core.comfy.host.loader_class import LoaderClass
 from multigpu.multigpu_core.plugins import (
     PackState,
@@ -37,7 +35,7 @@ def target_of(node: LoaderClass) -> TargetPack:
     if not origin.startswith("custom_nodes."):
         return TargetPack("ComfyUI")
     name = origin.removeprefix("custom_nodes.")
-    folder = comfy_nodes.LOADED_MODULE_DIRS.get(name)
+    folder = _loaded_folders().get(name)
     return TargetPack(name, version_of_pack(Path(folder)) if folder else "")
 
 
@@ -65,7 +63,7 @@ def _all_packs() -> Iterator[tuple[tuple[str, ...], TargetPack]]:
             name = pack.name.removesuffix(DISABLED).partition("@")[0]
             if name:
                 yield (name,), TargetPack(name, version_of_pack(pack), PackState.DISABLED)
-    loaded = set(comfy_nodes.LOADED_MODULE_DIRS.values())
+    loaded = set(_loaded_folders().values())
     for pack in packs_in(_custom_nodes()):
         state = PackState.DISABLED if _is_skipped(pack) else PackState.FAILED
         if os.path.abspath(pack) in loaded:
@@ -73,9 +71,18 @@ def _all_packs() -> Iterator[tuple[tuple[str, ...], TargetPack]]:
         yield (pack.name, name_of_pack(pack)), TargetPack(pack.name, version_of_pack(pack), state)
 
 
+def _loaded_folders() -> dict[str, str]:
+    """The folder of each pack that ComfyUI has imported, by its name; none where this ComfyUI does not say so."""
+    return getattr(comfy_nodes, "LOADED_MODULE_DIRS", {})
+
+
 def _custom_nodes() -> list[Path]:
-    return [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
+    """The folders with node packs; none where this ComfyUI does not name them."""
+    try:
+        return [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
+    except MissingNameError:
+        return []
 
 
 def _is_skipped(pack: Path) -> bool:
-    return bool(args.disable_all_custom_nodes) and pack.name not in args.whitelist_custom_nodes
+    return bool(flag("disable_all_custom_nodes")) and pack.name not in (flag("whitelist_custom_nodes") or ())

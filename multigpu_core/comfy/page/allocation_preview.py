@@ -21,6 +21,7 @@ from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import Checkpo
 from multigpu.multigpu_core.allocation.inventory.of_file import Formats, inventory_of_file
 from multigpu.multigpu_core.allocation.language.errors import ALLOCATION_STRING, AllocationError
 from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
+from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
 from multigpu.multigpu_core.comfy.host.host import Host
 from multigpu.multigpu_core.comfy.nodes.model_files import UnknownFileError, model_file
 from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
@@ -91,7 +92,9 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
         return _refused(f"{error.path.name}: {error.field}: {error.reason}")
     except OSError as error:
         return _refused(f"{Path(str(error.filename or 'The file')).name}: {error.strerror or type(error).__name__}")
-    except (PlanError, DeviceError, CheckpointPartError, UnknownFileError, UnknownStrategyError) as error:
+    except (
+        PlanError, DeviceError, CheckpointPartError, UnknownFileError, UnknownStrategyError, MissingNameError
+    ) as error:  # fmt: skip
         return _refused(str(error))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-import comfy.model_management as mm
-
 from multigpu.multigpu_core.allocation import AllocationPlan
+from multigpu.multigpu_core.comfy.any_node.kept.kept_models import KeptModel
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
@@ -14,20 +15,29 @@ from multigpu.multigpu_core.comfy.split.placement import ModelPlacement
 from multigpu.multigpu_core.devices import DeviceInfo
 
 
-def panel_state(context: LoadContext, worker: PromptWorker) -> dict[str, Any]:
+def panel_state(context: LoadContext, worker: PromptWorker, kept: Iterable[KeptModel]) -> dict[str, Any]:
     """One moment, as JSON; sizes in bytes, times in seconds. Reads no tensor: it may be asked for while one samples.
 
-    `worker_fault` is why no prompt can run until ComfyUI is restarted, None where its prompt worker is alive.
+    `kept_by_nodes` are models that nodes keep by themselves, as they were after their node's last call; ComfyUI does
+    not manage them. `worker_fault` is why no prompt can run until ComfyUI is restarted, None where its prompt worker
+    is alive.
     """
     # Held while they are looked at: ComfyUI refers to models weakly, and the worker may let go of one at any moment.
     held = [(loaded, loaded.model) for loaded in list(mm.current_loaded_models)]
+    known = [patcher.model for _, patcher in held if patcher is not None]
     return {
         "busy": worker.is_prompt_running,
         "worker_fault": worker.fault,
         "speeds_measured": context.host.profile.is_measured,
         "devices": [_device(info) for info in context.host.registry.survey(wake=False).devices],
         "models": [_model(context, loaded, patcher) for loaded, patcher in held if patcher is not None],
+        "kept_by_nodes": [_kept(each) for each in kept if all(each.module is not model for model in known)],
     }
+
+
+def _kept(kept: KeptModel) -> dict[str, Any]:
+    name = type(kept.module).__name__
+    return {"name": name, "node_class": kept.node_id, "bytes_by_device": dict(kept.bytes_by_device)}
 
 
 def _device(info: DeviceInfo) -> dict[str, Any]:

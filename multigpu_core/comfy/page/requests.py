@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 import aiohttp
-import server
 from aiohttp import web
-from comfy.cli_args import args
 from pydantic import BaseModel, ValidationError
+
+from multigpu.multigpu_core.comfy.host.compatibility import flag, server
 
 MOST_BODY_BYTES = 64 * 1024
 JSON = "application/json"
@@ -43,7 +43,7 @@ async def require_sender(request: web.Request) -> None:
     """
     if request.content_type != JSON:
         raise web.HTTPUnsupportedMediaType(text=f"Send this request with the content type {JSON}.")
-    if args.enable_cors_header in (None, ANY_ORIGIN, request.headers.get("Origin")):
+    if flag("enable_cors_header") in (None, ANY_ORIGIN, request.headers.get("Origin")):
         return
     refusal = web.HTTPForbidden(text="This origin is not the one that --enable-cors-header names.")
     try:

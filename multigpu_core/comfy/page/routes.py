@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-import server
 import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from multigpu.multigpu_core.comfy.any_node.kept.kept_models import KeptModel
+from multigpu.multigpu_core.comfy.host.comfyui_names import WAY_OUT
+from multigpu.multigpu_core.comfy.host.compatibility import Feature
+from multigpu.multigpu_core.comfy.host.host import prompt_server
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptRunningError, PromptWorker, WorkerUnavailableError
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels, UnknownModelError
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
@@ -25,6 +29,7 @@ from .speeds import NotIdleError, SpeedMeasurement
 log = structlog.get_logger("multigpu")
 
 GONE = "This model is no longer loaded."
+OFF = f"This ComfyUI has changed: {{}}. {WAY_OUT}"
 
 
 class ModelKey(BaseModel):
@@ -39,18 +44,20 @@ class KeepRequest(ModelKey):
     keep_loaded: bool
 
 
-def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker) -> None:
+def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorker, kept: Iterable[KeptModel]) -> None:
     """Add our routes under `/multigpu` to ComfyUI's server; without a server (a script that imports ComfyUI) nothing.
 
+    Nor is anything added to a ComfyUI in which requests cannot be served safely (`Feature.PANEL`).
+
     What is sent is validated and refused with what is wrong: 400, 403 or 415 where a page of another site may have sent
-    it, 413 where it is too long, 404 for a model that is gone, 409 while a prompt runs or where it cannot be done, 503
-    where ComfyUI's prompt worker has died.
+    it, 413 where it is too long, 404 for a model that is gone, 409 while a prompt runs or where it cannot be done, 501
+    where this ComfyUI lacks what it takes, 503 where ComfyUI's prompt worker has died.
     """
-    prompt_server = getattr(server.PromptServer, "instance", None)
-    if prompt_server is None:
+    running = prompt_server()
+    if running is None or Feature.PANEL in context.missing:
         return
-    routes = prompt_server.routes
-    measurement = SpeedMeasurement(context.host.registry, prompt_server, worker)
+    routes = running.routes
+    measurement = SpeedMeasurement(context.host.registry, running, worker)
 
     @routes.get("/multigpu/models")  # type: ignore[untyped-decorator]
     async def list_models(request: web.Request) -> web.Response:
@@ -63,7 +70,7 @@ def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorke
 
     @routes.get("/multigpu/state")  # type: ignore[untyped-decorator]
     async def state(request: web.Request) -> web.Response:
-        return answer(panel_state(context, worker))
+        return answer(panel_state(context, worker, kept))
 
     @routes.post("/multigpu/plan")  # type: ignore[untyped-decorator]
     async def plan(request: web.Request) -> web.Response:
@@ -73,6 +80,8 @@ def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorke
     @routes.post("/multigpu/keep")  # type: ignore[untyped-decorator]
     async def keep(request: web.Request) -> web.Response:
         wanted = await body_of(request, KeepRequest)
+        if Feature.KEEPING in context.missing:
+            return refusal(501, OFF.format(context.missing[Feature.KEEPING]))
         try:
             context.models.set_keep(wanted.key, wanted.keep_loaded)
         except UnknownModelError:
@@ -82,6 +91,8 @@ def add_routes(context: LoadContext, plugins: PluginManager, worker: PromptWorke
     @routes.post("/multigpu/unload")  # type: ignore[untyped-decorator]
     async def unload(request: web.Request) -> web.Response:
         wanted = await body_of(request, ModelKey)
+        if Feature.IDLE_WORK in context.missing:
+            return refusal(501, OFF.format(context.missing[Feature.IDLE_WORK]))
         return await _unload(context.models, worker, wanted.key)
 
     @routes.post("/multigpu/profile")  # type: ignore[untyped-decorator]

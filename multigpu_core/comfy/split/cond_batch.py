@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from multigpu.multigpu_core.comfy.host.compatibility import patcher_extension
 from multigpu.multigpu_core.execution import replace_tensors
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 WRAPPER_KEY = "multigpu"
 _OF_EACH_CHUNK = ("cond_or_uncond", "uuids")
 _PATCHES = ("patches", "patches_replace")
-_INSIDE_THE_FORWARD = (
-    comfy.patcher_extension.WrappersMP.APPLY_MODEL,
-    comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
-)
 _FRAMES_IN_BATCH = ("num_video_frames", "image_only_indicator")
 
 
@@ -61,7 +57,9 @@ class ModelCall:
     def calls_other_extensions(self) -> bool:
         """Whether the forward calls functions of other extensions, which may hold state between two calls."""
         options = self.transformer_options
-        wrappers = (options.get("wrappers", {}).get(name, {}) for name in _INSIDE_THE_FORWARD)
+        kinds = patcher_extension.WrappersMP
+        inside_the_forward = (kinds.APPLY_MODEL, kinds.DIFFUSION_MODEL)
+        wrappers = (options.get("wrappers", {}).get(name, {}) for name in inside_the_forward)
         is_wrapped = any(functions for of_kind in wrappers for key, functions in of_kind.items() if key != WRAPPER_KEY)
         return self._has_patches or is_wrapped or any(callable(option) for option in options.values())
 
@@ -117,5 +115,5 @@ def run_micro_batches(patcher: Any, placement: ModelPlacement) -> None:
         in_turn = call.calls_other_extensions or "model_function_wrapper" in model_options
         return torch.cat(micro_batches.run(batch_halves, kind=call.shapes, in_turn=in_turn))
 
-    wrapper = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    wrapper = patcher_extension.WrappersMP.APPLY_MODEL
     patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, apply_model)

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
-import comfy.model_patcher
-import comfy.patcher_extension
 import structlog
 import torch
-from comfy.patcher_extension import WrappersMP
 
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
+from multigpu.multigpu_core.comfy.host.compatibility import model_patcher, patcher_extension
 from multigpu.multigpu_core.comfy.host.dynamic_vram import without_dynamic_vram
 from multigpu.multigpu_core.comfy.host.loader_outputs import patcher_of, unload_model
 
@@ -112,7 +110,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         try:
             return super().detach(unpatch_all)
         except BaseException:
-            if unpatch_all or not any(map(self.is_clone, comfy.model_management.loaded_models())):
+            if unpatch_all or not any(map(self.is_clone, mm.loaded_models())):
                 self.unpatch_model(self.offload_device)
             raise
 
@@ -176,7 +174,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
             self._load_as_planned(extra_memory, force_patch_weights)
             return
         except Exception as error:
-            if not comfy.model_management.is_oom(error):
+            if not mm.is_oom(error):
                 raise
             shortage = self.multigpu_placement.shortage()
             if (refusal := self.multigpu_placement.refusal(shortage)) is not None:
@@ -207,7 +205,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         self.multigpu_placement.load(self, extra_memory)
         self._prepare_casting()
         self._tell_model()
-        for callback in self.get_all_callbacks(comfy.patcher_extension.CallbacksMP.ON_LOAD):
+        for callback in self.get_all_callbacks(patcher_extension.CallbacksMP.ON_LOAD):
             callback(self, self.load_device, self.loaded_size(), force_patch_weights, False)
         self.apply_hooks(self.forced_hooks, force_apply=True)
 
@@ -216,7 +214,7 @@ class DistributedPatcher(PatcherClass):  # type: ignore[misc]
         for name, module in self.model.named_modules():
             if not hasattr(module, "comfy_cast_weights"):
                 continue
-            comfy.model_patcher.wipe_lowvram_weight(module)
+            model_patcher.wipe_lowvram_weight(module)
             module.comfy_patched_weights = True  # else saving patches it once more
             if self.force_cast_weights:
                 module.prev_comfy_cast_weights = module.comfy_cast_weights
@@ -270,7 +268,8 @@ def placement_of(value: Any) -> ModelPlacement | None:
 def undistribute(patcher: Any) -> None:
     """Make a distributed patcher what its loader made it, unloaded: the opposite of `distribute`."""
     unload_model(patcher)
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.PREPARE_SAMPLING):
+    kinds = patcher_extension.WrappersMP
+    for kind in (kinds.OUTER_SAMPLE, kinds.APPLY_MODEL, kinds.PREPARE_SAMPLING):
         patcher.remove_wrappers_with_key(kind, WRAPPER_KEY)
     patcher.__class__ = patcher.BASE
     del patcher.multigpu_placement

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from comfy.utils import ProgressBar
 from torch import nn
 
 from multigpu.multigpu_core.allocation import AllocationMode, AllocationPlan, AllocationRequest, StepPrediction
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_utils
 from multigpu.multigpu_core.comfy.host.host import Host
 from multigpu.multigpu_core.execution import Distribution
 
@@ -104,7 +104,7 @@ class ModelPlacement:
         ]
         # Other devices' blocks first; on the compute device patched ones first: patching needs room of its own.
         todo.sort(key=lambda job: (job[1] == plan.compute_device, not job[2]))
-        progress = ProgressBar(len(todo))
+        progress = comfy_utils.ProgressBar(len(todo))
         for block, device, keys in todo:
             self._filling = plan.compute_device if keys and self.options.high_precision_loras else device
             patch_on = self.host.registry.torch_device(self._filling)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management as mm
-import comfy.patcher_extension
-import comfy.sampler_helpers
 import structlog
 import torch
 from torch import Tensor
 
 from multigpu.multigpu_core.allocation import readable_bytes
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
+from multigpu.multigpu_core.comfy.host.compatibility import patcher_extension, sampler_helpers
 from multigpu.multigpu_core.comfy.host.loader_outputs import ALL_BYTES
 
 from .cond_batch import WRAPPER_KEY
@@ -44,7 +43,7 @@ def guard_sampling(patcher: Any, placement: ModelPlacement) -> None:
             return sample()
         return _sample(sample, guider, placement)
 
-    wrapper = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    wrapper = patcher_extension.WrappersMP.OUTER_SAMPLE
     patcher.add_wrapper_with_key(wrapper, WRAPPER_KEY, outer_sample)
 
 
@@ -106,7 +105,7 @@ class _Beginning:
         )
 
     def restore(self, guider: Any) -> None:
-        comfy.sampler_helpers.cleanup_models(guider.conds, getattr(guider, "loaded_models", ()))
+        sampler_helpers.cleanup_models(guider.conds, getattr(guider, "loaded_models", ()))
         guider.conds = _copied(self.conds)
         torch.set_rng_state(self.host_generator)
         if self.device_generator is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-import comfy.utils
 import torch
 from torch import nn
 
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_utils
 from multigpu.multigpu_core.execution import PinnedMemory, parts_of
 
 
@@ -61,7 +61,7 @@ class AppliedPatches:
         if original is None:
             _take_off(patcher, key)
             return
-        put = comfy.utils.copy_to_param if original.inplace_update else comfy.utils.set_attr_param
+        put = comfy_utils.copy_to_param if original.inplace_update else comfy_utils.set_attr_param
         put(patcher.model, key, original.weight)
         patcher.backup.pop(key)  # only now: an error before leaves the original where it is found again
 

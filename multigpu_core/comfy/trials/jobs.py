@@ -9,12 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import comfy.cli_args
-import folder_paths
 import torch
 
 from multigpu.multigpu_core.allocation.language.errors import AllocationError, PlanError
-from multigpu.multigpu_core.comfy.host.core_patches import cost_of
+from multigpu.multigpu_core.comfy.host.comfyui_names import WAY_OUT
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, cli_args, folder_paths
 from multigpu.multigpu_core.comfy.startup import Framework
 
 from .made_up_inputs import UnknownInputsError
@@ -30,6 +29,8 @@ Job = Callable[[Framework, Mapping[str, Any]], dict[str, Any]]
 
 def verify(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a file's model whole and split. ``error`` says why there is no verdict."""
+    if (reason := framework.context.missing.get(Feature.VERIFY)) is not None:
+        return {"error": f"This ComfyUI has changed: {reason}. {WAY_OUT}"}
     file = Path(arguments["file"])
     loader, kind, more = LOADERS.get(file.suffix.lower(), CORE_LOADER)
     folder_paths.add_model_folder_path(kind, str(file.parent), is_default=True)
@@ -42,15 +43,14 @@ def verify(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]
 
 
 def readiness(framework: Framework, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, the features that this ComfyUI has no place for, and the functions that could not be replaced."""
+    """Versions, and the features that are off in this ComfyUI."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "comfy_aimdo": _version_of("comfy-aimdo"),
-        "knows_dynamic_vram": hasattr(comfy.cli_args, "enables_dynamic_vram"),
+        "knows_dynamic_vram": hasattr(cli_args, "enables_dynamic_vram"),
         "nodes": len(framework.NODE_CLASS_MAPPINGS),
         "missing": {feature.value: faults for feature, faults in framework.context.missing.items()},
-        "refused": {name: cost_of(name) for name in framework.patches.refused},
     }
 
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import comfy.model_management as mm
-import comfy.sample
-import nodes
 import torch
 from torch import Tensor
 
 from multigpu.multigpu_core.allocation.inventory.stored_size import tensor_bytes
 from multigpu.multigpu_core.allocation.language.errors import AllocationError, PlanError
+from multigpu.multigpu_core.comfy.host.compatibility import comfy_nodes, sample
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.loader_class import call_loader
 from multigpu.multigpu_core.comfy.host.loader_outputs import ALL_BYTES, map_outputs
 from multigpu.multigpu_core.devices import DeviceRegistry
@@ -127,7 +126,7 @@ class _Runs:
 
     def _loaded(self, variant: str, widgets: dict[str, Any]) -> Any:
         node_id = f"{self._trial.loader}{variant}"
-        node = nodes.NODE_CLASS_MAPPINGS.get(node_id)
+        node = comfy_nodes.NODE_CLASS_MAPPINGS.get(node_id)
         if node is None:
             raise TrialError(f"This ComfyUI has no node {node_id}: `multigpu doctor` and its log say why.")
         models: list[Any] = []
@@ -153,7 +152,7 @@ class _Runs:
             marks.append(time.perf_counter())
 
         try:
-            output = comfy.sample.sample(
+            output = sample.sample(
                 model, noise, trial.steps, 1.0, "euler", "simple", positive, negative, latent,
                 callback=mark, disable_pbar=True, seed=trial.seed,
             )  # fmt: skip

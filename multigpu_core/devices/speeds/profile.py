@@ -20,6 +20,10 @@ class LinkSpeed:
     latency_seconds: float = 0.0
 
 
+PUBLISHED_SPEEDS = "an RTX 3090 on PCIe 4.0 x16"
+"""What the published speeds are those of."""
+
+
 @dataclass(frozen=True)
 class HardwareProfile:
     """`links` by (from, to), canonical device names.
@@ -31,3 +35,8 @@ class HardwareProfile:
     links: Mapping[tuple[str, str], LinkSpeed]
     flops_per_second: Mapping[str, Mapping[str, float]]
     is_measured: bool = False
+
+    @property
+    def assumes(self) -> str:
+        """The machine that predictions by this profile are for, where it is not the user's own; else empty."""
+        return "" if self.is_measured else PUBLISHED_SPEEDS

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from multigpu.multigpu_core.comfy.host.compatibility import Feature, missing_features
+
 from ..support.in_process import ComfyUI
 from ..support.split_models import THIRDS, Sampler
 
@@ -81,13 +83,15 @@ def test_a_model_that_was_moved_to_another_device_is_not_recorded_there(comfyui:
 
 
 def test_a_compiler_that_cannot_be_kept_away_is_named_with_the_way_out(
-    comfyui: ComfyUI, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    comfyui: ComfyUI, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patches = comfyui.framework.patches
     patches.restore()
-    patches.refused.clear()
     monkeypatch.delattr(importlib.import_module("comfy.model_prefetch"), "malloc_graph_enabled")
     patches.install()
-    assert patches.refused == ["malloc_graph_enabled"]
-    assert "--disable-comfy-compiler" in caplog.text
-    patches.refused.clear()
+    (feature,) = missing_features()
+    assert feature is Feature.COMPILER and "--disable-comfy-compiler" in feature.value
+
+
+def test_a_comfyui_without_the_compiler_lacks_nothing(comfyui: ComfyUI) -> None:
+    assert missing_features() == {}

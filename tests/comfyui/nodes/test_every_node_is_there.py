@@ -27,3 +27,19 @@ def test_a_node_has_the_inputs_of_saved_workflows_in_their_order(comfyui: ComfyU
     if not hasattr(comfyui.nodes.NODE_CLASS_MAPPINGS[node_id], "WRAPPED"):
         pytest.skip("a node of our own")
     assert_like_old_node(comfyui, node_id)
+
+
+@pytest.mark.parametrize("word", ["multi gpu", "second gpu", "device", "vram"])
+def test_a_search_for_what_users_want_finds_our_nodes(comfyui: ComfyUI, word: str) -> None:
+    for node_id in NODES["nodes"]:
+        node = comfyui.nodes.NODE_CLASS_MAPPINGS[node_id]
+        assert word in node.SEARCH_ALIASES or node_id == "DeviceSelectorMultiGPU", node_id
+
+
+def test_splits_are_told_from_devices_by_category_search_and_the_beginning_of_the_title(comfyui: ComfyUI) -> None:
+    nodes, titles = comfyui.nodes.NODE_CLASS_MAPPINGS, comfyui.nodes.NODE_DISPLAY_NAME_MAPPINGS
+    for loader in ("UNETLoader", "CLIPLoader", "VAELoader"):
+        split, device = nodes[f"{loader}DisTorch2MultiGPU"], nodes[f"{loader}MultiGPU"]
+        assert (split.CATEGORY, device.CATEGORY) == ("multigpu/split", "multigpu/device")
+        assert {"split", "offload"} <= set(split.SEARCH_ALIASES) and "split" not in device.SEARCH_ALIASES
+        assert titles[f"{loader}DisTorch2MultiGPU"].startswith("DisTorch2: ")

@@ -93,23 +93,21 @@ def _workflow(class_type: str = LOADER, **inputs: Any) -> Workflow:
     }
 
 
-def test_a_workflow_that_names_an_absent_device_is_accepted_and_fails_at_its_node(executor: Executor) -> None:
+def test_a_workflow_that_names_an_absent_device_is_refused_at_its_node_before_it_runs(executor: Executor) -> None:
     for workflow in (
         _workflow("UNETLoaderMultiGPU", device="npu:7"),
         _workflow(compute_device="npu:7", virtual_vram_gb=1.0, donor_device="cpu"),
         _workflow(compute_device="npu:0", virtual_vram_gb=1.0, donor_device="npu:7"),
     ):
-        assert executor.validate(workflow) == (True, {})
-        executor.execute(workflow)
-        failure = executor.failure
-        assert failure is not None and failure["node_id"] == "load"
-        message = failure["exception_message"]
+        valid, errors = executor.validate(workflow)
+        assert not valid and set(errors) == {"load"}
+        message = errors["load"]["errors"][0]["details"]
         assert "npu:7" in message and all(name in message for name in ("cpu", "npu:0", "npu:1", "npu:2"))
 
 
-def test_a_device_that_only_another_flag_shows_is_explained(executor: Executor) -> None:
-    executor.execute(_workflow("UNETLoaderMultiGPU", device="cuda:1"))
-    assert executor.failure is not None and "cuda:1" in executor.failure["exception_message"]
+def test_a_kind_of_device_that_this_machine_lacks_is_refused_too(executor: Executor) -> None:
+    valid, errors = executor.validate(_workflow("UNETLoaderMultiGPU", device="cuda:1"))
+    assert not valid and "cuda:1" in errors["load"]["errors"][0]["details"]
 
 
 def test_a_wrong_allocation_is_shown_whole_with_its_place_marked(executor: Executor) -> None:

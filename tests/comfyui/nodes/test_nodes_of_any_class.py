@@ -169,8 +169,8 @@ def test_a_wrapped_class_keeps_its_own_check_of_its_own_inputs(wrap: Wrap) -> No
     for node in wrap(Checking):
         taken = inspect.getfullargspec(node.VALIDATE_INPUTS).args
         assert "unet_name" in taken and any("device" in name for name in taken)
-        assert node.VALIDATE_INPUTS(unet_name="flux.safetensors", device="cuda:7") is True
-        assert node.VALIDATE_INPUTS(unet_name="broken.safetensors", device="cuda:7") == "this file is broken"
+        assert node.VALIDATE_INPUTS(unet_name="flux.safetensors", device="npu:1") is True
+        assert node.VALIDATE_INPUTS(unet_name="broken.safetensors", device="npu:1") == "this file is broken"
 
 
 def test_a_check_that_takes_all_inputs_is_given_all_of_its_own(wrap: Wrap) -> None:
@@ -219,7 +219,7 @@ def test_an_async_fingerprint_is_awaited(wrap: Wrap) -> None:
 def test_a_class_without_check_or_fingerprint_gets_none(comfyui: ComfyUI) -> None:
     node = comfyui.nodes.NODE_CLASS_MAPPINGS["UNETLoaderMultiGPU"]
     assert not hasattr(node, "IS_CHANGED")
-    assert node.VALIDATE_INPUTS(device="cuda:7") is True
+    assert node.VALIDATE_INPUTS(device="npu:1") is True
 
 
 def test_a_device_of_its_own_is_replaced_by_ours_in_its_place(comfyui: ComfyUI) -> None:

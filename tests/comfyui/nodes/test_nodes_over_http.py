@@ -107,7 +107,7 @@ def test_device_inputs_list_the_devices_of_this_machine(node_id: str, object_inf
 
 def test_every_node_of_ours_has_a_title_and_says_where_it_comes_from(node_id: str, object_info: dict[str, Any]) -> None:
     info = object_info[node_id]
-    assert info["display_name"] != node_id and info["description"] and info["category"] == "multigpu"
+    assert info["display_name"] != node_id and info["description"] and info["category"].startswith("multigpu/")
     assert info["python_module"] == f"custom_nodes.{FOLDER}"
 
 

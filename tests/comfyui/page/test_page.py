@@ -68,6 +68,14 @@ def _labels(elements: Any) -> list[str]:
     return found
 
 
+def test_the_editor_s_button_is_in_no_prompt_and_no_saved_workflow(page: ComfyPage) -> None:
+    made = page.page.evaluate("() => window.app.graphToPrompt()")
+    (prompted,) = [node for node in made["output"].values() if node["class_type"] == SPLIT_NODE]
+    (saved,) = [node for node in made["workflow"]["nodes"] if node["type"] == SPLIT_NODE]
+    assert EXPERT in prompted["inputs"] and not any("edit" in name for name in prompted["inputs"])
+    assert len(saved["widgets_values"]) == len(prompted["inputs"]) and None not in saved["widgets_values"]
+
+
 def test_unloading_a_model_in_the_panel_frees_its_devices(page: ComfyPage) -> None:
     page.run(_workflow())
     panel = page.open_panel()

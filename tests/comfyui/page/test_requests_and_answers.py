@@ -25,7 +25,7 @@ def _app(monkeypatch: pytest.MonkeyPatch, allowed: str | None) -> web.Applicatio
     """A route of ours behind the middleware that ComfyUI has for `--enable-cors-header allowed`."""
     requests = importlib.import_module("multigpu.multigpu_core.comfy.page.requests")
     server = importlib.import_module("server")
-    monkeypatch.setattr(requests.args, "enable_cors_header", allowed)
+    monkeypatch.setattr(importlib.import_module("comfy.cli_args").args, "enable_cors_header", allowed)
     of_comfyui = server.create_cors_middleware(allowed) if allowed else server.create_origin_only_middleware()
     app = web.Application(middlewares=[of_comfyui])
 

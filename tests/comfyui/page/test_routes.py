@@ -69,6 +69,14 @@ def test_a_plan_is_made_of_a_file_that_has_never_been_loaded(server: ComfyUIServ
     assert {block["device"] for block in answer["blocks"]} == {"npu:0", "npu:1"}
 
 
+def test_the_strategy_of_a_plugin_is_in_the_node_s_list_and_makes_the_plan(server: ComfyUIServer) -> None:
+    names, settings = server.client.object_info()["UNETLoaderDisTorch2MultiGPU"]["input"]["optional"]["strategy"]
+    assert names[-1] == "ending" and "ending offloads the end of the model" in settings["tooltip"]
+    answer = _plan(server, expert=HALVES, strategy="ending")
+    assert answer["strategy"] == "ending"
+    assert answer["fits"] and answer["blocks"] != _plan(server, expert=HALVES)["blocks"]
+
+
 def test_fp8_halves_what_a_plan_places(server: ComfyUIServer) -> None:
     assert _plan(server, weight_dtype="fp8_e4m3fn")["total_bytes"] * 2 == _plan(server)["total_bytes"]
 

@@ -14,6 +14,7 @@ import pytest
 
 from multigpu.multigpu_core.provisioning import tiny_models
 
+from ..any_node.test_real_self_loading_packs import SELF_LOADING_PACKS
 from ..integrations.test_real_packs import PACKS
 from ..support.in_process import ComfyUI
 from ..support.outputs import picture
@@ -82,7 +83,7 @@ def test_ids_links_and_widget_values_are_those_of_the_nodes_that_there_are(sourc
     )
 
 
-@pytest.mark.parametrize("pack", ["ComfyUI-GGUF", *PACKS.values()])
+@pytest.mark.parametrize("pack", ["ComfyUI-GGUF", *PACKS.values(), *SELF_LOADING_PACKS])
 def test_the_example_of_an_integration_is_the_same_beside_the_real_pack(sources: Sources, pack: str) -> None:
     folder = real_pack(pack)
     beside = sources.beside(folder)

@@ -17,6 +17,8 @@ from multigpu.multigpu_core.provisioning.prompt_pack import PROMPT_PACK
 from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 from multigpu.multigpu_core.provisioning.tiny_models import FluxShape
 
+from .packs_at_hand import stand_in
+
 TINY = FluxShape()
 SIDE_PIXELS = 64
 """The demo's own model and picture are larger: a test waits for every one of its pictures."""
@@ -30,6 +32,18 @@ NOTHING: Workflow = {
 """A prompt without a model. Between two requests to free it makes sure of the second: ComfyUI may leave one that comes
 while it handles another until its queue moves."""
 
+SELF_LOADING = "self_loading"
+NODES_TOML = """
+[nodes]
+SelfFrames = "npu:1"
+SelfSpech = "npu:1"
+SelfWorker = "npu:9"
+
+[redirect_first_device]
+other-pack = true
+"""
+"""A variant of a node, two mistakes, and an entry that no other test notices."""
+
 # Nothing that the front end shows to newcomers lies over the page.
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
@@ -38,6 +52,9 @@ def prepare(base: Path, repository: Path, folder: str = "ComfyUI-MultiGPU", shap
     """Fill a base directory: this repository as the custom node `folder`, the made-up prompt, the models."""
     install_custom_node(base, repository, folder)
     (base / "custom_nodes" / "prompt.py").write_text(PROMPT_PACK)
+    install_custom_node(base, stand_in("self_loading"), SELF_LOADING)
+    (base / "user" / "multigpu").mkdir(parents=True)
+    (base / "user" / "multigpu" / "plugins.toml").write_text(NODES_TOML)
     write_demo_models(base / "models", shape)
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 NAMES = built_in_strategies().names
 MODEL = Inventory(tuple(Block(f"b.{i}", BlockKind.TRANSFORMER, "float16", 10, (f"b.{i}.w",)) for i in range(4)))
 DEVICES = [
-    DeviceInfo(name, name[:4], None, name, 1000, 1000, can_pin_host_memory=True, has_streams=True)
-    for name in ("cpu", "cuda:0")
+    DeviceInfo(name, name[:4], None, name, 1000, free, can_pin_host_memory=True, has_streams=True)
+    for name, free in (("cpu", 29), ("cuda:0", 1000))
 ]
 
 
@@ -61,6 +61,10 @@ def all_on_cpu(
     return ["cpu"] * len(blocks)
 
 
+def all_kept(blocks: Sequence[Block], compute_device: str, *_: Any) -> list[str]:
+    return [compute_device] * len(blocks)
+
+
 def raising(*_: Any) -> list[str]:
     raise SystemExit("no")
 
@@ -88,9 +92,21 @@ def plan_with(strategy: Strategy) -> list[str]:
 
 
 def test_a_plugins_strategy_is_offered_last_and_makes_the_plan() -> None:
-    found = strategies(manager_of(mine=Strategy("mine", "offloads all", all_on_cpu)))
+    found = strategies(manager_of(mine=Strategy("mine", "offloads nothing", all_kept)))
     assert found.names == [*NAMES, "mine"]
-    assert plan_with(found.named("mine")) == ["cpu"] * 4
+    assert plan_with(found.named("mine")) == ["cuda:0"] * 4
+
+
+def test_what_the_strategies_were_asked_as_an_enum_is_deprecated_and_still_answered() -> None:
+    strategy: Any = Strategy
+    with pytest.deprecated_call(match=r"Strategy\('relay'\) is deprecated: use Strategy.RELAY"):
+        assert strategy("relay") is Strategy.RELAY
+    with pytest.deprecated_call(match="use Strategy.INTERLEAVE, Strategy.CONTIGUOUS and Strategy.RELAY"):
+        assert [each.name for each in strategy] == NAMES
+    with pytest.deprecated_call(match=r"use Strategy.name"):
+        assert strategy.RELAY.value == "relay"
+    with pytest.deprecated_call(), pytest.raises(ValueError, match="There is no strategy 'fast'"):
+        strategy("fast")
 
 
 @pytest.mark.parametrize(
@@ -99,8 +115,9 @@ def test_a_plugins_strategy_is_offered_last_and_makes_the_plan() -> None:
         (raising, "no"),
         (lambda *_: ["cpu"], "names 1 devices for 4 blocks"),
         (lambda *_: ["npu:7"] * 4, "puts b.0 on 'npu:7'"),
+        (lambda *_: ["cuda:0", "cpu", "cpu", "cpu"], "puts 30 bytes on cpu, which can take 29"),
     ],
-    ids=["exits", "too few", "no device"],
+    ids=["exits", "too few", "no device", "too full"],
 )
 def test_a_strategy_that_fails_is_reported_by_its_plugin_and_interleave_stands_in(
     assign: Callable[..., Any], reason: str

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.cli.doctor import tested_versions as tested
 from multigpu.multigpu_core.cli.doctor.checks import findings
+from multigpu.multigpu_core.cli.doctor.collect import snapshot
 from multigpu.multigpu_core.cli.doctor.finding import Finding, Severity
 from multigpu.multigpu_core.cli.doctor.nvidia_smi import NvidiaCard, cards_in
 from multigpu.multigpu_core.cli.doctor.running_server import RunningServer
@@ -70,7 +71,7 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ({"torch": (2, 3)}, "problem", "torch 2.3 is too old"),
         ({"rivals": ("MultiGPU of old",)}, "problem", "custom_nodes/MultiGPU of old"),
         ({"comfyui": None}, "note", "in no ComfyUI"),
-        ({"comfyui_version": ""}, "warning", "does not look like a ComfyUI"),
+        ({"comfyui_version": ""}, "problem", "does not look like a ComfyUI"),
         ({"comfyui_version": "0.99.0"}, "note", "0.99.0 has not been tested"),
         ({"settings_problems": ("plugins.toml, line 3: no such key",)}, "warning", "line 3"),
         ({"device_problems": ("cuda:1: broken",)}, "warning", "cuda:1: broken"),
@@ -96,7 +97,6 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
             "problem",
             "Off in this ComfyUI: splitting models (x is gone)",
         ),
-        (_inside(refused={"get_torch_device": "models lie elsewhere"}), "warning", "no function get_torch_device"),
         ({"inside": None, "why_not_inside": "No module named 'torchsde'."}, "warning", "torchsde"),
         ({"packs": (PackHere("ComfyUI-GGUF", "3.0"),)}, "note", "ComfyUI-GGUF 3.0 has not been tested"),
         (
@@ -125,7 +125,7 @@ def test_each_thing_that_is_wrong_is_found_alone_with_what_to_do(
 
 
 def test_the_worst_comes_first() -> None:
-    found = findings(replace(HEALTHY, swap_bytes=0, torch=(2, 3), comfyui_version=""))
+    found = findings(replace(HEALTHY, swap_bytes=0, torch=(2, 3), device_problems=("cuda:1: driver too old",)))
     assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.WARNING, Severity.NOTE]
 
 
@@ -250,3 +250,25 @@ def test_what_lies_in_a_comfyui_is_looked_at(tmp_path: Path) -> None:
     told = " ".join(finding["what"] for finding in json.loads(result.stdout))
     for words in ("ComfyUI-GGUF 7.7.7 has not been tested", "did you mean gguf", "huge.safetensors has 4096.0 GB"):
         assert words in told
+
+
+TOY_FORMAT = """
+from multigpu import hookimpl
+from multigpu.api import FileFormat
+
+@hookimpl
+def multigpu_file_formats():
+    return [FileFormat("toy", (".toy",), lambda begins: False, lambda path: [])]
+"""
+
+
+@pytest.mark.parametrize("name", ["a.gguf", "a.sft", "a.pth", "a.bin", "a.toy"])
+def test_a_model_file_is_one_of_any_format_that_can_be_loaded(name: str, tmp_path: Path) -> None:
+    pack = tmp_path / "custom_nodes" / "toy"
+    pack.mkdir(parents=True)
+    (pack / "multigpu_plugin.py").write_text(TOY_FORMAT)
+    models = tmp_path / "models" / "checkpoints"
+    models.mkdir(parents=True)
+    for each, size in ((name, 2), ("notes.txt", 3)):
+        (models / each).write_bytes(bytes(size))
+    assert snapshot(tmp_path).largest_model == (name, 2)

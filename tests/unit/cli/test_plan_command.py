@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from multigpu.multigpu_core.cli import plugins_here
 from multigpu.multigpu_core.cli.app import app
 
 from ..allocation.inventory.test_inventory_of_file import one_tensor, safetensors_file
@@ -114,3 +115,81 @@ def test_forty_gigabytes_are_planned_in_a_small_part_of_that_memory(file: Path) 
     run = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     exit_code, size = run.stdout.split()
     assert exit_code == "0" and float(size) < 300 * 2**20
+
+
+PLUGIN = """
+from pathlib import Path
+from multigpu import hookimpl
+from multigpu.api import AllocationPlan, Placement, PlanError, Strategy
+
+with Path(__file__).with_name("imports").open("a") as imports:
+    imports.write("x")
+
+
+@hookimpl
+def multigpu_strategies():
+    return [Strategy("offload-all", "offloads all", lambda blocks, *_: ["cpu"] * len(blocks))]
+
+
+@hookimpl
+def multigpu_plan_allocation(inventory, request, devices, reserve_bytes, profile, draft):
+    if request.strategy.name == "contiguous":
+        raise PlanError("cuda:0", 2, 1, "Ask the plugin's author.")
+    if request.strategy.name == "relay":
+        raise RuntimeError("broken")
+    if request.strategy.name == "interleave":
+        names = [info.name for info in devices]
+        assert (draft, names) == (True, ["cuda:0", "cuda:1", "cpu"])
+        assert reserve_bytes["cuda:1"] == 5 << 30 and reserve_bytes["cuda:0"] > 1 << 30  # left for inference
+        assert profile.links["cpu", "cuda:0"].bytes_per_second > 0
+        placements = tuple(Placement(block, "cuda:1") for block in inventory.blocks)
+        return AllocationPlan(request.compute_device, request.strategy, placements, staging_bytes=3 << 30)
+"""
+
+
+@pytest.fixture
+def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A node pack beside ours that carries `PLUGIN`."""
+    pack = tmp_path / "custom_nodes" / "planner"
+    pack.mkdir(parents=True)
+    (pack / "multigpu_plugin.py").write_text(PLUGIN)
+    monkeypatch.setattr(plugins_here, "own_custom_nodes", lambda: [pack.parent])
+    return pack
+
+
+def test_auto_leaves_for_inference_what_comfyui_would_and_says_so(file: Path) -> None:
+    shown = _plan(file, "--machine", "cuda:0=8gb")
+    assert "1.19 GB of cuda:0 left for inference; --fit cuda:0=SIZE leaves another amount" in shown.output
+    report = _json(file, "--machine", "cuda:0=8gb")
+    kept = report["bytes_by_device"]["cuda:0"] + report["staging_bytes"]
+    assert report["reserved_bytes"] > GB and kept <= 8 * GB - report["reserved_bytes"]
+    assert _json(file, "--machine", "cuda:0=8gb", "--fit", "cuda:0=3gb")["reserved_bytes"] == 3 * GB
+    assert _json(file, "--machine", "cuda:0=8gb", "--virtual-vram", "20")["reserved_bytes"] == 0
+
+
+def test_a_prediction_for_a_described_machine_says_what_it_assumes(file: Path) -> None:
+    assert "assumes an RTX 3090 on PCIe 4.0 x16; measure to replace" in _plan(file, "--machine", "cuda:0=8gb").output
+
+
+@pytest.mark.usefixtures("pack")
+def test_plugins_are_asked_for_the_plan_as_before_a_load_and_ours_stands_in(file: Path) -> None:
+    cards = ("--machine", "cuda:0=24gb", "--machine", "cuda:1=45gb", "--fit", "cuda:1=5gb")
+    theirs, refused, ours, _ = _json(file, *cards, "--compare")
+    assert theirs["bytes_by_device"] == {"cuda:0": 0, "cuda:1": BLOCKS * GB}
+    assert not refused["fits"] and "Ask the plugin's author." in refused["reason"]
+    assert ours["strategy"] == "relay" and set(ours["bytes_by_device"]) > {"cuda:0"}
+    by_its_strategy = _json(file, *cards, "--strategy", "offload-all")
+    assert by_its_strategy["strategy"] == "offload-all" and by_its_strategy["bytes_by_device"]["cpu"] == BLOCKS * GB
+
+
+@pytest.mark.parametrize("options", [("--help",), ("--strategy", "offload-all"), ("--compare", "--json")])
+def test_one_call_imports_each_plugin_once(options: tuple[str, ...], file: Path, pack: Path) -> None:
+    assert _plan(file, *TWO_CARDS, *options).exit_code == 0
+    assert (pack / "imports").read_text() == "x"
+
+
+@pytest.mark.usefixtures("pack")
+def test_the_help_names_the_strategies_of_plugins() -> None:
+    for command in ("plan", "verify"):
+        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        assert "interleave, contiguous, relay, offload-all." in shown

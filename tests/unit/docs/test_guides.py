@@ -118,6 +118,9 @@ def node_ids() -> set[str]:
             found.add(loader.node_id)
         else:
             found |= {variant.node_id for variant in loader.variants}
+    # Those that are made of a pack's own nodes, and the examples have them from a real ComfyUI.
+    for example in (ROOT / "examples").glob("*.json"):
+        found |= {node["type"] for node in json.loads(example.read_text(encoding="utf-8"))["nodes"]}
     return found
 
 

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from multigpu import hookimpl, hookspecs
 from multigpu.api import DeviceBackend, FileFormat, HeaderError, MemoryReading, StoredTensor
-from multigpu.multigpu_core.allocation.inventory.of_file import BUILT_IN_FORMATS, inventory_of_file
-from multigpu.multigpu_core.cli import plugins_here
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
+from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
 from multigpu.multigpu_core.cli.app import app
+from multigpu.multigpu_core.cli.plugins_here import PluginsHere
 from multigpu.multigpu_core.devices import default_registry
 from multigpu.multigpu_core.plugins import Candidate, PluginManager, built_in_names
 from multigpu.multigpu_core.plugins.extensions import commands, device_backends, file_formats
@@ -151,9 +152,8 @@ def test_a_broken_plugin_costs_the_command_line_its_own_commands_alone(
     plugins = manager_of("multigpu_commands", broken=answer, good=lambda: [my_greeting])
     assert commands(plugins, {"plan"}) == {"my-greeting": my_greeting}
     assert reason in plugins.records["broken"].why_not
-    monkeypatch.setattr(
-        plugins_here, "plugins_here", lambda: manager_of("multigpu_commands", good=lambda: [my_greeting])
-    )
+    greeting = manager_of("multigpu_commands", good=lambda: [my_greeting])
+    monkeypatch.setattr(PluginsHere, "manager", greeting)
     assert CliRunner().invoke(app, ["my-greeting"]).output == "hello\n"
     assert "Say hello" in CliRunner().invoke(app, ["--help"]).output
     assert CliRunner().invoke(app, ["my-greting"]).exit_code == 2

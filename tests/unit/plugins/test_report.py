@@ -9,6 +9,7 @@ RECORDS = [
     PluginRecord("gguf", "built in", "0.1.0", absent=("A", "B")),
     PluginRecord("some", "their-package", "2.0", nodes=("X", "Y"), taken=("KSampler",), absent=("Z",)),
     PluginRecord("here", "built in", "0.1.0", nodes=("X",), targets=(TargetPack("ComfyUI-GGUF", "2.0"),)),
+    PluginRecord("author's", "their-package", nodes=("X", "Y")),
     *(
         PluginRecord(state.value, "built in", absent=("A",), targets=(TargetPack("ComfyUI-GGUF", "2.0", state),))
         for state in PackState
@@ -19,14 +20,13 @@ RECORDS = [
 ]
 
 
-def test_each_plugin_has_one_short_line() -> None:
+def test_nodes_have_one_line_absent_packs_another_and_what_needs_a_look_one_each() -> None:
     assert report_lines(RECORDS) == [
-        "  planner        works (built in)",
+        "  nodes: ComfyUI-GGUF 2.0 1; author's 2",
+        "  not installed: ComfyUI-GGUF 2.0",
         "  gguf           no nodes: none of its loaders is here (built in 0.1.0)",
         "  some           2 nodes, taken by others: KSampler, not here: Z (their-package 2.0)",
-        "  here           1 node for ComfyUI-GGUF 2.0 (built in 0.1.0)",
         "  loaded         no nodes: ComfyUI-GGUF 2.0 has none of its loaders (built in)",
-        "  absent         no nodes: ComfyUI-GGUF 2.0 is absent (built in)",
         "  disabled       no nodes: ComfyUI-GGUF 2.0 is disabled (built in)",
         "  import failed  no nodes: ComfyUI-GGUF 2.0 could not be imported (built in)",
         "  present        no nodes: ComfyUI-GGUF 2.0 is there (built in)",

@@ -12,8 +12,8 @@ import pytest
 from safetensors import safe_open
 
 from multigpu.multigpu_core.allocation import HeaderError
+from multigpu.multigpu_core.allocation.formats.built_in.safetensors import _TYPES
 from multigpu.multigpu_core.allocation.formats.header_error import MAX_NAME_PARTS, MAX_TENSORS
-from multigpu.multigpu_core.allocation.formats.safetensors_header import _TYPES
 from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
 from multigpu.multigpu_core.conformance.file_mutations import damaged_gguf, damaged_safetensors
 

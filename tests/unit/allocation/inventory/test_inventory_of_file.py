@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from multigpu.multigpu_core.allocation.formats import built_in
+from multigpu.multigpu_core.allocation.formats.built_in import BUILT_IN_FORMATS
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
 from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
 from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
@@ -49,6 +51,23 @@ def gguf_file(path: Path, *tensors: bytes, fields: tuple[bytes, ...] = (), data_
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields)) + b"".join(fields + tensors))
         file.truncate(-(-file.tell() // 32) * 32 + data_bytes)
     return path
+
+
+def test_each_file_of_the_folder_is_a_format_without_another_list() -> None:
+    (folder,) = built_in.__path__
+    assert [each.name for each in BUILT_IN_FORMATS] == sorted(
+        file.stem for file in Path(folder).glob("*.py") if file.stem != "__init__"
+    )
+
+
+def test_a_file_is_of_one_format_whatever_the_number_of_its_tensors(tmp_path: Path) -> None:
+    tensors = [gguf_tensor(f"blocks.{i}.weight", (1,), 0, 32 * i) for i in range(ord("{"))]
+    files = (
+        gguf_file(tmp_path / "a.gguf", *tensors),
+        safetensors_file(tmp_path / "a.safetensors", {"a": one_tensor()}),
+    )
+    found = [[each.name for each in BUILT_IN_FORMATS if each.recognises(file.read_bytes()[:64])] for file in files]
+    assert found == [["gguf"], ["safetensors"]]
 
 
 def test_a_safetensors_file_has_the_blocks_of_its_live_model(tmp_path: Path) -> None:

@@ -10,10 +10,16 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from .file_format import FileFormat
-from .ggml_types import ggml_types
-from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
-from .stored_tensor import StoredTensor
+from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
+from multigpu.multigpu_core.allocation.formats.ggml_types import ggml_types
+from multigpu.multigpu_core.allocation.formats.header_error import (
+    DOWNLOAD_AGAIN,
+    MAX_TENSORS,
+    HeaderError,
+    element_count,
+    fault_of_name,
+)
+from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 
 MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 64 * 1024 * 1024
@@ -245,4 +251,4 @@ def _check_layout(reader: _Reader, spans: list[_Span], data_begin: int) -> None:
             reader.refuse(f"ends at byte {data_begin + free_from} of {reader.file_bytes}; {DOWNLOAD_AGAIN}")
 
 
-GGUF = FileFormat("gguf", (".gguf",), lambda begins: begins.startswith(MAGIC), read_gguf_header)
+FORMAT = FileFormat("gguf", (".gguf",), lambda begins: begins.startswith(MAGIC), read_gguf_header)

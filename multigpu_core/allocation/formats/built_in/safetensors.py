@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
+from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
+from multigpu.multigpu_core.allocation.formats.header_error import (
+    DOWNLOAD_AGAIN,
+    MAX_TENSORS,
+    HeaderError,
+    element_count,
+    fault_of_name,
+)
+from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 from multigpu.multigpu_core.bounded_json import parse_json
-
-from .file_format import FileFormat
-from .header_error import DOWNLOAD_AGAIN, MAX_TENSORS, HeaderError, element_count, fault_of_name
-from .stored_tensor import StoredTensor
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Far above any real header (a 10,000-tensor checkpoint has about 1 MB); the format itself would allow 100 MB."""
@@ -147,9 +152,9 @@ def _check_layout(path: Path, spans: list[_Span], data_bytes: int) -> None:
         raise HeaderError(path, "data", f"has {data_bytes - covered} bytes after the last tensor; {DOWNLOAD_AGAIN}")
 
 
-SAFETENSORS = FileFormat(
-    "safetensors",
-    (".safetensors", ".sft"),
-    lambda begins: begins[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{",
-    read_safetensors_header,
-)
+def _recognises(begins: bytes) -> bool:
+    """Whether these bytes are a length below 4 GB and the JSON object that it belongs to."""
+    return begins[_LENGTH_BYTES // 2 : _LENGTH_BYTES + 1] == b"\0\0\0\0{"
+
+
+FORMAT = FileFormat("safetensors", (".safetensors", ".sft"), _recognises, read_safetensors_header)

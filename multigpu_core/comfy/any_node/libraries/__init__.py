@@ -1,0 +1,1 @@
+"""Functions of libraries that are replaced while a node runs on a chosen device."""
