@@ -18,7 +18,7 @@ _ORDER = tuple(
         r"downsamples|double(?:_stream)?_layers|layerwise_blocks",
         r"",  # all others
         r"block_2|decoder|up|upsamples|(?:output|up|single|single_stream)_blocks?|single(?:_stream)?_layers",
-        r"head|out|final_.*|.*_out|controlnet_(?:single_)?blocks",
+        r"head|out|final_.*|nerf_blocks|.*_out|controlnet_(?:single_)?blocks",
     )
 )
 _USUAL_RANK = next(rank for rank, pattern in enumerate(_ORDER) if not pattern.pattern)

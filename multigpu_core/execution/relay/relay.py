@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.device_copies import DeviceCopies
+from multigpu.multigpu_core.execution.nested import replace_tensors
 from multigpu.multigpu_core.execution.parallel.micro_batches import MicroBatches
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 from multigpu.multigpu_core.execution.streaming.called_modules import called_modules, slots_by_called_module
@@ -101,6 +103,8 @@ class Relay:
                     self._hook(called, stop, of_called)
                 else:
                     self._watch(called, stop)
+                    if any(name.startswith(f"{outer}.") for outer in relayed):
+                        self._lend(called)
         for called in called_modules(module):
             end = _uncompiled(self._end_step)
             self._handles.append(called.register_forward_pre_hook(self._note_compilation, prepend=True))
@@ -182,6 +186,23 @@ class Relay:
                 self._begin_chunk_after(forward, here)
 
         self._handles.append(module.register_forward_pre_hook(_uncompiled(arrive), prepend=True))
+
+    def _lend(self, module: nn.Module) -> None:
+        """Let a head inside a relayed block, such as T5's position bias, compute at home for a block on a donor."""
+        copies = self._device_copies
+
+        def come(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            forward = self._forward
+            if forward.running is None:
+                return None
+            return replace_tensors((args, kwargs), partial(copies.to, device=forward.remote.compute))
+
+        def go(module: nn.Module, args: Any, output: Any) -> Any:
+            running = self._forward.running
+            return None if running is None else replace_tensors(output, partial(copies.to, device=running.stop.device))
+
+        self._handles.append(module.register_forward_pre_hook(_uncompiled(come), with_kwargs=True))
+        self._handles.append(module.register_forward_hook(_uncompiled(go)))
 
     def _enter(self, module: nn.Module, stop: _Stop, args: Any, kwargs: Any) -> Any:
         forward = self._forward

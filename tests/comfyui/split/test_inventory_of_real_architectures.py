@@ -5,6 +5,7 @@ Inventories are made at the real sizes, without weights. Outputs are compared on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,8 +28,12 @@ ORDER_DIFFERS = frozenset({"TripoSplat"})
 
 
 @pytest.fixture(autouse=True)
-def _comfyui(simulated_comfyui: ComfyUI) -> ComfyUI:
-    return simulated_comfyui
+def _comfyui(simulated_comfyui: ComfyUI) -> Iterator[ComfyUI]:
+    """A ComfyUI that computes on one thread: kernels round by the number of threads, which changes with the load."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield simulated_comfyui
+    torch.set_num_threads(threads)
 
 
 @cache

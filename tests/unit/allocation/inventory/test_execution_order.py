@@ -25,6 +25,7 @@ ORDERS = {
         "i.1.transformer_blocks.1", "i.1.time_stack.1", "i.1.proj_out",
     ],
     "positions before their blocks": ["repo_layers.0", "blocks.0", "repo_layers.1", "blocks.1"],
+    "what makes pixels after the rest": ["double_blocks.0", "single_blocks.0", "nerf_blocks.0"],
     "numbers count": [f"layers.{i}" for i in range(12)],
 }  # fmt: skip
 

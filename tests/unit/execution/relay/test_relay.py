@@ -263,6 +263,26 @@ def test_an_expanded_argument_crosses_once_and_stays_expanded(machine: Simulated
     assert machine.copies.bytes_moved("npu:0", "npu:1") < 1000 * WIDTH
 
 
+class Positions(Block):
+    """As in UMT5: each block has a position bias of its own, which stays on the compute device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relative_attention_bias = nn.Embedding(4, WIDTH)
+
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        places = torch.arange(x.shape[0], device=x.device)
+        return super().forward(x) + self.relative_attention_bias(places)
+
+
+def test_a_head_inside_a_block_on_a_donor_computes_on_its_own_device() -> None:
+    model = Model(in_turn, [Positions() for _ in range(3)])
+    expected = resident(model)(inputs()).cpu()
+    relayed(model, ["npu:1", "npu:0", "npu:2"])
+    assert model.blocks[0].relative_attention_bias.weight.device == torch.device(COMPUTE)
+    assert torch.equal(model(inputs()).cpu(), expected)
+
+
 def test_what_is_changed_in_place_between_blocks_is_changed_under_its_other_name_too() -> None:
     def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         given = x
