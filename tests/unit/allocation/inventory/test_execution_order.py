@@ -31,8 +31,10 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("expected", ORDERS.values(), ids=ORDERS)
-def test_known_parts_run_in_the_order_of_their_model(expected: list[str]) -> None:
-    assert in_execution_order(sorted(expected)) == expected
+@pytest.mark.parametrize("given", [sorted, lambda names: sorted(names, reverse=True)], ids=["sorted", "reversed"])
+def test_known_parts_run_in_the_order_of_their_model(expected: list[str], given: object) -> None:
+    assert callable(given)
+    assert in_execution_order(given(expected)) == expected
 
 
 def test_unknown_siblings_stay_as_they_are() -> None:
