@@ -13,7 +13,8 @@ def report_lines(records: Iterable[PluginRecord]) -> list[str]:
     """A line for all nodes, one for all packs that are not installed, and one for each plugin that has more to say."""
     with_nodes, absent, others = [], [], []
     for record in records:
-        if record.works and record.nodes and not record.taken:
+        is_complete = not record.taken and (record.source == BUILT_IN or not record.absent)
+        if record.works and record.nodes and is_complete:
             with_nodes.append(record)
         elif record.works and record.targets and all(pack.state is PackState.ABSENT for pack in record.targets):
             absent.append(record)

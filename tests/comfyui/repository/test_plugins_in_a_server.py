@@ -159,7 +159,7 @@ def test_a_plugin_is_told_when_comfyui_ends(comfyui_path: Path, repository: Path
     assert (tmp_path / "told").read_text() == "started, ended"
 
 
-def test_the_log_has_a_line_for_each_plugin(server: ComfyUIServer) -> None:
+def test_the_log_has_a_line_for_each_plugin_that_lacks_something(server: ComfyUIServer) -> None:
     log = server.log_file.read_text()
     assert "FAILED: ModuleNotFoundError: No module named 'no_such_module'" in log
     assert "not here: NeverThere" in log
