@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
+from multigpu.multigpu_core.devices.speeds.profile import PUBLISHED_SPEEDS
 
 from .plan import AllocationPlan, Placement
 from .staging_bytes import staged_bytes
@@ -69,7 +70,8 @@ def predict_step(plan: AllocationPlan, profile: HardwareProfile, tokens: int = T
     ends = _Schedule(plan, seconds, copies, hop_seconds).ends(2 * ring.laps)
     step_seconds = (ends[-1] - ends[-1 - ring.laps]) / ring.laps
     limit = max([sum(seconds), *transfers.values()])
-    return StepPrediction(step_seconds, sum(seconds), transfers, limit, profile.assumes)
+    assumes = "" if profile.is_measured else PUBLISHED_SPEEDS
+    return StepPrediction(step_seconds, sum(seconds), transfers, limit, assumes)
 
 
 def link_to(profile: HardwareProfile, source: str, compute: str) -> LinkSpeed:

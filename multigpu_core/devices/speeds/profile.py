@@ -35,8 +35,3 @@ class HardwareProfile:
     links: Mapping[tuple[str, str], LinkSpeed]
     flops_per_second: Mapping[str, Mapping[str, float]]
     is_measured: bool = False
-
-    @property
-    def assumes(self) -> str:
-        """The machine that predictions by this profile are for, where it is not the user's own; else empty."""
-        return "" if self.is_measured else PUBLISHED_SPEEDS
