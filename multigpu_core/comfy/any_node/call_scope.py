@@ -8,8 +8,12 @@ import threading
 import traceback
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
+
+from multigpu.multigpu_core.comfy.host.host import Host
+from multigpu.multigpu_core.comfy.host.scope import Devices
 
 from .choice import Choice
 from .in_comfyui import SAMPLING
@@ -52,15 +56,35 @@ class SelfLoadingPack:
         """`path` is its folder or file, empty for ComfyUI itself, whose globals are left alone."""
         self.caches = ModuleCaches()
         self.kept = kept
-        self.redirects = redirects
+        self._redirects = redirects
         self._path = path
         self._namespaces = PackNamespaces(path, nodes)
         self._interception = interception
         self._turn = threading.RLock()  # reentrant: a node of the pack may call another
 
+    def choice(self, host: Host, devices: Devices) -> Choice:
+        """The choice of these devices for one call of the pack's code."""
+        choice = Choice(host.registry, devices, host.registry.torch_device(host.default_device()))
+        return replace(choice, redirects=self._redirects or choice.changes_family)
+
     @contextmanager
-    def on(self, choice: Choice) -> Iterator[None]:
-        """All that chooses a device in the pack chooses this one until the block is left."""
+    def running(self, node_id: str, choice: Choice) -> Iterator[None]:
+        """All that chooses a device in the pack chooses this one until the block is left.
+
+        Raises:
+            NodeNotMovedError: in place of an error about devices that the block raises.
+        """
+        try:
+            with self._on(choice):
+                yield
+        except Exception as error:
+            explained = self._explained(node_id, choice, error)
+            if explained is error:
+                raise
+            raise explained from error
+
+    @contextmanager
+    def _on(self, choice: Choice) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self._turn)
             stack.enter_context(self._interception.installed())
@@ -74,7 +98,7 @@ class SelfLoadingPack:
     def slots(self) -> list[Slot]:
         return slots_of(self._namespaces.find())
 
-    def explained(self, node_id: str, choice: Choice, error: Exception) -> Exception:
+    def _explained(self, node_id: str, choice: Choice, error: Exception) -> Exception:
         """The error of a node that could not be moved, or `error` itself where it is about something else."""
         if not isinstance(error, RuntimeError) or isinstance(error, NodeNotMovedError):
             return error

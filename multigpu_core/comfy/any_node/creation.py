@@ -16,7 +16,7 @@ from multigpu.multigpu_core.comfy.host.compatibility import Feature
 from multigpu.multigpu_core.comfy.host.loader_class import LoaderClass, is_v3
 from multigpu.multigpu_core.comfy.nodes.inputs import InputSpec
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
-from multigpu.multigpu_core.comfy.nodes.variants import VariantNode, make_variant
+from multigpu.multigpu_core.comfy.nodes.variants import VariantNode, make_variant, origin_of_ours
 from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
 from multigpu.multigpu_core.plugins import plain_name
 
@@ -161,18 +161,12 @@ class SelfLoadingNodes:
         if getattr(wrapped, "INPUT_IS_LIST", False):
             node.INPUT_IS_LIST = True  # type: ignore[attr-defined]
         node.INPUT_TYPES()  # one that cannot say its inputs fails here
-        node.RELATIVE_PYTHON_MODULE = _our_origin()  # type: ignore[attr-defined]
+        ours = [each for each in list(served_nodes().values()) if issubclass(each, VariantNode)]
+        node.RELATIVE_PYTHON_MODULE = origin_of_ours(ours)  # type: ignore[attr-defined]
         self._followers.follow(wrapped)
         served_nodes()[variant_id] = node
         titles()[variant_id] = f"{SUFFIX}: {titles().get(node_id, node_id)}"
         log.info("variant_made", message=f"Made {variant_id}: {node_id} with a choice of device", node_id=variant_id)
-
-
-def _our_origin() -> str:
-    """What ComfyUI sets on the nodes that it imports with this extension; the front end shows it as their origin."""
-    ours = (node for node in list(served_nodes().values()) if issubclass(node, VariantNode))
-    origins = (getattr(node, "RELATIVE_PYTHON_MODULE", "") for node in ours)
-    return next(filter(None, origins), "custom_nodes.multigpu")
 
 
 def _nodes_of(origin: str) -> list[type]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,6 @@ from multigpu.multigpu_core.comfy.packs.pack_nodes import Following
 from multigpu.multigpu_core.contract.loaders import PackDevices
 
 from .call_scope import SelfLoadingPack
-from .choice import Choice
 from .in_comfyui import origin_of, served_nodes
 from .job import delivered
 from .outputs import DATA_TYPES, PLAIN_TYPES
@@ -57,17 +55,9 @@ class Followers:
 
     @contextmanager
     def _on(self, node: LoaderClass, devices: Devices, inputs: Mapping[str, Any]) -> Iterator[None]:
-        host, pack = self._context.host, self._pack_of(node)
-        choice = Choice(host.registry, devices, host.registry.torch_device(host.default_device()))
-        choice = replace(choice, redirects=pack.redirects or choice.changes_family)
-        try:
-            with pack.on(choice):
-                yield
-        except Exception as error:
-            explained = pack.explained(node.__name__, choice, error)
-            if explained is error:
-                raise
-            raise explained from error
+        pack = self._pack_of(node)
+        with pack.running(node.__name__, pack.choice(self._context.host, devices)):
+            yield
 
 
 def _delivered_all(node: LoaderClass, result: Any) -> Any:

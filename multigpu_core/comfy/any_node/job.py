@@ -30,24 +30,15 @@ class SelfLoadingJob(LoadJob):
     @property
     def choice(self) -> Choice:
         assert self.pack is not None
-        registry = self.context.host.registry
-        home = registry.torch_device(self.context.host.default_device())
-        choice = Choice(registry, self.devices, home)
-        return replace(choice, redirects=self.pack.redirects or choice.changes_family)
+        return self.pack.choice(self.context.host, self.devices)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """While the wrapped class runs, all that chooses a device there chooses this job's."""
         assert self.pack is not None
         choice, node_id = self.choice, self.target.variant.node_id
-        try:
-            with self.pack.on(choice):
-                yield
-        except Exception as error:
-            explained = self.pack.explained(node_id, choice, error)
-            if explained is error:
-                raise
-            raise explained from error
+        with self.pack.running(node_id, choice):
+            yield
         kept: list[Any] = [value for device, value in self.pack.caches.models() if device == choice.name]
         if self.instances is not None and not is_v3(self.target.node):
             kept.append(getattr(self.instance(self.instances), "__dict__", None))

@@ -10,7 +10,7 @@ from multigpu.multigpu_core.comfy.packs.target_packs import PacksHere, rivals, t
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
 from .loading import LoadContext
-from .variants import make_own_node, make_variant
+from .variants import make_own_node, make_variant, origin_of_ours
 
 log = structlog.get_logger("multigpu")
 
@@ -55,10 +55,9 @@ class NodeRegistration:
         self._note_targets(PacksHere())
         self._follow()
         late = [node_id for node_id in self.classes if node_id not in before]
-        origin = next((getattr(self.classes[node_id], "RELATIVE_PYTHON_MODULE", None) for node_id in before), None)
+        origin = origin_of_ours(self.classes[node_id] for node_id in before)
         for node_id in late:
-            # ComfyUI sets this on the nodes that it imports; the front end shows it as the node's origin.
-            self.classes[node_id].RELATIVE_PYTHON_MODULE = origin or "custom_nodes.multigpu"  # type: ignore[attr-defined]
+            self.classes[node_id].RELATIVE_PYTHON_MODULE = origin  # type: ignore[attr-defined]
             comfy_nodes.NODE_CLASS_MAPPINGS[node_id] = self.classes[node_id]
             _titles()[node_id] = self.titles[node_id]
 

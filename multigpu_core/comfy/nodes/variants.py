@@ -8,7 +8,7 @@ with its next version are all served alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -157,6 +157,12 @@ def _outputs(wrapped: LoaderClass, device_output: str) -> dict[str, Any]:
         }
         outputs = {name: (*value, more[name]) for name, value in outputs.items()}
     return outputs
+
+
+def origin_of_ours(nodes: Iterable[type]) -> str:
+    """What ComfyUI has set on `nodes` of this extension, which it imported: the front end shows it as their origin."""
+    origins = (getattr(node, "RELATIVE_PYTHON_MODULE", "") for node in nodes)
+    return next(filter(None, origins), "custom_nodes.multigpu")
 
 
 def make_own_node(node: OwnNode, context: LoadContext) -> type:

@@ -80,7 +80,6 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
         return {
             **plan_report(found, predict_step(found, host.profile)),
             "total_bytes": inventory.total_bytes,
-            "speeds_measured": host.profile.is_measured,
             "room_bytes": {info.name: info.free_bytes for info in devices},
         }
     except AllocationError as error:

@@ -36,6 +36,14 @@ def test_a_search_for_what_users_want_finds_our_nodes(comfyui: ComfyUI, word: st
         assert word in node.SEARCH_ALIASES or node_id == "DeviceSelectorMultiGPU", node_id
 
 
+def test_inputs_that_are_rarely_used_are_folded_away_and_no_others_of_ours(comfyui: ComfyUI) -> None:
+    optional = comfyui.nodes.NODE_CLASS_MAPPINGS["UNETLoaderDisTorch2MultiGPU"].INPUT_TYPES()["optional"]
+    assert {name for name, spec in optional.items() if spec[1].get("advanced")} == {
+        "eject_models",
+        "high_precision_loras",
+    }
+
+
 def test_splits_are_told_from_devices_by_category_search_and_the_beginning_of_the_title(comfyui: ComfyUI) -> None:
     nodes, titles = comfyui.nodes.NODE_CLASS_MAPPINGS, comfyui.nodes.NODE_DISPLAY_NAME_MAPPINGS
     for loader in ("UNETLoader", "CLIPLoader", "VAELoader"):

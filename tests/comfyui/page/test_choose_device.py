@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from multigpu.multigpu_core.provisioning.client import Workflow
 
-from ..support.page import ComfyPage, chromium
+from ..support.page import ComfyPage
 
 WORKFLOW: Workflow = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
@@ -19,12 +19,6 @@ WORKFLOW: Workflow = {
     "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 1]}},
 }
 FIND = "window.app.graph.getNodeById(2)"
-
-
-@pytest.fixture(scope="module")
-def opened(request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
-    with chromium() as browser:  # where there is none, no server is started either
-        yield ComfyPage(browser, request.getfixturevalue("server"))
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from playwright.sync_api import expect
 from multigpu.multigpu_core.provisioning.client import Workflow
 
 from ..support.demo_server import beside, free, split
-from ..support.page import ComfyPage, chromium, drag
+from ..support.page import ComfyPage, drag
 
 SPLIT_NODE = "UNETLoaderDisTorch2MultiGPU"
 EXPERT = "expert_mode_allocations"
 SEEDS = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def opened(request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
-    with chromium() as browser:  # where there is none, no server is started either
-        yield ComfyPage(browser, request.getfixturevalue("server"))
 
 
 @pytest.fixture

@@ -19,18 +19,32 @@ PLAIN = (str, bytes, int, float, bool, type(None), type, torch.dtype)
 
 def tensors_in(value: object, depth: int = DEPTH) -> Iterator[torch.Tensor]:
     """Tensors that a value is or holds, at first those that are nearest; of a module a few weights."""
+    for each in _nearest(value, depth, ignored=PLAIN):
+        if isinstance(each, nn.Module):
+            yield from islice(chain(each.parameters(), each.buffers()), WEIGHTS)
+        else:
+            yield each
+
+
+def modules_in(value: object, depth: int = DEPTH) -> Iterator[nn.Module]:
+    """The outermost torch modules that a value is or holds."""
+    for each in _nearest(value, depth, ignored=(*PLAIN, torch.Tensor)):
+        assert isinstance(each, nn.Module), "tensors are ignored"
+        yield each
+
+
+def _nearest(value: object, depth: int, ignored: tuple[type, ...]) -> Iterator[torch.Tensor | nn.Module]:
+    """Tensors and modules that a value is or holds, layer by layer, each once; what these hold is not looked into."""
     seen: set[int] = set()
     layer = [value]
     for _ in range(depth):
         below: list[object] = []
         for each in layer:
-            if isinstance(each, PLAIN) or id(each) in seen or len(seen) > OBJECTS:
+            if isinstance(each, ignored) or id(each) in seen or len(seen) > OBJECTS:
                 continue
             seen.add(id(each))
-            if isinstance(each, torch.Tensor):
+            if isinstance(each, (torch.Tensor, nn.Module)):
                 yield each
-            elif isinstance(each, nn.Module):
-                yield from islice(chain(each.parameters(), each.buffers()), WEIGHTS)
             else:
                 below += children(each)
         layer = below
@@ -46,23 +60,6 @@ def children(value: Any) -> list[object]:
         return []
     fields = getattr(value, "__dict__", None)
     return list(fields.values()) if isinstance(fields, dict) and not hasattr(value, "__spec__") else []
-
-
-def modules_in(value: object, depth: int = DEPTH) -> Iterator[nn.Module]:
-    """The outermost torch modules that a value is or holds."""
-    seen: set[int] = set()
-    layer = [value]
-    for _ in range(depth):
-        below: list[object] = []
-        for each in layer:
-            if isinstance(each, (*PLAIN, torch.Tensor)) or id(each) in seen or len(seen) > OBJECTS:
-                continue
-            seen.add(id(each))
-            if isinstance(each, nn.Module):
-                yield each
-            else:
-                below += children(each)
-        layer = below
 
 
 def devices_held(value: object) -> frozenset[torch.device]:
