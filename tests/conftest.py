@@ -21,7 +21,8 @@ hypothesis.settings.load_profile("default")
 
 
 COSTLY = (
-    "repository/test_benchmarks.py", "cli/test_command_line_page.py", "cli/test_verify.py", "cli/test_demo.py",
+    "repository/test_benchmarks.py", "split/test_inventory_of_real_architectures.py", "cli/test_command_line_page.py",
+    "cli/test_verify.py", "cli/test_demo.py",
     "split/test_relayed_pictures.py", "repository/test_examples.py", "auxiliary/test_patches_elsewhere.py",
     "split/test_out_of_memory.py", "split/test_neighbours.py", "auxiliary/test_controlnets_elsewhere.py",
     "split/test_split_pictures.py", "packaging/test_import_name.py", "packaging/test_third_party_plugin.py",
