@@ -60,7 +60,9 @@ def plan_with_profile(
     def predict(each: AllocationPlan) -> float:
         return predict_step(each, profile, tokens).step_seconds
 
-    best = min(_candidates(inventory, request, devices, capacity, profile), key=predict, default=plan)
+    best = min(_candidates(inventory, request, devices, capacity, profile), key=predict, default=None)
+    if best is None:
+        return plan
     if request.strategy == Strategy.INTERLEAVE:
         found = min(every_plan(plan, _useful_bytes(capacity, profile)), key=predict, default=best)
         if predict(found) < predict(best) * _WORTHWHILE:

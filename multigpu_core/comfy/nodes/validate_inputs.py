@@ -10,7 +10,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from multigpu.multigpu_core.devices import DeviceError, DeviceRegistry
+from multigpu.multigpu_core.allocation.language.device_names import KnownDevices
+from multigpu.multigpu_core.allocation.language.errors import AllocationError
+from multigpu.multigpu_core.allocation.language.parser import parse_donors
+from multigpu.multigpu_core.allocation.language.source_span import SourceSpan
+from multigpu.multigpu_core.devices import DeviceRegistry
 
 TheirInputs = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Of a node's inputs, those that the wrapped class knows."""
@@ -28,7 +32,7 @@ def checking_devices(
     devices = tuple(devices)
 
     def validate(cls: type, /, **inputs: Any) -> Any:
-        if fault := _fault_of([inputs.get(name) for name in devices], registry):
+        if fault := _fault_of([inputs.get(name) for name in devices], registry.resolve):
             return fault
         if own is None:
             return True
@@ -44,13 +48,13 @@ def checking_devices(
     return classmethod(check)
 
 
-def _fault_of(chosen: Iterable[object], registry: DeviceRegistry) -> str:
+def _fault_of(chosen: Iterable[object], known: KnownDevices) -> str:
     """Why the first device that is not there is missing; empty if all are there. A linked one is not known yet."""
     for device in chosen:
         if isinstance(device, str) and device:
             try:
-                registry.resolve(device)
-            except DeviceError as error:
+                parse_donors(SourceSpan.of(device, "Device"), known)  # one device, or donors in a list
+            except AllocationError as error:
                 return str(error)
     return ""
 

@@ -105,6 +105,13 @@ def test_a_workflow_that_names_an_absent_device_is_refused_at_its_node_before_it
         assert "npu:7" in message and all(name in message for name in ("cpu", "npu:0", "npu:1", "npu:2"))
 
 
+def test_donors_in_a_list_are_accepted_as_when_they_are_read_and_a_wrong_one_is_named(executor: Executor) -> None:
+    split = {"compute_device": "npu:0", "virtual_vram_gb": 1.0}
+    assert executor.validate(_workflow(**split, donor_device="npu:1,cpu")) == (True, {})
+    valid, errors = executor.validate(_workflow(**split, donor_device="npu:1,npu:7"))
+    assert not valid and "npu:7" in errors["load"]["errors"][0]["details"]
+
+
 def test_a_kind_of_device_that_this_machine_lacks_is_refused_too(executor: Executor) -> None:
     valid, errors = executor.validate(_workflow("UNETLoaderMultiGPU", device="cuda:1"))
     assert not valid and "cuda:1" in errors["load"]["errors"][0]["details"]
