@@ -5,6 +5,7 @@ Inventories are made at the real sizes, without weights. Outputs are compared on
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -99,11 +100,18 @@ def test_nearly_all_bytes_may_move_in_blocks_that_are_small_and_called(architect
         assert real.movable_share >= 0.95
 
 
+@pytest.fixture
+def trial(architecture: str, real: Report, _comfyui: ComfyUI) -> Iterator[Trial]:
+    """The architecture in small; afterwards nothing of it is left on a device."""
+    trial = Trial(ARCHITECTURES[architecture])
+    yield trial
+    trial.close()
+
+
 @pytest.mark.parametrize("architecture", COMPARED, indirect=True)
 def test_blocks_are_in_the_order_of_a_forward_and_a_split_and_a_relay_compute_the_same(
-    architecture: str, real: Report
+    architecture: str, trial: Trial
 ) -> None:
-    trial = Trial(ARCHITECTURES[architecture])
     assert all(value.isfinite().all() for value in trial.expected)
     called = [name for name in movable(trial.inventory) if name in trial.called]
     assert len(called) >= 2
@@ -117,6 +125,11 @@ def test_blocks_are_in_the_order_of_a_forward_and_a_split_and_a_relay_compute_th
     with trial.split("npu:0,50%;npu:1,50%", Strategy.RELAY) as plan:
         assert any(placement.relayed for placement in plan.placements)
         assert all(map(torch.equal, trial.output(), trial.expected))
+
+
+def test_nothing_of_the_small_models_is_left_on_a_device(simulated_comfyui: ComfyUI) -> None:
+    gc.collect()
+    assert [device.live_bytes for device in simulated_comfyui.machine.devices] == [0, 0, 0]
 
 
 def test_every_architecture_serves_known_models_of_comfyui() -> None:

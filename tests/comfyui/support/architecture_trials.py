@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import _lru_cache_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,13 @@ class Trial:
         with torch.inference_mode():
             result = model(**inputs)
         return [value.cpu() for value in tree_leaves(result) if isinstance(value, Tensor)]
+
+    def close(self) -> None:
+        """Empty what ComfyUI's classes cache of their models for as long as the process lives: tensors on a device."""
+        for module in self.model.modules():
+            for value in vars(type(module)).values():
+                if isinstance(value, _lru_cache_wrapper):
+                    value.cache_clear()
 
     @contextmanager
     def split(self, expert: str, strategy: Strategy) -> Iterator[AllocationPlan]:
