@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class SimulatedMachine:
         self.timeline = Timeline()
         self.peers: set[frozenset[str]] = set()
         """Pairs of devices, by name, of which each reads the other's memory directly."""
-        self.page_locked_limit_bytes: float = math.inf
+        self._page_locked_limit_bytes: float = math.inf
         self.module = SimulatedDeviceModule(backend, self)
         self._launches = Launches(lambda: self.device().torch_device)
         runner = OperatorRunner(self.device, backend, self.timeline, self._launches)
@@ -115,9 +116,17 @@ class SimulatedMachine:
         self._require_lockable(memory.untyped_storage().nbytes())
         self.timeline.blocks.lock(memory)
 
+    def limit_page_locking(self, further_bytes: int) -> None:
+        """Let the driver page-lock this many bytes more than are locked now, and refuse the rest.
+
+        What earlier work has left as garbage is collected first: it would be returned at a time that nobody knows.
+        """
+        gc.collect()
+        self._page_locked_limit_bytes = self.timeline.locked_bytes + further_bytes
+
     def _require_lockable(self, size_bytes: int) -> None:
-        if self.timeline.locked_bytes + size_bytes > self.page_locked_limit_bytes:
-            raise RuntimeError(f"the simulated driver page-locks {self.page_locked_limit_bytes} bytes at most")
+        if self.timeline.locked_bytes + size_bytes > self._page_locked_limit_bytes:
+            raise RuntimeError(f"the simulated driver page-locks {self._page_locked_limit_bytes} bytes at most")
 
     def configure(self, sizes: Sequence[int], names: Sequence[str] | None = None) -> None:
         """Have one fresh, empty device per entry of `sizes` (bytes); tensors of earlier devices no longer count."""
@@ -132,7 +141,7 @@ class SimulatedMachine:
         self.timeline.reset()
         self.peers.clear()
         self.raw_pointer_operators.clear()
-        self.page_locked_limit_bytes = math.inf
+        self._page_locked_limit_bytes = math.inf
 
     def device(self, device: DeviceLike = None) -> SimulatedDevice:
         """The device named, numbered or given; None, or no number, is the current one.

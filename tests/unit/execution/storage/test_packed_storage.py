@@ -51,7 +51,7 @@ def test_a_block_that_computes_where_it_is_stored_needs_no_packing(machine: Simu
 
 def test_a_block_moves_off_its_card_also_where_no_memory_can_be_pinned(machine: SimulatedMachine) -> None:
     model = Model().to(COMPUTE)
-    machine.page_locked_limit_bytes = 0
+    machine.limit_page_locking(0)
     distribution = split(model, "cpu")
     block = next(block for block in distribution.inventory.blocks if block.kind is not BlockKind.HEAD)
     assert distribution.device_of(block) == "cpu"

@@ -105,11 +105,11 @@ def test_weights_that_are_freed_while_they_are_unpinned_are_forgotten(machine: S
 
 def test_a_refusal_lasts_until_memory_is_returned(machine: SimulatedMachine) -> None:
     locked = PinnedMemory(default_registry(), GB)
-    machine.page_locked_limit_bytes = machine.timeline.locked_bytes + 100 * KB
+    machine.limit_page_locking(100 * KB)
     with capture_logs() as lines:
         kept, first = pinned(locked, 60 * KB), pinned(locked, 30 * KB)
         assert kept is not None and first is not None and pinned(locked, 30 * KB) is None
-        machine.page_locked_limit_bytes += 50 * KB
+        machine.limit_page_locking(60 * KB)
         assert pinned(locked, 30 * KB) is None and not locked.has_room(30 * KB), "the driver is not asked again"
         del first
         assert locked.has_room(30 * KB)
@@ -120,11 +120,11 @@ def test_a_refusal_lasts_until_memory_is_returned(machine: SimulatedMachine) -> 
 
 def test_a_refusal_before_anything_was_pinned_is_forgotten_with_the_next_unload(machine: SimulatedMachine) -> None:
     locked, model = PinnedMemory(default_registry(), GB), Model()
-    machine.page_locked_limit_bytes = 0
+    machine.limit_page_locking(0)
     distribution = split(model, "cpu", locked=locked)
     assert locked.locked_bytes == 0
     distribution.release()
-    machine.page_locked_limit_bytes = GB
+    machine.limit_page_locking(GB)
     split(model, "cpu", locked=locked)
     assert locked.locked_bytes == 4 * PACKED_BYTES
 
@@ -132,9 +132,9 @@ def test_a_refusal_before_anything_was_pinned_is_forgotten_with_the_next_unload(
 def test_a_refusal_is_forgotten_when_the_host_has_returned_memory(machine: SimulatedMachine) -> None:
     host = Host(GB, pinned_bytes=100 * KB)
     locked = PinnedMemory(default_registry(), GB, host)
-    machine.page_locked_limit_bytes = 0
+    machine.limit_page_locking(0)
     assert pinned(locked, KB) is None
-    machine.page_locked_limit_bytes = GB
+    machine.limit_page_locking(GB)
     assert pinned(locked, KB) is None
     host.pinned_bytes = 50 * KB
     assert pinned(locked, KB) is not None

@@ -244,7 +244,7 @@ def test_a_model_that_is_just_let_go_is_freed_when_its_weights_have_arrived(
 
 
 def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine: SimulatedMachine) -> None:
-    machine.page_locked_limit_bytes = 0
+    machine.limit_page_locking(0)
     model = Model()
     with capture_logs() as lines:
         split(model, "cpu")
@@ -254,9 +254,7 @@ def test_a_driver_that_locks_no_more_memory_costs_speed_and_nothing_else(machine
 
 
 def test_weights_for_which_there_is_no_page_locked_memory_left_pass_through_a_little(machine: SimulatedMachine) -> None:
-    gc.collect()
-    locked_before = machine.timeline.locked_bytes  # by what a test before has left
-    machine.page_locked_limit_bytes = locked_before + 3 * PACKED_BYTES - 100  # the driver refuses the third block
+    machine.limit_page_locking(3 * PACKED_BYTES - 100)  # the driver refuses the third block
     locked = PinnedMemory(default_registry(), GB)
     model = Model()
     with capture_logs() as lines:

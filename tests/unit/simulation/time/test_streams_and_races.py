@@ -100,9 +100,9 @@ def test_a_copy_between_cards_keeps_the_order_of_both(npu: Any) -> None:
 
 
 def test_page_locked_memory_has_a_limit_and_comes_back(machine: SimulatedMachine) -> None:
-    machine.page_locked_limit_bytes = 100
+    machine.limit_page_locking(100)
     memory = machine.module.empty_pinned(80)
-    with pytest.raises(RuntimeError, match="100"):
+    with pytest.raises(RuntimeError, match="page-locks"):
         machine.module.empty_pinned(80)
     assert machine.timeline.is_pinned(memory[10:20])
     del memory
