@@ -7,7 +7,7 @@ COMFY_AIMDO = ("0.4.11",)
 """The package behind ComfyUI's DynamicVRAM."""
 PACKS = {
     "ComfyUI-GGUF": ("2.0.0", "795e451"),
-    "ComfyUI-WanVideoWrapper": ("1.4.7", "df8f3e4", "1.0.6", "721cd65"),
+    "ComfyUI-WanVideoWrapper": ("1.4.7", "df8f3e4", "ef95cfa", "1.0.6", "721cd65"),
     "ComfyUI-Florence2": ("1.0.6", "00b6338"),
     "ComfyUI-HunyuanVideoWrapper": ("1.0.8", "3ce9640"),
     "ComfyUI-LTXVideo": ("aceeae9", "af8228a"),

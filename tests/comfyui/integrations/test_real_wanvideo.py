@@ -102,7 +102,9 @@ def test_wanvideo_s_tiny_vae_encodes_and_decodes_on_its_device(wan: ComfyUI, mon
     vae, _ = wan.run("WanVideoTinyVAELoaderMultiGPU", load_device="npu:1", **inputs)
     wan.machine.reset_peaks()
     tiles = {"enable_vae_tiling": False, "tile_x": 272, "tile_y": 272, "tile_stride_x": 144, "tile_stride_y": 128}
-    (latent,) = wan.run("WanVideoEncode", vae=vae, image=torch.rand(5, 64, 64, 3), **tiles)
+    required = wan.nodes.NODE_CLASS_MAPPINGS["WanVideoEncode"].INPUT_TYPES()["required"]
+    pictures = next(name for name in ("image", "driving_video") if name in required)
+    (latent,) = wan.run("WanVideoEncode", vae=vae, **{pictures: torch.rand(5, 64, 64, 3)}, **tiles)
     (image,) = wan.run("WanVideoDecode", vae=vae, samples=latent, **tiles)
     assert image.shape[-1] == 3 and image.isfinite().all()
     assert [device.peak_bytes > 0 for device in wan.machine.devices] == [False, True, False]
