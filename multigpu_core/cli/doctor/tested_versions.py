@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 COMFYUI = ("0.33.0", "0.30.0", "0.24.1", "0.18.2")
-COMFY_AIMDO = ("0.4.11",)
+COMFY_AIMDO = ("0.4.13", "0.4.11")
 """The package behind ComfyUI's DynamicVRAM."""
 PACKS = {
     "ComfyUI-GGUF": ("2.0.0", "795e451"),
