@@ -78,8 +78,7 @@ def plan(
         typer.echo(f"error: {in_words(error)}", err=True)
         raise typer.Exit(WRONG_INPUT) from None
     if as_json:
-        reports = [outcome.report() for outcome in found]
-        typer.echo(json.dumps(reports if compare else reports[0], indent=2))
+        typer.echo(json.dumps([each.report() for each in found] if compare else found[0].report(), indent=2))
     elif compare:
         console = Console()
         console.print(_comparison(found))
