@@ -1,14 +1,14 @@
 """Divide a block into its layers, by the names and sizes of its tensors alone: the unit in which weights are streamed.
 
-A layer is a module that is called and has weights of its own. Parts of a module that is small as a whole stay joined,
-and a module that owns much of what is in it stays whole: its forward reads the weights of the layers inside without
-calling them, as that of `nn.MultiheadAttention` does. What is left over is the *rest*: norms, tables and biases that
+A layer is a module that is called and has weights of its own. A module that owns much of what is in it stays whole: its
+forward reads the weights of the layers inside without calling them, as that of `nn.MultiheadAttention` does. Where a
+model has many layers, parts of small modules are joined. What is left over is the *rest*: norms, tables and biases that
 are too small to be worth a copy. The rest of a block stays on the compute device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
@@ -17,11 +17,14 @@ MOST_RESIDENT_BYTES = 256 * 1024
 """A layer under that size stays on the compute device: its copy would take no less than a larger one's."""
 
 MOST_JOINED_BYTES = 64 * 1024**2
-"""A module up to that size is one layer: each layer costs the host some 15 microseconds a step."""
+"""The largest module whose parts are joined."""
+
+MOST_LAYERS = 310
+"""Each layer costs the host some 20 microseconds a step: where there are more, small ones are joined."""
 
 _RESIDENT_SHARE = 4096
-_JOINED_SHARE = 80
-"""Small models are divided as large ones are: neither limit is more than that fraction of the model."""
+_JOINED_SHARES = (320, 160, 80)
+"""Small models are divided as large ones are: the limits are no more than such a fraction of the model."""
 
 _OWN_SHARE = 16
 """A module that owns more than that fraction of the bytes in it stays whole."""
@@ -32,14 +35,15 @@ class LayerLimits:
     """Up to which size tensors stay on the compute device, and parts of a module stay joined. Bytes."""
 
     resident_bytes: int
-    joined_bytes: int
+    joined_bytes: int = 0
 
     @classmethod
-    def for_model(cls, total_bytes: int) -> LayerLimits:
-        return cls(
-            min(MOST_RESIDENT_BYTES, total_bytes // _RESIDENT_SHARE),
-            min(MOST_JOINED_BYTES, total_bytes // _JOINED_SHARE),
-        )
+    def for_model(cls, total_bytes: int) -> Iterator[LayerLimits]:
+        """The limits to try one after the other, until there are no more than `MOST_LAYERS`."""
+        resident = min(MOST_RESIDENT_BYTES, total_bytes // _RESIDENT_SHARE)
+        yield cls(resident)
+        for share in _JOINED_SHARES:
+            yield cls(resident, min(MOST_JOINED_BYTES, total_bytes // share))
 
 
 @dataclass
@@ -74,16 +78,24 @@ class _Module:
             yield from part.layers(limits)
 
 
-def layers_of(
-    block: str, owners: Sequence[tuple[str, StoredTensor]], limits: LayerLimits
-) -> dict[str, list[StoredTensor]]:
-    """The layers of a block by path, and its rest under the block's own; empty where the block stays whole.
+Owned = Sequence[tuple[str, StoredTensor]]
+"""Tensors, each with the path of the module that owns it."""
 
-    `owners` has each of the block's tensors with the path of the module that owns it.
-    """
+
+def layers_of_blocks(blocks: Mapping[str, Owned]) -> dict[str, dict[str, list[StoredTensor]]]:
+    """For each block of a model its layers by path, and its rest under its own; none where it stays whole."""
+    found: dict[str, dict[str, list[StoredTensor]]] = {}
+    for limits in LayerLimits.for_model(sum(tensor.size_bytes for owned in blocks.values() for _, tensor in owned)):
+        found = {block: layers_of(block, owned, limits) for block, owned in blocks.items()}
+        if sum(len(layers.keys() - {block}) for block, layers in found.items()) <= MOST_LAYERS:
+            break
+    return found
+
+
+def layers_of(block: str, owned: Owned, limits: LayerLimits) -> dict[str, list[StoredTensor]]:
+    """The layers of one block, within these limits."""
     root = _Module(block)
-    path_of: dict[str, str] = {}
-    for path, tensor in owners:
+    for path, tensor in owned:
         if tensor.tied or not (path == block or path.startswith(f"{block}.")):
             return {}  # one tensor of several layers, which must remain one
         module = root
@@ -92,12 +104,11 @@ def layers_of(
             module = module.parts.setdefault(part, _Module(f"{module.path}.{part}"))
             module.size_bytes += tensor.size_bytes
         module.own.append(tensor)
-        path_of[tensor.name] = path
     if root.size_bytes <= limits.joined_bytes:
         return {}
     found = dict(root.layers(limits))
     if not found or block in found:
         return {}
     taken = {tensor.name for tensors in found.values() for tensor in tensors}
-    rest = [tensor for _, tensor in owners if tensor.name not in taken]
+    rest = [tensor for _, tensor in owned if tensor.name not in taken]
     return {block: rest, **found} if rest else found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
@@ -11,7 +11,7 @@ from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
 from .block_names import BlockKey, group_by_block, owner_of
 from .execution_order import in_execution_order
 from .inventory import Block, BlockKind, Inventory
-from .layers import LayerLimits, layers_of
+from .layers import layers_of_blocks
 from .work import work_of
 
 
@@ -28,13 +28,14 @@ def inventory_of_tensors(tensors: Sequence[StoredTensor]) -> Inventory:
         key = _key_of(tensor, keys)
         members.setdefault(key.name, []).append(tensor)
         kinds[key.name] = key.kind
-    limits = LayerLimits.for_model(sum(tensor.size_bytes for tensor in tensors))
-    return Inventory(
-        tuple(
-            _with_layers(_block(name, kinds[name], members[name]), members[name], limits)
-            for name in in_execution_order(members)
-        )
-    )
+    order = in_execution_order(members)
+    owned = {
+        name: [(owner_of(tensor.name), tensor) for tensor in members[name]]
+        for name in order
+        if kinds[name] is not BlockKind.HEAD
+    }
+    layers = layers_of_blocks(owned)
+    return Inventory(tuple(_with_layers(_block(n, kinds[n], members[n]), layers.get(n, {})) for n in order))
 
 
 def _key_of(tensor: StoredTensor, keys: dict[str, BlockKey]) -> BlockKey:
@@ -44,14 +45,12 @@ def _key_of(tensor: StoredTensor, keys: dict[str, BlockKey]) -> BlockKey:
     return key
 
 
-def _with_layers(block: Block, tensors: list[StoredTensor], limits: LayerLimits) -> Block:
-    if block.kind is BlockKind.HEAD:
-        return block
-    found = layers_of(block.name, [(owner_of(tensor.name), tensor) for tensor in tensors], limits)
-    kinds = {block.name: BlockKind.HEAD}
+def _with_layers(block: Block, found: Mapping[str, list[StoredTensor]]) -> Block:
     layers = (
-        replace(_block(name, kinds.get(name, block.kind), found[name], block.name), part_of=block.name)
-        for name in in_execution_order(found)
+        replace(
+            _block(name, BlockKind.HEAD if name == block.name else block.kind, tensors, block.name), part_of=block.name
+        )
+        for name, tensors in found.items()
     )
     return replace(block, layers=tuple(layers))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from multigpu.multigpu_core.allocation.inventory.inventory import Block
+from multigpu.multigpu_core.allocation.inventory.inventory import Block, BlockKind
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One block and the device (canonical name) that stores it.
+    """One block, or one layer of a block, and the device (canonical name) that stores it.
 
     A stored block off the compute device is streamed there for its forward, or, where `relayed`, computed where it is
     stored: then its activations travel.
@@ -26,6 +27,8 @@ class Placement:
 class AllocationPlan:
     """Where every block of a model is stored; `placements` is in execution order and complete.
 
+    A block that has layers may be placed as a whole or layer by layer.
+
     `warnings` are sentences for the user: what was bent so that the request fits. `staging_bytes` are kept on the
     compute device, beside the blocks that it stores, for those that are streamed there.
     """
@@ -37,6 +40,22 @@ class AllocationPlan:
     staging_bytes: int = 0
     wish: str = ""
     """The expert string that made the plan, where its bytes by device alone do not tell which blocks are where."""
+
+    @cached_property
+    def by_layers(self) -> AllocationPlan:
+        """The same plan, layer by layer where weights are streamed; what is too small for that stays where it computes.
+
+        Relayed blocks stay whole.
+        """
+        return replace(self, placements=tuple(part for placement in self.placements for part in self._parts(placement)))
+
+    def _parts(self, placement: Placement) -> Iterator[Placement]:
+        if placement.relayed:
+            yield placement
+            return
+        for part in placement.block.parts:
+            stays = part.kind is BlockKind.HEAD
+            yield Placement(part, self.compute_device if stays else placement.device)
 
     @cached_property
     def bytes_by_device(self) -> dict[str, int]:

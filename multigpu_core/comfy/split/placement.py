@@ -98,7 +98,7 @@ class ModelPlacement:
         devices = self._targets(plan, weight_budget_bytes)
         todo = [
             (block, devices[block.name], keys)
-            for block in self.distribution.inventory.blocks
+            for block in self.distribution.parts
             if (keys := outdated.intersection(block.parameters))
             or not self.distribution.is_placed(block, devices[block.name])
         ]
@@ -235,10 +235,9 @@ class ModelPlacement:
             is_auto = self.options.request.mode is AllocationMode.AUTO
             room = weight_budget_bytes if is_auto else self.host.registry.free_bytes(compute)
             if self._held_back_bytes or room < self._demoted_bytes:
-                blocks = self.distribution.inventory.blocks
                 return {
                     b.name: self.distribution.device_of(b) if wanted[b.name] in self._computing else wanted[b.name]
-                    for b in blocks
+                    for b in self.distribution.parts
                 }
             self._demoted_bytes = 0
         return wanted
