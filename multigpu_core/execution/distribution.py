@@ -110,6 +110,9 @@ class Distribution:
         self._locked = locked
         self._state: State = Home()
         self._orders = LayerOrders()
+        self.inventory = inventory
+        self.parts = inventory.blocks
+        """What is placed: the blocks and layers of the plan in force, in execution order."""
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -129,7 +132,6 @@ class Distribution:
         self._slots = {part.name: tuple(slots.pop(name) for name in part.parameters) for part in parts}
         self._uncounted = tuple(slots.values())
         self.parts = parts
-        """What is placed: the blocks and layers of the plan in force, in execution order."""
 
     @property
     def plan(self) -> AllocationPlan | None:

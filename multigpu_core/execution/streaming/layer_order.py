@@ -80,7 +80,7 @@ class LayerWatch:
                 for called in called_modules(modules[path]):
                     place = Place.of(names[id(called)], block)
                     if place not in hooked:
-                        note = torch.compiler.disable(partial(self._resident_entered, place))
+                        note = torch.compiler.disable(partial(self._resident_entered, place))  # type: ignore[no-untyped-call]
                         self._handles.append(called.register_forward_pre_hook(note))
 
     def detach(self) -> None:
