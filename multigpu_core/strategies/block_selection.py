@@ -135,7 +135,7 @@ def _blocks_beside_work(work: Sequence[int], sizes: Sequence[int], wanted: int) 
     others = sum(sizes) - wanted
     open_work = sum(work)
     whole = [False] * len(sizes)
-    for i in sorted(range(len(sizes)), key=lambda i: (Fraction(sizes[i], max(1, work[i])), i)):
+    for i in sorted(range(len(sizes)), key=lambda i: (not work[i], Fraction(sizes[i], work[i] or 1), i)):
         if not open_work or sizes[i] * open_work > others * work[i]:
             break
         whole[i] = True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 from multigpu.multigpu_core.allocation.inventory.inventory import Block, BlockKind
 from multigpu.multigpu_core.strategies.strategy import Strategy
@@ -47,6 +48,8 @@ class AllocationPlan:
 
         Relayed blocks stay whole.
         """
+        if not any(placement.block.layers for placement in self.placements):
+            return self
         return replace(self, placements=tuple(part for placement in self.placements for part in self._parts(placement)))
 
     def _parts(self, placement: Placement) -> Iterator[Placement]:
@@ -87,3 +90,38 @@ class AllocationPlan:
         if not any(self.bytes_by_device.values()):
             return f"{self.compute_device},*"
         return ";".join(f"{device},{size}b" for device, size in self.bytes_by_device.items())
+
+
+@dataclass(frozen=True)
+class BlockShare:
+    """What one device stores of one block: all of it, or some of its layers."""
+
+    name: str
+    kind: BlockKind
+    device: str
+    size_bytes: int
+    relayed: bool = False
+
+
+def block_shares(placements: Iterable[Placement]) -> list[BlockShare]:
+    """The blocks in execution order; one whose layers are on several devices once for each.
+
+    What of a block is too small to be streamed counts with the rest of it.
+    """
+    shares: list[BlockShare] = []
+    for name, parts in groupby(placements, key=lambda placement: placement.block.whole_name):
+        of_block = list(parts)
+        layers = [each for each in of_block if not _is_rest(each.block)] or of_block
+        kind, is_relayed = layers[0].block.kind, layers[0].relayed
+        sizes = dict.fromkeys((each.device for each in layers), 0)
+        for each in layers:
+            sizes[each.device] += each.block.size_bytes
+        sizes[max(sizes, key=lambda device: sizes[device])] += sum(
+            each.block.size_bytes for each in of_block if each not in layers
+        )
+        shares += (BlockShare(name, kind, device, size, is_relayed) for device, size in sizes.items())
+    return shares
+
+
+def _is_rest(block: Block) -> bool:
+    return bool(block.part_of) and block.kind is BlockKind.HEAD

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plan import AllocationPlan
+from .plan import AllocationPlan, block_shares
 from .step_time import StepPrediction
 
 
 def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, Any]:
-    """Sizes in bytes, times in seconds; blocks in execution order."""
+    """Sizes in bytes, times in seconds; blocks in execution order, one on several devices once for each."""
     return {
         "strategy": plan.strategy.name,
         "fits": True,
@@ -23,7 +23,7 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, A
         "assumes": prediction.assumes,
         "warnings": list(plan.warnings),
         "blocks": [
-            {"name": p.block.name, "bytes": p.block.size_bytes, "device": p.device, "relayed": p.relayed}
-            for p in plan.placements
+            {"name": share.name, "bytes": share.size_bytes, "device": share.device, "relayed": share.relayed}
+            for share in block_shares(plan.placements)
         ],
     }

@@ -62,15 +62,15 @@ def capacity_beside_staging(capacity: Capacity, movable: Sequence[Block], stagin
     What is wanted is kept for that, but no more than half of what is free, or one place.
     """
     free = capacity.free_bytes[capacity.compute_device]
-    largest = max(map(staged_bytes, movable), default=0)
-    kept = free - max(largest, min(wanted_bytes(movable, staging), free // 2))
+    kept = free - staging_bytes(movable, free // 2, staging)
     return replace(capacity, free_bytes={**capacity.free_bytes, capacity.compute_device: max(0, kept)})
 
 
 def staging_bytes(streamed: Sequence[Block], spare_bytes: int, staging: Staging) -> int:
-    """What is wanted for these, as far as the spare bytes go; one place for the largest in any case."""
+    """What is wanted for these, as far as the spare bytes go: whole places for the largest, one in any case."""
     largest = max(map(staged_bytes, streamed), default=0)
-    return max(largest, min(wanted_bytes(streamed, staging), spare_bytes))
+    wanted = wanted_bytes(streamed, staging)
+    return wanted if wanted <= spare_bytes else max(largest, spare_bytes // largest * largest)
 
 
 def refuse_without_staging(streamed: Sequence[Block], stored_bytes: int, capacity: Capacity, way_out: str) -> None:

@@ -112,7 +112,7 @@ class LayerWatch:
         for block, numbers in by_block.items():
             block_class = self._class_of.get(block)
             known = self._orders.of(block_class) if block_class is not None else None
-            if block_class is None or len(block_class[1]) == 1:
+            if block_class is None or len(block_class[1]) == 1 or "" in numbers:
                 order += numbers.values()
             elif known is not None:
                 order += [numbers[path] for path in known if path in numbers]

@@ -7,9 +7,11 @@ are called past their offloaded module, calls that nobody expected, and everythi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,13 +26,28 @@ from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
 from multigpu.multigpu_core.execution.storage.tensor_slots import TensorSlot
 
 from .call_order import CallOrder
-from .called_modules import slots_by_called_module
+from .called_modules import called_modules, slots_by_called_module
 from .channel_choice import ChannelChoice
+from .compiled_blocks import ORIGINAL, compiled_blocks, in_units
 from .inner_hooks import InnerHooks
 from .layer_order import LayerOrders, LayerWatch, Place
 from .offloaded_module import OffloadedModule
 from .out_of_turn import OutOfTurnCopies
 from .prefetcher import Prefetcher
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What a streamer was told to serve. It does not keep the model alive."""
+
+    module: weakref.ref[nn.Module]
+    offloaded: dict[str, tuple[TensorSlot, ...]]
+    parts: tuple[Block, ...]
+
+    @cached_property
+    def divided(self) -> tuple[str, ...]:
+        """The blocks of which layers are streamed."""
+        return tuple(dict.fromkeys(p.part_of for p in self.parts if p.part_of and p.name in self.offloaded))
 
 
 class Streamer:
@@ -63,6 +80,9 @@ class Streamer:
         """The order that the prefetcher expects; None where it has to be told anew."""
         self._watch = LayerWatch(orders or LayerOrders())
         self._places: dict[int, Place] = {}
+        self._served: _Served | None = None
+        self._whole_blocks: frozenset[str] = frozenset()
+        """Compiled blocks, each of which is streamed at once."""
         self._active: int | None = None
         self._handles: list[RemovableHandle] = []
 
@@ -86,13 +106,15 @@ class Streamer:
         """
         self.detach()
         self._after_capture.catch_up()
-        paths = dict(module.named_modules())
+        self._served = _Served(weakref.ref(module), dict(offloaded), tuple(parts))
+        paths = {name.replace(f"{ORIGINAL}.", ""): each for name, each in module.named_modules()}
         names = {id(each): name for name, each in paths.items()}
-        blocks = {part.name: part.whole_name for part in parts}
+        self._whole_blocks = compiled_blocks(module, self._served.divided)
+        blocks = {name: name for name in offloaded} | {part.name: part.whole_name for part in parts}
         called = [
             (each, slots, Place.of(names.get(id(each), name), blocks.get(name, name)))
-            for name, of_part in offloaded.items()
-            for each, slots in slots_by_called_module(paths.get(name), of_part)
+            for name, of_unit in in_units(offloaded, blocks, self._whole_blocks).items()
+            for each, slots in slots_by_called_module(paths.get(name), of_unit)
         ]
         roots = {id(each) for each, _, _ in called}
         for index, (each, slots, place) in enumerate(called):
@@ -105,6 +127,9 @@ class Streamer:
             self._handles.append(each.register_forward_hook(leave, always_call=True))
             if any(id(inner) in roots for inner in each.modules() if inner is not each):
                 self._around_others.add(index)
+        for outermost in called_modules(module) if self._served.divided else ():
+            look = torch.compiler.disable(self._look_for_compiled)
+            self._handles.append(outermost.register_forward_pre_hook(look))
         self._channels.begin(max((offloaded.size_bytes for offloaded in self._offloaded_modules), default=0))
         self._watch.attach(paths, parts, self._places.values())
         self._order = CallOrder(self._watch.in_order(self._places))
@@ -146,6 +171,14 @@ class Streamer:
         if self._prefetcher is not None:
             self._prefetcher.save_memory()
             self._arrange()
+
+    def _look_for_compiled(self, module: nn.Module, args: Any) -> None:
+        """Before a step, serve blocks that have been compiled, or are no longer, as they are to be served now."""
+        served = self._served
+        root = served.module() if served is not None else None
+        if served is None or root is None or compiled_blocks(root, served.divided) == self._whole_blocks:
+            return
+        self.attach(root, served.offloaded, served.parts)
 
     def _arrange(self) -> None:
         """Let the prefetcher expect the order that is expected now."""
