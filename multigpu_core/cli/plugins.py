@@ -15,6 +15,7 @@ import multigpu
 from multigpu import hookspecs
 from multigpu.multigpu_core.logs import configure_logging, printable
 from multigpu.multigpu_core.plugins import (
+    Configuration,
     PackState,
     PluginManager,
     PluginRecord,
@@ -84,7 +85,7 @@ def plugins_of(
 ) -> PluginManager:
     """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings.
 
-    `default_planner` makes the plans that no plugin makes; without it none can be asked for.
+    `default_planner` gives, for the settings, what makes the plans that no plugin makes; without it none can be asked for.
     """
     configuration = read_configuration([SHIPPED, *user_files(user_directory)], built_in_names())
     manager = PluginManager(hookspecs, configuration)
