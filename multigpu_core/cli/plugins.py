@@ -85,7 +85,7 @@ def plugins_of(
 ) -> PluginManager:
     """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings.
 
-    `default_planner` gives, for the settings, what makes the plans that no plugin makes; without it none can be asked for.
+    `default_planner` gives, for the settings, what makes the plans that no plugin makes; without it there are none.
     """
     configuration = read_configuration([SHIPPED, *user_files(user_directory)], built_in_names())
     manager = PluginManager(hookspecs, configuration)
