@@ -17,7 +17,7 @@ from .capacity import CPU, Capacity, measure_capacity
 from .plan import AllocationPlan
 from .planner import plan_allocation
 from .staging_bytes import Staging
-from .staging_choice import TOLERANCE, staging_sizes, with_least_staging
+from .staging_choice import REASON, TOLERANCE, staging_sizes, with_least_staging
 from .step_time import link_to, predict_step
 
 _MOST_PARTS = 2000
@@ -51,12 +51,15 @@ def plan_with_profile(
     if not plan.streamed or len(plan.placements) > _MOST_PARTS:
         return plan
     capacity = measure_capacity(inventory, request, devices, reserve_bytes)
+    if staging != "auto":
+        plan = replace(plan, staging_reason=f"planner.staging is {staging}")
     if request.mode is not AllocationMode.AUTO:
         spare = capacity.free_bytes[request.compute_device] + capacity.head_bytes - plan.compute_bytes
         return with_least_staging(plan, profile, spare) if staging == "auto" else plan
     sizes = staging_sizes(plan) if staging == "auto" else [plan.staging_bytes]
-    found = list(_candidates(inventory, request, devices, capacity, profile, sizes))
-    return replace(_least_staging_of(found, profile) or plan, warnings=plan.warnings)
+    found = _least_staging_of(list(_candidates(inventory, request, devices, capacity, profile, sizes)), profile)
+    reason = plan.staging_reason or REASON
+    return replace(found, warnings=plan.warnings, staging_reason=reason if found.streamed else "") if found else plan
 
 
 def _least_staging_of(plans: Sequence[AllocationPlan], profile: HardwareProfile) -> AllocationPlan | None:

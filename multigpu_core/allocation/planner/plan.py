@@ -39,6 +39,8 @@ class AllocationPlan:
     placements: tuple[Placement, ...]
     warnings: tuple[str, ...] = ()
     staging_bytes: int = 0
+    staging_reason: str = ""
+    """Why it is so many bytes, as the end of a sentence."""
     wish: str = ""
     """The expert string that made the plan, where its bytes by device alone do not tell which blocks are where."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from multigpu.multigpu_core.devices import HardwareProfile
+
 from .plan import AllocationPlan, block_shares
+from .staging_choice import trade_off
 from .step_time import StepPrediction
 
 
-def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, Any]:
+def plan_report(plan: AllocationPlan, prediction: StepPrediction, profile: HardwareProfile) -> dict[str, Any]:
     """Sizes in bytes, times in seconds; blocks in execution order, one on several devices once for each."""
     return {
         "strategy": plan.strategy.name,
@@ -17,6 +20,10 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, A
         "expert_string": plan.expert_string,
         "bytes_by_device": dict(plan.bytes_by_device),
         "staging_bytes": plan.staging_bytes,
+        "staging_reason": plan.staging_reason,
+        "staging_trade_off": [
+            {"staging_bytes": size, "predicted_seconds": seconds} for size, seconds in trade_off(plan, profile)
+        ],
         "predicted_seconds": prediction.step_seconds,
         "limit_seconds": prediction.limit_seconds,
         "bound_by": prediction.bound_by,

@@ -15,6 +15,8 @@ from .step_time import predict_step
 TOLERANCE = 1.01
 """A smaller buffer may make a step so much longer."""
 
+REASON = "the least within 1 % of the fastest step"
+
 _LAYERS = (3, 4, 5, 6, 8, 11, 15)
 """Sizes that are tried, in places for the largest layer. Each costs some milliseconds.
 
@@ -51,4 +53,5 @@ def with_least_staging(plan: AllocationPlan, profile: HardwareProfile, spare_byt
     if not fitting:
         return plan  # it has one place at least
     best = min(fitting.values())
-    return replace(plan, staging_bytes=min(size for size in fitting if fitting[size] <= best * TOLERANCE))
+    least = min(size for size in fitting if fitting[size] <= best * TOLERANCE)
+    return replace(plan, staging_bytes=least, staging_reason=REASON)

@@ -42,7 +42,10 @@ def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -
             f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
         )
     if plan.staging_bytes:
-        lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} reserved for streaming")
+        reason = f": {plan.staging_reason}" if plan.staging_reason else ""
+        lines.append(
+            f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} reserved for streaming{reason}"
+        )
     lines += _block_map(devices, letters) if plan.offloaded else []
     if prediction is not None and plan.offloaded:
         lines.append(

@@ -82,6 +82,10 @@ def plan(
         console = Console()
         console.print(_comparison(found))
         for outcome in found:
+            if outcome.plan is not None and outcome.plan.streamed:
+                console.print(_trade_off(outcome, planned_for.profile))
+                break
+        for outcome in found:
             console.print(f"{outcome.request.strategy.name}: {outcome.string}", soft_wrap=True, markup=False)
     else:
         typer.echo(found[0].text())
@@ -128,6 +132,7 @@ class _Outcome:
     request: AllocationRequest
     plan: AllocationPlan | None
     prediction: StepPrediction | None
+    profile: HardwareProfile | None = None
     why_not: str = ""
     reserved_bytes: int = 0
     """Of the compute device, left for inference."""
@@ -157,9 +162,9 @@ class _Outcome:
                 draft=True,
             )
         except PlanError as error:
-            return cls(request, None, None, str(error))
+            return cls(request, None, None, why_not=str(error))
         reserved = reserve.get(compute.name, 0)
-        return cls(request, found, predict_step(found, machine.profile), reserved_bytes=reserved)
+        return cls(request, found, predict_step(found, machine.profile), machine.profile, reserved_bytes=reserved)
 
     @property
     def string(self) -> str:
@@ -180,9 +185,9 @@ class _Outcome:
     def report(self) -> dict[str, Any]:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
-        if self.plan is None or self.prediction is None:
+        if self.plan is None or self.prediction is None or self.profile is None:
             return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
-        return {**plan_report(self.plan, self.prediction), "reserved_bytes": self.reserved_bytes}
+        return {**plan_report(self.plan, self.prediction, self.profile), "reserved_bytes": self.reserved_bytes}
 
 
 def _comparison(outcomes: list[_Outcome]) -> Table:
@@ -203,4 +208,19 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
         if outcome.plan.strategy != outcome.request.strategy:
             name += f", better as {outcome.plan.strategy.name}"
         table.add_row(name, *seconds, *sizes)
+    return table
+
+
+def _trade_off(outcome: _Outcome, profile: HardwareProfile) -> Table:
+    """What a step would take with more and with less memory kept for streaming."""
+    from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
+    from multigpu.multigpu_core.allocation.planner.staging_choice import trade_off
+
+    assert outcome.plan is not None
+    table = Table(title=f"Memory reserved for streaming, with {outcome.plan.strategy.name}")
+    for heading in ("Reserved", "A step", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for size, seconds in trade_off(outcome.plan, profile):
+        chosen = "chosen" if size == outcome.plan.staging_bytes else ""
+        table.add_row(readable_bytes(size), f"{seconds:.3g} s", chosen)
     return table

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from multigpu.multigpu_core.allocation import (
     AllocationMode,
     AllocationWidgets,
+    Block,
     Inventory,
     PlanError,
     predict_step,
@@ -78,7 +79,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
             draft=True,
         )
         return {
-            **plan_report(found, predict_step(found, host.profile)),
+            **plan_report(found, predict_step(found, host.profile), host.profile),
             "total_bytes": inventory.total_bytes,
             "room_bytes": {info.name: info.free_bytes for info in devices},
         }
@@ -109,12 +110,19 @@ def _inventory(wanted: PreviewRequest, formats: Formats) -> Inventory:
     ]
     if len(found) == 1:
         return found[0]
-    named = [
-        replace(block, name=f"{number}.{block.name}", parameters=tuple(f"{number}.{p}" for p in block.parameters))
-        for number, inventory in enumerate(found, 1)
-        for block in inventory.blocks
-    ]
+    named = (_numbered(block, number) for number, inventory in enumerate(found, 1) for block in inventory.blocks)
     return Inventory(tuple(named))
+
+
+def _numbered(block: Block, number: int) -> Block:
+    """A block of one of several files, under a name that none of another has."""
+    return replace(
+        block,
+        name=f"{number}.{block.name}",
+        parameters=tuple(f"{number}.{parameter}" for parameter in block.parameters),
+        layers=tuple(_numbered(layer, number) for layer in block.layers),
+        part_of=f"{number}.{block.part_of}" if block.part_of else "",
+    )
 
 
 def _as_loaded(inventory: Inventory, wanted: PreviewRequest) -> Inventory:
@@ -122,17 +130,17 @@ def _as_loaded(inventory: Inventory, wanted: PreviewRequest) -> Inventory:
 
     Quantised blocks are loaded as they are, and so are VAEs.
     """
-    loaded_bytes = 1 if wanted.weight_dtype.startswith("fp8") else 2
     if wanted.part == "vae":
         return inventory
-    return Inventory(
-        tuple(
-            replace(block, size_bytes=block.size_bytes * loaded_bytes // max(loaded_bytes, _FLOAT_BYTES[block.dtype]))
-            if block.dtype in _FLOAT_BYTES
-            else block
-            for block in inventory.blocks
-        )
-    )
+    loaded_bytes = 1 if wanted.weight_dtype.startswith("fp8") else 2
+    return Inventory(tuple(_block_as_loaded(block, loaded_bytes) for block in inventory.blocks))
+
+
+def _block_as_loaded(block: Block, loaded_bytes: int) -> Block:
+    layers = tuple(_block_as_loaded(layer, loaded_bytes) for layer in block.layers)
+    stored_bytes = max(loaded_bytes, _FLOAT_BYTES.get(block.dtype, loaded_bytes))
+    size = block.size_bytes * loaded_bytes // stored_bytes if block.dtype in _FLOAT_BYTES else block.size_bytes
+    return replace(block, size_bytes=sum(layer.size_bytes for layer in layers) if layers else size, layers=layers)
 
 
 def _with_room(info: DeviceInfo) -> DeviceInfo:
