@@ -88,18 +88,31 @@ def _candidates(
     if twins and request.strategy == Strategy.INTERLEAVE:
         ways.append((Strategy.RELAY, [*twins, CPU]))
     free = capacity.free_bytes[compute]
+    largest = max(part.size_bytes for part in inventory.by_layers.blocks)
     for (strategy, donors), staging in product(ways, staging_sizes):
-        kept = min(capacity.movable_bytes, max(0, free - staging))
-        for stored in _shares(capacity.movable_bytes - kept, donors, capacity, profile):
-            shares = [Share(compute, Fraction(kept + capacity.head_bytes))]
-            shares += [Share(device, Fraction(size)) for device, size in stored.items() if size]
-            wish = replace(request, mode=AllocationMode.BYTES, shares=tuple(shares), strategy=strategy)
-            try:
-                plan = plan_allocation(inventory, wish, devices, staging=staging)
-            except PlanError:
-                continue
-            if plan.compute_bytes + plan.staging_bytes <= free + capacity.head_bytes:
-                yield plan
+        # A plan can come to half a layer more than its share: then the next smaller share.
+        for less in (0, largest // 2, largest):
+            kept = min(capacity.movable_bytes, max(0, free - staging - less))
+            fitting = False
+            for stored in _shares(capacity.movable_bytes - kept, donors, capacity, profile):
+                shares = [Share(compute, Fraction(kept + capacity.head_bytes))]
+                shares += [Share(device, Fraction(size)) for device, size in stored.items() if size]
+                wish = replace(request, mode=AllocationMode.BYTES, shares=tuple(shares), strategy=strategy)
+                plan = _plan_or_none(inventory, wish, devices, staging)
+                if plan is not None and plan.compute_bytes + plan.staging_bytes <= free + capacity.head_bytes:
+                    fitting = True
+                    yield plan
+            if fitting:
+                break
+
+
+def _plan_or_none(
+    inventory: Inventory, request: AllocationRequest, devices: Sequence[DeviceInfo], staging: int
+) -> AllocationPlan | None:
+    try:
+        return plan_allocation(inventory, request, devices, staging=staging)
+    except PlanError:
+        return None
 
 
 def _useful_donors(capacity: Capacity, profile: HardwareProfile) -> list[str]:

@@ -217,8 +217,8 @@ def _trade_off(outcome: _Outcome, profile: HardwareProfile) -> Table:
     from multigpu.multigpu_core.allocation.planner.staging_choice import trade_off
 
     assert outcome.plan is not None
-    table = Table(title=f"Memory reserved for streaming, with {outcome.plan.strategy.name}")
-    for heading in ("Reserved", "A step", ""):
+    table = Table(title=f"{outcome.plan.strategy.name}: memory against time")
+    for heading in ("Reserved for streaming", "A step", ""):
         table.add_column(heading, justify="right" if heading else "left")
     for size, seconds in trade_off(outcome.plan, profile):
         chosen = "chosen" if size == outcome.plan.staging_bytes else ""

@@ -128,7 +128,7 @@ class Streamer:
             if any(id(inner) in roots for inner in each.modules() if inner is not each):
                 self._around_others.add(index)
         for outermost in called_modules(module) if self._served.divided else ():
-            look = torch.compiler.disable(self._look_for_compiled)
+            look = torch.compiler.disable(self._look_for_compiled)  # type: ignore[no-untyped-call]
             self._handles.append(outermost.register_forward_pre_hook(look))
         self._channels.begin(max((offloaded.size_bytes for offloaded in self._offloaded_modules), default=0))
         self._watch.attach(paths, parts, self._places.values())
