@@ -149,7 +149,7 @@ def _shares(
 
 
 def _slow_donors(plan: AllocationPlan, profile: HardwareProfile) -> Iterator[str]:
-    """A sentence for each card that is a slower store than host memory, if its weights travel; simulated ones are not."""
+    """A sentence for each card that is a slower store than host memory, if its weights travel; no simulated one is."""
     if profile.is_simulated:
         return
     compute = plan.compute_device

@@ -137,7 +137,7 @@ def test_a_simulated_donor_is_called_slow_by_nobody() -> None:
     slow = profile(host=25e9, card=12e9)
 
     def warned(speeds: HardwareProfile) -> bool:
-        plan = plan_with_profile(model(*[GIB] * 4), expert("cuda:0,50%;cuda:1,50%"), devices, {}, speeds)
+        plan = plan_with_profile(model(*[GIB] * 4), expert("cuda:0,50%;cuda:1,50%", devices), devices, {}, speeds)
         return any("Weights come from cuda:1" in each for each in plan.warnings)
 
     assert warned(slow) and not warned(replace(slow, is_simulated=True))
