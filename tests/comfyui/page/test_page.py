@@ -213,6 +213,7 @@ def test_the_panel_shows_what_drivers_report_and_what_a_split_warns_of(page: Com
         split = next(model["split"] for model in state["models"] if model["split"])
         split |= {"warnings": ["Nothing moved."], "step_bytes": None, "predicted_seconds": 2.5}
         split["blocks"][0]["relayed"] = True
+        split["blocks"] += [split["blocks"][1]] * 600
 
     with _changed_state(page, change):
         expect(panel).to_contain_text("87 % busy, 64 °C")
@@ -220,6 +221,7 @@ def test_the_panel_shows_what_drivers_report_and_what_a_split_warns_of(page: Com
         expect(panel.locator("dt", has_text="moved in a step").locator("+ dd")).to_have_text("not yet measured")
         expect(panel.locator("dt", has_text="predicted").locator("+ dd")).to_have_text("2.50 s")
         expect(panel).to_contain_text("Underlined: computed where it is stored (relay).")
+        assert panel.locator(".multigpu-strip").evaluate("strip => strip.scrollWidth <= strip.clientWidth")
     expect(panel.locator(".multigpu-activity").nth(0)).to_have_text("")
 
 
