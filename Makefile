@@ -5,6 +5,7 @@
 #   make mutate     before a release: how many single mutations of the engine no test notices
 #   make audit      known vulnerabilities of what is installed; its answer changes with the day, so CI does not ask
 #   make compatibility COMFYUI=/path/to/ComfyUI  the tests inside that ComfyUI; writes its row in docs/compatibility.md
+#   make screenshots  the pictures of the panel and the editor in docs/images
 #   make docs       the guides as a site, in .cache/site
 #   make demo       one model on one device and split over all of them, in a real ComfyUI: the same picture
 # Each stage of these is a target of its own: make unit, make lint, ...
@@ -37,7 +38,7 @@ ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcar
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check test test-long mutate audit compatibility demo clean FORCE
-.PHONY: $(SETUP) lint types docs unit comfyui long-unit long-comfyui
+.PHONY: $(SETUP) lint types docs screenshots unit comfyui long-unit long-comfyui
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -107,6 +108,12 @@ lint: $(PACKAGES)
 types: $(RELEASE)
 	@mkdir -p $(TYPING) && ln -sfn "$(CURDIR)" $(TYPING)/multigpu
 	MYPYPATH=$(TYPING) $(PY) -m mypy --cache-dir .cache/mypy -m multigpu $(ROOT_MODULES) -p multigpu.multigpu_core -p multigpu.integrations
+
+# The pictures in docs/images, of the panel and the editor as they are; takes minutes.
+screenshots: $(RELEASE)
+	MULTIGPU_SCREENSHOTS=.cache/screenshots $(PY) -m pytest tests/comfyui/page/test_screenshots.py
+	cp .cache/screenshots/panel_dark.png docs/images/panel.png
+	cp .cache/screenshots/editor_fault_dark.png docs/images/editor.png
 
 docs: $(PACKAGES)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir .cache/site

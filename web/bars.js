@@ -34,15 +34,18 @@ export function deviceBar(device, models, devices) {
   );
 }
 
+const MOST_WITH_GAPS = 80;
+
 /** A model's blocks in execution order, as wide as they are large, coloured by where they are. */
 export function blockStrip(blocks, devices) {
   const total = blocks.reduce((sum, block) => sum + block.bytes, 0) || 1;
+  const dense = blocks.length > MOST_WITH_GAPS ? " multigpu-dense" : "";
   const counts = new Map();
   for (const block of blocks) counts.set(block.device, (counts.get(block.device) ?? 0) + 1);
   const summary = [...counts].map(([device, count]) => say("{count} on {device}", { count, device })).join(", ");
   return element(
     "div",
-    { class: "multigpu-strip", role: "img", "aria-label": say("{count} blocks in execution order: {summary}", { count: blocks.length, summary }) },
+    { class: `multigpu-strip${dense}`, role: "img", "aria-label": say("{count} blocks in execution order: {summary}", { count: blocks.length, summary }) },
     blocks
       .filter((block) => block.bytes)
       .map((block) =>

@@ -1,4 +1,4 @@
-"""Writes examples/*.json from the recipes, with the nodes of a real ComfyUI at hand.
+"""Writes examples/*.json and subgraphs/*.json from the recipes, with the nodes of a real ComfyUI at hand.
 
 python examples/sources/make.py
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from blueprints import BLUEPRINTS, written_blueprint
 from recipes import RECIPES
 from recipes_of_any_node import ANY_NODE, SELF_LOADING
 from recipes_of_integrations import INTEGRATIONS
@@ -20,6 +21,7 @@ from multigpu.multigpu_core.provisioning.release import comfyui_folder
 from multigpu.multigpu_core.provisioning.server import ComfyUIServer, install_custom_node
 
 EXAMPLES = Path(__file__).parents[1]
+SUBGRAPHS = EXAMPLES.parent / "subgraphs"
 ALL = (*RECIPES, *INTEGRATIONS, *ANY_NODE)
 STAND_INS = EXAMPLES.parent / "tests" / "comfyui" / "packs"
 
@@ -43,6 +45,15 @@ def written(classes: Mapping[str, Any], recipes: Iterable[Recipe] = ALL) -> dict
     return {f"{each.name}.json": json.dumps(ui_workflow(each, classes), indent=1) + "\n" for each in recipes}
 
 
+def written_subgraphs(classes: Mapping[str, Any]) -> dict[str, str]:
+    """The contents of every blueprint, by file name."""
+    made = {each.recipe.name: written_blueprint(each, classes) for each in BLUEPRINTS}
+    return {f"{name}.json": json.dumps(workflow, indent=1) + "\n" for name, workflow in made.items()}
+
+
 if __name__ == "__main__":
-    for name, text in written(all_classes()).items():
-        (EXAMPLES / name).write_text(text, encoding="utf-8")
+    served = all_classes()
+    SUBGRAPHS.mkdir(exist_ok=True)
+    for folder, files in ((EXAMPLES, written(served)), (SUBGRAPHS, written_subgraphs(served))):
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")

@@ -37,8 +37,13 @@ PLACES = {
 
 def links_of(inputs: Mapping[str, object]) -> list[dict[str, str]]:
     """The files that a node's inputs name, as ComfyUI's page reads them from a node's `properties.models`."""
-    named = [value for value in inputs.values() if isinstance(value, str) and value in PLACES]
+    named = [value for key, value in inputs.items() if isinstance(value, str) and value in PLACES and _fits(key, value)]
     return [_link(name, *PLACES[name]) for name in dict.fromkeys(named)]
+
+
+def _fits(key: str, name: str) -> bool:
+    """Whether an input reads the folder: of the fp8 file of Flux there are a checkpoint and a model of that name."""
+    return (key == "ckpt_name") == (PLACES[name][0] == "checkpoints")
 
 
 def _link(name: str, folder: str, repository: str, path: str) -> dict[str, str]:

@@ -235,7 +235,7 @@ class DeviceRegistry:
             return slot
         names = self.names()
         reasons = self._why_absent(spelling, slot) if spelling is not None else ()
-        raise DeviceError(text, names, nearest_name(text, names), tuple(reasons))
+        raise DeviceError(text, names, nearest_name(text, names), tuple(dict.fromkeys(reasons)))
 
     def _find(self, spelling: Spelling) -> DeviceSlot | None:
         if spelling.family == ANY_ACCELERATOR:

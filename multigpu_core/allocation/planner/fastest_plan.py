@@ -149,7 +149,9 @@ def _shares(
 
 
 def _slow_donors(plan: AllocationPlan, profile: HardwareProfile) -> Iterator[str]:
-    """A sentence for each card that is a slower store than host memory, if its weights travel."""
+    """A sentence for each card that is a slower store than host memory, if its weights travel; no simulated one is."""
+    if profile.is_simulated:
+        return
     compute = plan.compute_device
     host = link_to(profile, CPU, compute).bytes_per_second
     for device in dict.fromkeys(placement.device for placement in plan.streamed):

@@ -195,6 +195,9 @@ class _Outcome:
 def _print_comparison(outcomes: list[_Outcome]) -> None:
     console = Console()
     console.print(_comparison(outcomes))
+    assumed = dict.fromkeys(each.prediction.assumes for each in outcomes if each.prediction is not None)
+    for name in filter(None, assumed):
+        console.print(f"assumes {name}; measure to replace", soft_wrap=True, markup=False, highlight=False)
     streaming = (each for each in outcomes if each.plan and each.plan.streamed and each.prediction)
     for outcome in islice(streaming, 1):
         console.print(_trade_off(outcome))

@@ -12,6 +12,8 @@ HINTS = {
     "cuda": "ComfyUI may hide it: start ComfyUI with --cuda-device all, or without --cuda-device.",
 }
 
+CPU_ONLY = "ComfyUI was started with --cpu: leave that flag out to use accelerators."
+HIDDEN_BY_CPU = ("cuda", "npu", "xpu", "mlu", "mps")
 HIDDEN_BY_CUDA_DEVICE = ("cuda", "npu")
 """The families that ComfyUI's --cuda-device hides, by the environment variables that it sets."""
 
@@ -21,9 +23,11 @@ def comfyui_registry(more_backends: Sequence[DeviceBackend] = (), missing: Conta
 
     The flags among the `missing` features count as not given.
     """
-    registry = default_registry(hints=HINTS, more_backends=more_backends)
     if Feature.CPU_FLAG not in missing and mm.cpu_mode():
-        return registry.restricted(("cpu",), "ComfyUI was started with --cpu: leave that flag out to use accelerators.")
+        # Also of a device that torch does not find: under this flag --cuda-device would change nothing.
+        hints = dict.fromkeys(HIDDEN_BY_CPU, CPU_ONLY)
+        return default_registry(hints=hints, more_backends=more_backends).restricted(("cpu",), CPU_ONLY)
+    registry = default_registry(hints=HINTS, more_backends=more_backends)
     if Feature.DIRECTML_FLAG not in missing and mm.is_directml_enabled():
         chosen = registry.name_of(mm.get_torch_device())
         reason = f"ComfyUI was started with --directml and uses {chosen}: --directml N chooses another."

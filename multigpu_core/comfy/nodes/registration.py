@@ -59,7 +59,7 @@ class NodeRegistration:
         for node_id in late:
             self.classes[node_id].RELATIVE_PYTHON_MODULE = origin  # type: ignore[attr-defined]
             comfy_nodes.NODE_CLASS_MAPPINGS[node_id] = self.classes[node_id]
-            _titles()[node_id] = self.titles[node_id]
+            titles_in_comfyui()[node_id] = self.titles[node_id]
 
     def _register(self, plugin: str, loader: WrappedLoader | OwnNode) -> None:
         try:
@@ -102,7 +102,7 @@ class NodeRegistration:
             return
         target = target_of(wrapped)
         self._targets.setdefault(plugin, {})[target.name] = target
-        title = _titles().get(loader.target, loader.target)
+        title = titles_in_comfyui().get(loader.target, loader.target)
         for variant in loader.variants:
             node = make_variant(wrapped, variant, self._context, loader.pack)
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
@@ -157,7 +157,7 @@ class NodeRegistration:
             self._plugins.note_targets(plugin, targets.values(), loaders)
 
 
-def _titles() -> dict[str, str]:
+def titles_in_comfyui() -> dict[str, str]:
     """The titles of ComfyUI's nodes, by their ids; a dict of nobody's where this ComfyUI keeps none."""
     return getattr(comfy_nodes, "NODE_DISPLAY_NAME_MAPPINGS", {})
 

@@ -18,6 +18,7 @@ from multigpu.multigpu_core.comfy.nodes.inputs import (
     extra_input,
     own_device_inputs,
 )
+from multigpu.multigpu_core.comfy.nodes.registration import titles_in_comfyui
 from multigpu.multigpu_core.contract.loaders import NodeVariant, OwnNode, WrappedLoader
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _variant_page(
 ) -> HelpPage:
     added = [*added_inputs(variant, host), *(extra_input(extra, host) for extra in variant.extra_inputs)]
     sections = [
-        f"# {variant.node_id}",
+        f"# {variant.title_suffix}: {_title_of(loader.target, pack)}",
         _what(variant, loader, pack),
         *_inputs(added),
         *_theirs(variant, loader, pack),
@@ -108,8 +109,8 @@ def _variant_page(
 
 def _own_page(node: OwnNode, host: Host, workflows: Iterable[str]) -> HelpPage:
     sections = [
-        f"# {node.node_id}",
-        str(getattr(node.node_class, "DESCRIPTION", "")) or node.title,
+        f"# {node.title}",
+        f"`{node.node_id}`. {getattr(node.node_class, 'DESCRIPTION', '')}".strip(),
         *_inputs(own_device_inputs(node, host)),
         "## Devices",
         DEVICES,
@@ -119,8 +120,13 @@ def _own_page(node: OwnNode, host: Host, workflows: Iterable[str]) -> HelpPage:
     return HelpPage(node.node_id, "\n\n".join(sections) + "\n")
 
 
+def _title_of(target: str, pack: str) -> str:
+    """A loader's title where ComfyUI itself has it; a pack's is the pack's to change, so its id stands for it."""
+    return titles_in_comfyui().get(target, target) if pack == CORE else target
+
+
 def _what(variant: NodeVariant, loader: WrappedLoader, pack: str) -> str:
-    whose = f"`{loader.target}` of {pack}"
+    whose = f"`{variant.node_id}`: `{loader.target}` of {pack}"
     if variant.splits:
         made = (
             f"{whose}, with the weights split over several devices: one computes, and others store what it shall not "
@@ -192,8 +198,8 @@ def _theirs(variant: NodeVariant, loader: WrappedLoader, pack: str) -> Iterator[
 
 def _strings() -> Iterator[str]:
     yield "## Allocation strings"
-    rows = [f"| `{text}` | {meaning} |" for text, meaning in SHARES]
-    yield "\n".join(["| write | meaning |", "|---|---|", *rows])
+    # A list: a table is wider than ComfyUI's help at its narrowest.
+    yield "\n".join(f"- `{text}`: {meaning}" for text, meaning in SHARES)
     yield (
         "Units are b, kb, mb, gb, tb in powers of 1024, or %. One string has one kind of amounts. `*` takes the rest; "
         "in bytes and fractions the rest goes to the cpu where no device has one. The log has each plan as a table, "

@@ -42,8 +42,10 @@ def test_with_the_cpu_flag_there_is_only_the_cpu(comfyui: ComfyUI, monkeypatch: 
     monkeypatch.setattr(mm, "cpu_state", mm.CPUState.CPU)
     registry = _registry()
     assert list(registry.names()) == ["cpu"]
-    with pytest.raises(DeviceError, match="--cpu"):
-        registry.resolve("npu:0")
+    for device in ("npu:0", "cuda:1", "gpu:0"):
+        with pytest.raises(DeviceError) as caught:
+            registry.resolve(device)
+        assert str(caught.value).count("--cpu") == 1 and "--cuda-device" not in str(caught.value), device
 
 
 def test_with_the_directml_flag_there_are_its_device_and_the_cpu(

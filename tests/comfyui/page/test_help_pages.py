@@ -84,10 +84,17 @@ def test_no_page_names_a_device_of_the_machine_that_made_it(comfyui: ComfyUI) ->
     assert "`cuda:0`" in described and "`multigpu devices`" in described
 
 
+def test_a_page_begins_with_the_name_that_the_node_has_in_the_library_and_has_no_table(comfyui: ComfyUI) -> None:
+    titles = importlib.import_module("nodes").NODE_DISPLAY_NAME_MAPPINGS
+    for node_id in ("UNETLoaderDisTorch2MultiGPU", "VAELoaderMultiGPU", "DeviceSelectorMultiGPU"):
+        assert PAGES[node_id].startswith(f"# {titles[node_id]}\n\n`{node_id}`"), node_id
+    assert not [node_id for node_id, text in PAGES.items() if "\n|" in text]
+
+
 @pytest.mark.parametrize("text", [text for text, _ in node_help.SHARES])
 def test_every_string_in_the_pages_is_of_the_language(text: str) -> None:
     request = parse_expert(text, compute_device="cuda:0", known=("cuda:0", "cuda:1", "cpu"))
-    assert request.splits and f"| `{text}` |" in PAGES["UNETLoaderDisTorch2MultiGPU"]
+    assert request.splits and f"- `{text}`: " in PAGES["UNETLoaderDisTorch2MultiGPU"]
 
 
 def test_the_messages_that_the_pages_explain_are_those_that_users_read(comfyui: ComfyUI) -> None:

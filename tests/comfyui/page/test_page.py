@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,6 +213,7 @@ def test_the_panel_shows_what_drivers_report_and_what_a_split_warns_of(page: Com
         split = next(model["split"] for model in state["models"] if model["split"])
         split |= {"warnings": ["Nothing moved."], "step_bytes": None, "predicted_seconds": 2.5}
         split["blocks"][0]["relayed"] = True
+        split["blocks"] += [split["blocks"][1]] * 600
 
     with _changed_state(page, change):
         expect(panel).to_contain_text("87 % busy, 64 °C")
@@ -219,6 +221,7 @@ def test_the_panel_shows_what_drivers_report_and_what_a_split_warns_of(page: Com
         expect(panel.locator("dt", has_text="moved in a step").locator("+ dd")).to_have_text("not yet measured")
         expect(panel.locator("dt", has_text="predicted").locator("+ dd")).to_have_text("2.50 s")
         expect(panel).to_contain_text("Underlined: computed where it is stored (relay).")
+        assert panel.locator(".multigpu-strip").evaluate("strip => strip.scrollWidth <= strip.clientWidth")
     expect(panel.locator(".multigpu-activity").nth(0)).to_have_text("")
 
 
@@ -261,6 +264,47 @@ def test_an_old_plan_is_dimmed_beside_an_error_and_the_buttons_stay_where_they_a
     editor.locator("#multigpu-expert").fill("npu:0,8gx")
     editor.locator(".multigpu-fault mark").wait_for()
     assert float(table.evaluate(opacity)) < 0.5 and apply.bounding_box() == before
+
+
+BLUEPRINTS = {
+    "Split image model, encoders on the second GPU": (
+        {"UNETLoaderDisTorch2MultiGPU", "DualCLIPLoaderMultiGPU", "VAELoaderMultiGPU"}, ["MODEL", "CLIP", "VAE"], [],
+    ),
+    "Two-expert video, one expert on each GPU": (
+        {"UNETLoaderMultiGPU", "CLIPLoaderMultiGPU", "VAELoaderMultiGPU"}, ["MODEL", "MODEL", "CLIP", "VAE"], [],
+    ),
+    "VAE and upscaler on the second GPU": (
+        {"VAELoaderMultiGPU", "VAEDecode", "UpscaleModelLoaderMultiGPU", "ImageUpscaleWithModel"}, ["IMAGE"],
+        ["LATENT"],
+    ),
+}  # fmt: skip
+"""The nodes inside each blueprint, its outputs and its inputs."""
+FLATTEN = """async workflow => {
+    const before = window.app.graph.serialize();
+    await window.app.loadGraphData(workflow);
+    const [node] = window.app.graph.nodes;
+    const made = {
+        outputs: node.outputs.map(each => each.type),
+        inputs: node.inputs.filter(each => !each.widget).map(each => each.type),
+        prompt: (await window.app.graphToPrompt()).output,
+    };
+    await window.app.loadGraphData(before);
+    return made;
+}"""
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_is_offered_and_becomes_the_nodes_of_a_prompt(page: ComfyPage, name: str) -> None:
+    nodes, outputs, inputs = BLUEPRINTS[name]
+    offered = page.server.client.get("/global_subgraphs")
+    (entry,) = [key for key, each in offered.items() if each["name"] == name and "MultiGPU" in json.dumps(each)]
+    workflow = json.loads(page.server.client.get(f"/global_subgraphs/{entry}")["data"])
+    made = page.page.evaluate(FLATTEN, workflow)
+    assert (made["outputs"], made["inputs"]) == (outputs, inputs)
+    assert {node["class_type"] for node in made["prompt"].values()} == nodes
+    linked = [value for node in made["prompt"].values() for value in node["inputs"].values() if isinstance(value, list)]
+    assert all(source in made["prompt"] for source, _ in linked)
+    assert len(linked) == (3 if inputs else 0)
 
 
 def test_the_command_palette_knows_the_panel_the_editor_and_freeing(page: ComfyPage) -> None:

@@ -46,7 +46,9 @@ class Sources:
 
     def __init__(self) -> None:
         self.make = importlib.import_module("make")
-        self.made: dict[str, str] = self.make.written(self.make.all_classes())
+        classes = self.make.all_classes()
+        self.made: dict[str, str] = self.make.written(classes)
+        self.subgraphs: dict[str, str] = self.make.written_subgraphs(classes)
 
     def beside(self, pack: Path) -> dict[str, str]:
         """The examples that need a pack, made from the nodes that a ComfyUI with that folder serves."""
@@ -81,6 +83,11 @@ def test_ids_links_and_widget_values_are_those_of_the_nodes_that_there_are(sourc
     assert {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.values()} == sources.made, (
         "run python examples/sources/make.py"
     )
+
+
+def test_subgraphs_are_those_that_the_nodes_make(sources: Sources) -> None:
+    written = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER.parent / "subgraphs").glob("*.json")}
+    assert written == sources.subgraphs, "run python examples/sources/make.py"
 
 
 @pytest.mark.parametrize("pack", ["ComfyUI-GGUF", *PACKS.values(), *SELF_LOADING_PACKS])

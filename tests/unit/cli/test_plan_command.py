@@ -169,7 +169,9 @@ def test_auto_leaves_for_inference_what_comfyui_would_and_says_so(file: Path) ->
 
 
 def test_a_prediction_for_a_described_machine_says_what_it_assumes(file: Path) -> None:
-    assert "assumes an RTX 3090 on PCIe 4.0 x16; measure to replace" in _plan(file, "--machine", "cuda:0=8gb").output
+    for more in ((), ("--compare",)):
+        shown = _plan(file, "--machine", "cuda:0=8gb", *more).output
+        assert shown.count("assumes an RTX 3090 on PCIe 4.0 x16; measure to replace") == 1
 
 
 @pytest.mark.usefixtures("pack")

@@ -130,3 +130,14 @@ def test_a_model_that_computes_on_the_cpu_is_planned_too(wish: str) -> None:
     devices = unlike(machine({"cpu": 2 * GIB, "cuda:0": 2 * GIB, "cuda:1": GIB}))
     plan = plan_with_profile(model(*[300 * MB] * 10), expert(wish, devices, "cpu"), devices, {}, SLOW_CARD)
     assert sum(plan.bytes_by_device.values()) == 3000 * MB and plan.bytes_by_device["cuda:0"]
+
+
+def test_a_simulated_donor_is_called_slow_by_nobody() -> None:
+    devices = machine({"cuda:0": 8 * GIB, "cuda:1": 8 * GIB, "cpu": 64 * GIB})
+    slow = profile(host=25e9, card=12e9)
+
+    def warned(speeds: HardwareProfile) -> bool:
+        plan = plan_with_profile(model(*[GIB] * 4), expert("cuda:0,50%;cuda:1,50%", devices), devices, {}, speeds)
+        return any("Weights come from cuda:1" in each for each in plan.warnings)
+
+    assert warned(slow) and not warned(replace(slow, is_simulated=True))
