@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from multigpu.multigpu_core.allocation import (
     AllocationMode,
     AllocationWidgets,
-    Block,
     Inventory,
     PlanError,
-    predict_step,
+    expected_step,
     request_from_widgets,
 )
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+from multigpu.multigpu_core.allocation.inventory.as_loaded import LoadedAs, inventory_as_loaded
 from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
-from multigpu.multigpu_core.allocation.inventory.of_file import Formats, inventory_of_file
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats
 from multigpu.multigpu_core.allocation.language.errors import ALLOCATION_STRING, AllocationError
 from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
@@ -29,7 +29,6 @@ from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
 from multigpu.multigpu_core.devices import DeviceError, DeviceInfo
 from multigpu.multigpu_core.strategies.strategy import Strategy, UnknownStrategyError
 
-_FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Name = Annotated[str, Field(max_length=1000)]
 
 
@@ -79,7 +78,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
             draft=True,
         )
         return {
-            **plan_report(found, predict_step(found, host.profile), host.profile),
+            **plan_report(found, expected_step(found, host.profile), host.profile),
             "total_bytes": inventory.total_bytes,
             "room_bytes": {info.name: info.free_bytes for info in devices},
         }
@@ -104,43 +103,8 @@ def _refused(message: str, **more: Any) -> dict[str, Any]:
 
 def _inventory(wanted: PreviewRequest, formats: Formats) -> Inventory:
     part = CheckpointPart(wanted.part) if wanted.part else None
-    found = [
-        _as_loaded(inventory_of_file(model_file(file.name, file.input), part=part, formats=formats), wanted)
-        for file in wanted.files
-    ]
-    if len(found) == 1:
-        return found[0]
-    named = (_numbered(block, number) for number, inventory in enumerate(found, 1) for block in inventory.blocks)
-    return Inventory(tuple(named))
-
-
-def _numbered(block: Block, number: int) -> Block:
-    """A block of one of several files, under a name that none of another has."""
-    return replace(
-        block,
-        name=f"{number}.{block.name}",
-        parameters=tuple(f"{number}.{parameter}" for parameter in block.parameters),
-        layers=tuple(_numbered(layer, number) for layer in block.layers),
-        part_of=f"{number}.{block.part_of}" if block.part_of else "",
-    )
-
-
-def _as_loaded(inventory: Inventory, wanted: PreviewRequest) -> Inventory:
-    """The blocks with the sizes that ComfyUI loads them in: of floats, two bytes a number, or one where fp8 is chosen.
-
-    Quantised blocks are loaded as they are, and so are VAEs.
-    """
-    if wanted.part == "vae":
-        return inventory
-    loaded_bytes = 1 if wanted.weight_dtype.startswith("fp8") else 2
-    return Inventory(tuple(_block_as_loaded(block, loaded_bytes) for block in inventory.blocks))
-
-
-def _block_as_loaded(block: Block, loaded_bytes: int) -> Block:
-    layers = tuple(_block_as_loaded(layer, loaded_bytes) for layer in block.layers)
-    stored_bytes = max(loaded_bytes, _FLOAT_BYTES.get(block.dtype, loaded_bytes))
-    size = block.size_bytes * loaded_bytes // stored_bytes if block.dtype in _FLOAT_BYTES else block.size_bytes
-    return replace(block, size_bytes=sum(layer.size_bytes for layer in layers) if layers else size, layers=layers)
+    files = [model_file(file.name, file.input) for file in wanted.files]
+    return inventory_as_loaded(files, LoadedAs(wanted.compute_device, wanted.weight_dtype, part), formats)
 
 
 def _with_room(info: DeviceInfo) -> DeviceInfo:

@@ -207,8 +207,7 @@ class ModelPlacement:
             whatever_fails.callback(self.distribution.release)
             residency = self.distribution.residency()
             if residency is not None:
-                if self.prediction is not None:
-                    log_steps(self._name, residency, self.prediction)
+                log_steps(self._name, residency, self.prediction)
                 log_unloaded(self._name, residency.bytes_by_device)
 
     def _forget(self) -> None:

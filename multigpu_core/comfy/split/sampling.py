@@ -33,6 +33,20 @@ No allocator tells what a whole sampling would have needed: most of the staging 
 where that frees nothing, and if that was too little, all.
 """
 
+ON_OTHER_DEVICES = "Expected all tensors to be on the same device"
+"""How torch's error begins when an operator gets tensors of several devices."""
+
+
+class NotRelayableError(RuntimeError):
+    """A block on a donor uses a tensor that stayed on the compute device; the message says what to set."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"{model} cannot be computed with the strategy relay: a block on a donor uses a tensor that is none of its "
+            "arguments, so the tensor stayed where it was. Set strategy to interleave or contiguous. "
+            f"torch says: {reason}"
+        )
+
 
 def guard_sampling(patcher: Any, placement: ModelPlacement) -> None:
     """Guard every sampling by the patcher and all its clones."""
@@ -59,6 +73,8 @@ def _sample(sample: Callable[[], Tensor], guider: Any, placement: ModelPlacement
             return sample()
         except BaseException as error:  # an interrupt, too, leaves the weights in their places
             placement.distribution.settle()
+            if placement.options.request.strategy.relays and str(error).startswith(ON_OTHER_DEVICES):
+                raise NotRelayableError(type(guider.model_patcher.model).__name__, str(error)) from error
             if not tries_left or not mm.is_oom(error) or not placement.can_offload_more:
                 raise
         # Only now is the error gone, and with it all that its frames held on the device.
