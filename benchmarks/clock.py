@@ -64,7 +64,7 @@ ACTIVATION_BYTES = 28e6
 """Of the real Flux: 4,608 tokens of 3,072 numbers in bfloat16."""
 OTHER_CARD = 1 / 3
 """Speed of the unlike card."""
-LIMITS = {"flux": {0.5: 1.02, 0.6: 1.05, 0.7: 1.07, 0.8: 1.09, 0.9: 1.15, 1.0: 1.21}}
+LIMITS = {"flux": {0.5: 1.03, 0.6: 1.05, 0.7: 1.07, 0.8: 1.09, 0.9: 1.15, 1.0: 1.21}}
 """What a step may take over the limit where copying takes as long as computing; 1.03 where nothing is said."""
 MOST_GIB = {"flux": 0.77, "wan": 0.6}
 """What may be kept for streaming."""
