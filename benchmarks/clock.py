@@ -36,6 +36,7 @@ from multigpu.multigpu_core.allocation import (
 )
 from multigpu.multigpu_core.allocation.inventory.of_module import inventory_of_module
 from multigpu.multigpu_core.allocation.planner.staging_choice import with_least_staging
+from multigpu.multigpu_core.allocation.planner.step_time import TOKENS
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed, default_registry
 from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 from multigpu.testing import GB, ClockSettings, SimulatedMachine, chrome_trace, simulate, trace_picture
@@ -169,7 +170,8 @@ def schedule(
     plan = plan_allocation(inventory, offload(inventory, fraction, strategy), bench.registry.devices(), staging="small")
     if not just_in_time:
         offloaded = sum(placement.block.size_bytes for placement in plan.streamed)
-        profile = bench.profile(bench.rate(shape), bench.bytes_per_second(shape, link, offloaded))
+        rate = bench.rate(shape) * TOKENS / SIZES.tokens  # a plan is for the real number of tokens
+        profile = bench.profile(rate, bench.bytes_per_second(shape, link, offloaded))
         plan = with_least_staging(plan, profile, GB)
     distribution = bench.distributed(model, plan)
 
