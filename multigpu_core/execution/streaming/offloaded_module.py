@@ -8,6 +8,7 @@ it every parameter is the one that state_dict, LoRA loaders and other extensions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -36,6 +37,17 @@ class OffloadedModule:
         self._probes = tuple(part for tensor in self.tensors for part in parts_of(tensor))
         self._first_slots = tuple(same[0] for same in groups)
         self.size_bytes = sum(tensor_bytes(tensor) for tensor in self.tensors)
+        self.__dict__.pop("layout", None)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each stored tensor is in a piece of memory that holds all of them."""
+        return Layout(self.tensors)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of such a piece of memory."""
+        return self.layout.size_bytes
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +106,7 @@ class OffloadedModule:
     def staged_in(self, memory: torch.Tensor) -> list[torch.Tensor]:
         """Tensors over staging memory, whatever that holds now, ready to be put in the place of the stored ones."""
         with torch.inference_mode(False), torch.no_grad():  # they outlive the inference in which they are made
-            return self._fitting(Layout(self.tensors).tensors_in(memory))
+            return self._fitting(self.layout.tensors_in(memory))
 
     def _fitting(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [slot.fitting(tensor) for slot, tensor in zip(self._first_slots, tensors, strict=True)]

@@ -85,16 +85,17 @@ class Prefetcher:
         """Bytes of the compute device that are kept for staging."""
         return self._buffer.numel()
 
+    def reserve(self, offloaded_modules: Sequence[OffloadedModule]) -> None:
+        """Allocate now what these will need at most, whenever they are arranged."""
+        sizes = [offloaded.packed_bytes for offloaded in offloaded_modules]
+        self._allocate(max([min(self._staging_bytes, sum(sizes)), *sizes], default=0))
+
     def arrange(self, offloaded_modules: Sequence[tuple[OffloadedModule, CopyChannel]]) -> None:
         """Expect these offloaded modules, in this order, in every step from now on."""
         self.drop()
         self.wait()
-        sizes = [Layout(offloaded.tensors).size_bytes for offloaded, _ in offloaded_modules]
-        ring = staging_ring(sizes, self._staging_bytes)
-        if ring.size_bytes > self._buffer.numel():
-            self._free_buffer()  # before there is a new one
-            with torch.inference_mode(False):
-                self._buffer = torch.empty(ring.size_bytes, dtype=torch.uint8, device=self._compute)
+        ring = staging_ring([offloaded.packed_bytes for offloaded, _ in offloaded_modules], self._staging_bytes)
+        self._allocate(ring.size_bytes)
         self._channels = tuple(dict.fromkeys(channel for _, channel in offloaded_modules))
         self._segments = ring.segments
         self._turns = [
@@ -108,8 +109,7 @@ class Prefetcher:
         False, with nothing done, where that does not fit in the place of what was stored.
         """
         turns = [index for index, turn in enumerate(self._turns) if turn.offloaded is offloaded]
-        size_bytes = Layout(offloaded.tensors).size_bytes
-        if any(self._turns[index].staging.numel() != size_bytes for index in turns):
+        if any(self._turns[index].staging.numel() != offloaded.packed_bytes for index in turns):
             return False
         self.wait()  # copies from what was stored may be under way, and nobody else may keep it alive
         self._channels = tuple(dict.fromkeys((*self._channels, channel)))
@@ -169,6 +169,12 @@ class Prefetcher:
         self._staging_bytes = 0
         self._free_buffer()
 
+    def _allocate(self, size_bytes: int) -> None:
+        if size_bytes > self._buffer.numel():
+            self._free_buffer()  # before there is a new one
+            with torch.inference_mode(False):
+                self._buffer = torch.empty(size_bytes, dtype=torch.uint8, device=self._compute)
+
     def _free_buffer(self) -> None:
         self.drop()
         self._turns.clear()
@@ -185,7 +191,7 @@ class Prefetcher:
             channel=channel,
             staging=staging,
             staged=offloaded.staged_in(staging),
-            layout=Layout(offloaded.tensors),
+            layout=offloaded.layout,
             packed=packed_memory(offloaded.tensors),
             segments=_split(segments, channel.most_bytes),
             copied=self._streams.Event(),

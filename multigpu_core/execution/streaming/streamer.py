@@ -185,6 +185,9 @@ class Streamer:
         self._arranged = self._order.expected
         if self._prefetcher is None:
             return
+        # Also what is not expected yet: a load takes its memory at once.
+        streamed = [each for i, each in enumerate(self._offloaded_modules) if i not in self._around_others]
+        self._prefetcher.reserve([each for each in streamed if self._channels.channel_for(each.tensors) is not None])
         turns = []
         for index in self._arranged:
             channel = self._channels.channel_for(self._offloaded_modules[index].tensors)
