@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
 
 from .operations import Operations
-from .protocol import Machine, MachineLostError, Reply
+from .protocol import Activity, Machine, MachineLostError, Reply
 from .wire import Message
 
 MakeOperations = Callable[[str], Operations]
@@ -49,6 +49,9 @@ class InProcessEngine:
         self.started.append(worker)
         return worker
 
+    def activities(self) -> tuple[Activity, ...]:
+        return tuple(worker.activity() for worker in self.started if not worker.is_ended)
+
     def disconnect(self) -> None:
         for worker in self.started:
             worker.end()
@@ -84,6 +87,9 @@ class InProcessWorker:
     def end(self) -> None:
         self.is_ended = True
         self._thread.shutdown(wait=False)
+
+    def activity(self) -> Activity:
+        return self._operations.activity(self.machine)
 
     def is_cut_off(self) -> bool:
         return self._host.unplugged.is_set() or self._host.hung.is_set()

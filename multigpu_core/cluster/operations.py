@@ -12,7 +12,7 @@ import torch
 import multigpu
 from multigpu.multigpu_core.devices import DeviceRegistry
 
-from .protocol import Reply
+from .protocol import Activity, Reply
 from .wire import Message, WireError, pack, unpack
 
 Operation = Callable[..., Any]
@@ -24,8 +24,19 @@ COMPARED_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 class Operations:
     """What one worker can do. Each operation takes values by name, and returns values."""
 
-    def __init__(self, device: str, registry: DeviceRegistry, operations: Mapping[str, Operation]) -> None:
-        """`device` is the one that the worker is for; `operations` are those beside `describe` and `echo`."""
+    def __init__(
+        self,
+        device: str,
+        registry: DeviceRegistry,
+        operations: Mapping[str, Operation],
+        holds: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        """`device` is the one that the worker is for; `operations` are those beside `describe` and `echo`.
+
+        `holds` names the models that they keep.
+        """
+        self._holds = holds
+        self._current = ""
         self._device = device
         self._registry = registry
         self._operations: dict[str, Operation] = {"describe": self.describe, "echo": echo, **operations}
@@ -39,6 +50,7 @@ class Operations:
         if call is None:
             known = ", ".join(sorted(self._operations))
             return Reply(None, f"A worker has no operation {operation!r}. It has: {known}.")
+        self._current = operation
         hook = torch.nn.modules.module.register_module_forward_pre_hook(self._stop_if_interrupted)
         try:
             arguments = unpack(message)
@@ -50,6 +62,7 @@ class Operations:
             return Reply(None, f"{type(error).__name__}: {error}")
         finally:
             hook.remove()
+            self._current = ""
 
     def interrupt(self, number: int) -> None:
         """End the call of this number, counted from 1, and those before it, at the next module that a model calls.
@@ -57,6 +70,10 @@ class Operations:
         A number, because an interrupt overtakes the calls that wait, and may come after the end of its own.
         """
         self._interrupted_up_to = max(number, self._interrupted_up_to)
+
+    def activity(self, machine: str) -> Activity:
+        """What it does now, as the worker on `machine`."""
+        return Activity(machine, self._device, self._current, self._holds())
 
     def describe(self, with_devices: bool = False) -> dict[str, Any]:
         """The versions of the worker and, `with_devices`, its machine's devices with their memory now."""

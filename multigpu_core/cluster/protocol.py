@@ -6,9 +6,10 @@ An engine brings these to life: `RayEngine` over the network, `InProcessEngine` 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .wire import Message
+if TYPE_CHECKING:  # without torch, names and addresses can still be read
+    from .wire import Message
 
 
 class ClusterError(RuntimeError):
@@ -64,6 +65,16 @@ class Reply:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Activity:
+    """What a worker does now: `operation` is empty while it waits. `holds` names the models that it keeps."""
+
+    machine: str
+    device: str
+    operation: str
+    holds: tuple[str, ...] = ()
+
+
 class Pending(Protocol):
     """A call under way."""
 
@@ -114,6 +125,9 @@ class Engine(Protocol):
         Raises:
             MachineLostError: there is no such machine now.
         """
+
+    def activities(self) -> tuple[Activity, ...]:
+        """What all workers do now, those of other programs at home included."""
 
     def disconnect(self) -> None:
         """Leave the cluster; it and its other workers stay."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterable
@@ -19,11 +21,14 @@ from .announced import machine_resource, read_announcement
 from .code_bundle import make_bundle
 from .membership import Membership
 from .operations import Operations
-from .protocol import ClusterError, Machine, MachineLostError, Reply
+from .protocol import Activity, ClusterError, Machine, MachineLostError, Reply
 from .wire import Message
 from .worker_code import WorkerCode
 
 NAMESPACE = "multigpu"
+WORKER = "worker/"
+"""What the names of our actors begin with."""
+SECONDS_TO_ANSWER = 2.0
 SECONDS_WITHOUT_HOME = 20.0
 """A worker that was not pinged for so long ends itself: home has died, or is cut off."""
 
@@ -38,6 +43,7 @@ class RayEngine:
             ClusterError: the cluster does not answer, or refuses the token.
         """
         self._code = code
+        logging.getLogger("ray").setLevel(logging.ERROR)  # what it warns of here is as it should be
         self._bundle = TemporaryDirectory(prefix="multigpu-worker-")
         try:
             working_dir = make_bundle(Path(self._bundle.name) / "code", code.others)
@@ -73,8 +79,17 @@ class RayEngine:
             num_cpus=0,
             resources={machine_resource(machine): 1},
             max_restarts=0,
-        ).remote(self._code.entry, device)
+            name=f"{WORKER}{machine}/{device}/{secrets.token_hex(4)}",
+        ).remote(self._code.entry, machine, device)
         return RayWorker(machine, actor)
+
+    def activities(self) -> tuple[Activity, ...]:
+        found = []
+        for name in ray.util.list_named_actors():
+            if name.startswith(WORKER):
+                with suppress(RayError, ValueError):  # it has ended meanwhile, or has only begun to start
+                    found.append(ray.get(ray.get_actor(name).activity.remote(), timeout=SECONDS_TO_ANSWER))
+        return tuple(found)
 
     def disconnect(self) -> None:
         ray.shutdown()
@@ -133,7 +148,8 @@ def _get(machine: str, reference: Any, timeout: float | None, seconds: float) ->
 class _Actor:
     """The worker's side: it works in one thread and answers pings in another."""
 
-    def __init__(self, entry: str, device: str) -> None:
+    def __init__(self, entry: str, machine: str, device: str) -> None:
+        self._machine = machine
         module, _, name = entry.partition(":")
         self._operations: Operations = getattr(importlib.import_module(module), name)(device)
         self._pinged = time.monotonic()
@@ -149,6 +165,10 @@ class _Actor:
     @ray.method(concurrency_group="control")
     def interrupt(self, number: int) -> None:
         self._operations.interrupt(number)
+
+    @ray.method(concurrency_group="control")
+    def activity(self) -> Activity:
+        return self._operations.activity(self._machine)
 
     def _end_without_home(self) -> None:
         while time.monotonic() - self._pinged < SECONDS_WITHOUT_HOME:

@@ -57,8 +57,6 @@ class RayOptions:
 
     resources: Mapping[str, float]
     object_store_bytes: int
-    temporary: Path | None = None
-    """Where Ray keeps its session; None for its usual place."""
 
 
 def why_not_here() -> str:
@@ -95,7 +93,6 @@ def ray_command(member: Membership, options: RayOptions) -> list[str]:
     ]
     command += ["--include-log-monitor=false"]
     command += ["--include-dashboard=false"] if member.is_home else []
-    command += [f"--temp-dir={options.temporary}"] if options.temporary is not None and member.is_home else []
     command += [f"--object-store-memory={options.object_store_bytes}", f"--resources={json.dumps(options.resources)}"]
     return command
 

@@ -1,0 +1,211 @@
+"""Two machines on Ray, both on this one: the commands start them, and each has simulated accelerators of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from multigpu.multigpu_core.cluster.connecting import connect
+from multigpu.multigpu_core.cluster.connection import Connection
+from multigpu.multigpu_core.cluster.membership import ClusterFolder
+from multigpu.multigpu_core.cluster.protocol import Engine, MachineLostError
+from multigpu.multigpu_core.cluster.ray_process import is_running
+from multigpu.multigpu_core.cluster.worker_code import WorkerCode
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="Ray joins machines on Linux only"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[dev]'"),
+]
+SECONDS = 90.0
+"""Longer than anything here takes on a busy machine; only a fault lets it pass."""
+CODE = WorkerCode("multigpu.multigpu_core.cli.cluster.worker_process:looking_around")
+TOKEN_OF_NOBODY = "0" * 64
+
+
+@dataclass
+class CommandRunning:
+    """A `multigpu cluster` command that runs until it is ended."""
+
+    process: subprocess.Popen[bytes]
+    folder: ClusterFolder
+    log: Path
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: text in self.printed or self.process.poll() is not None)
+        assert text in self.printed, self.printed
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def run_command(folder: Path, devices: str, *arguments: str) -> CommandRunning:
+    folder.mkdir()
+    environment = {**os.environ, "MULTIGPU_CLUSTER": str(folder), "MULTIGPU_SIMULATE": devices}
+    log = folder / "printed"
+    with log.open("wb") as out:
+        command = [sys.executable, "-u", "-m", "multigpu", "cluster", *arguments, "--store-gb", "0.2"]
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    return CommandRunning(process, ClusterFolder(folder), log)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandRunning]:
+    folder = tmp_path_factory.mktemp("cluster") / "home"
+    home = run_command(folder, "8gb", "start", "--name", "home", "--address", "127.0.0.2", "--port", "46600")
+    try:
+        home.wait_for("This machine is in the cluster")
+        yield home
+    finally:
+        _end(home)
+
+
+@pytest.fixture(scope="module")
+def node2(home: CommandRunning) -> Iterator[CommandRunning]:
+    arguments = ("join", "127.0.0.2:46600", "--token", home.folder.token(), "--name", "node2")
+    node2 = run_command(
+        home.folder.path.parent / "node2", "4gb,2gb", *arguments, "--address", "127.0.0.3", "--port", "46700"
+    )
+    try:
+        node2.wait_for("This machine is in the cluster")
+        home.wait_for("node2 at 127.0.0.3 has joined")
+        yield node2
+    finally:
+        _end(node2)
+
+
+def _end(command: CommandRunning) -> None:
+    command.process.send_signal(signal.SIGTERM)
+    assert command.process.wait(SECONDS) == 0, command.printed
+    member = command.folder.membership()
+    assert member is not None
+    assert not any(map(is_running, member.processes)), "nothing of it is left"
+
+
+@pytest.fixture(scope="module")
+def engine(home: CommandRunning, node2: CommandRunning) -> Iterator[Engine]:
+    member = home.folder.membership()
+    assert member is not None
+    engine = connect(member, home.folder, CODE)
+    yield engine
+    engine.disconnect()
+
+
+@pytest.fixture(scope="module")
+def connection(engine: Engine) -> Iterator[Connection]:
+    connection = Connection(engine.start("node2", "npu:1"))
+    yield connection
+    connection.close()
+
+
+def test_home_knows_the_machines_and_their_devices(engine: Engine, home: CommandRunning) -> None:
+    first, second = engine.machines()
+    assert first.is_home and (first.name, second.name) == ("home", "node2")
+    sizes = {each.name: each.total_bytes for each in second.devices}
+    assert sizes.pop("cpu") > 0 and sizes == {"npu:0": 4 << 30, "npu:1": 2 << 30}
+    assert home.folder.machines() == (second,), "for ComfyUI's menus, without Ray"
+
+
+def test_a_worker_runs_on_the_machine_and_device_that_were_asked_for(connection: Connection) -> None:
+    described = connection.call("describe", with_devices=True)
+    assert described["device"] == "npu:1"
+    assert [each["name"] for each in described["devices"]] == ["cpu", "npu:0", "npu:1"]
+
+
+def test_tensors_go_there_and_come_back(connection: Connection) -> None:
+    assert connection.call("echo", values=[torch.rand(1000, 1000)], answer_bytes=3_000_000).nbytes == 3_000_000
+
+
+def test_status_tells_other_programs_all_of_it(engine: Engine, home: CommandRunning, connection: Connection) -> None:
+    connection.call("echo")
+    environment = {**os.environ, "MULTIGPU_CLUSTER": str(home.folder.path)}
+    command = [sys.executable, "-m", "multigpu", "cluster", "status", "--json"]
+    answer = subprocess.run(command, capture_output=True, env=environment, timeout=SECONDS, check=True)
+    _, node2 = json.loads(answer.stdout)["machines"]
+    assert node2["fault"] is None and node2["different_versions"] == []
+    assert [each["name"] for each in node2["devices"]] == ["node2/cpu", "node2/npu:0", "node2/npu:1"]
+    assert node2["there_bytes_per_second"] > 0 and node2["round_trip_seconds"] > 0
+    assert {"device": "npu:1", "operation": "", "holds": []} in node2["running"]
+    assert home.folder.token() not in answer.stdout.decode() + answer.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, id="dies", marks=pytest.mark.long), pytest.param(signal.SIGSTOP, id="hangs")]
+)
+def test_a_worker_that_is_gone_is_named_within_five_seconds(engine: Engine, number: int) -> None:
+    connection = Connection(engine.start("node2", "npu:0"))
+    before = set(_workers())
+    connection.call("echo")
+    (worker,) = set(_workers()) - before
+    begun = time.monotonic()
+    worker.send_signal(number)
+    try:
+        with pytest.raises(MachineLostError) as lost:
+            while True:
+                connection.call("echo")
+        assert lost.value.machine == "node2" and lost.value.reason
+        assert time.monotonic() - begun < 5
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+
+
+def _workers() -> Iterator[psutil.Process]:
+    """The processes of actors."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if "_Actor" in " ".join(process.info["cmdline"] or ()):
+            yield process
+
+
+def test_the_token_is_in_no_log_and_no_command_line(home: CommandRunning, node2: CommandRunning) -> None:
+    token = home.folder.token()
+    for command in (home, node2):
+        assert token not in (command.folder.path / "ray.log").read_text()
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != node2.process.pid:  # where its user typed it
+            assert token not in " ".join(process.info["cmdline"] or ())
+
+
+@pytest.mark.long
+def test_a_wrong_token_is_refused(home: CommandRunning) -> None:
+    arguments = ("join", "127.0.0.2:46600", "--token", TOKEN_OF_NOBODY, "--name", "node3")
+    stranger = run_command(
+        home.folder.path.parent / "node3", "2gb", *arguments, "--address", "127.0.0.4", "--port", "46800"
+    )
+    assert stranger.process.wait(SECONDS) == 1
+    assert "home refuses the token" in stranger.printed
+
+
+@pytest.mark.long
+def test_a_machine_whose_ray_dies_joins_again_by_itself(
+    home: CommandRunning, node2: CommandRunning, engine: Engine
+) -> None:
+    member = node2.folder.membership()
+    assert member is not None
+    (raylet,) = [each.pid for each in member.processes if psutil.Process(each.pid).name() == "raylet"]
+    os.kill(raylet, signal.SIGKILL)
+    home.wait_for("node2 is gone")
+    wait_until(lambda: home.printed.count("node2 at 127.0.0.3 has joined") == 2)
+    again = Connection(engine.start("node2", "npu:0"))
+    assert again.call("describe")["device"] == "npu:0"
+    again.close()
