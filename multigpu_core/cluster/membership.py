@@ -47,6 +47,9 @@ class Membership:
     port: int
     """The first of this machine's ports."""
     model_folders: tuple[str, ...] = ()
+    """Where it looks for model files before home sends them."""
+    cache_bytes: int = 50_000_000_000
+    """The most that files from home may take."""
     supervisor: OwnProcess | None = None
     """The command that keeps Ray running here."""
     processes: tuple[OwnProcess, ...] = ()

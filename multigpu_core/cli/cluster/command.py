@@ -7,11 +7,14 @@ import platform
 import re
 import signal
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from multigpu.multigpu_core.cli.comfyui_jobs import own_comfyui
 from multigpu.multigpu_core.cluster.announced import checked_name
 from multigpu.multigpu_core.cluster.membership import ClusterFolder, Membership
 from multigpu.multigpu_core.cluster.protocol import ClusterError
@@ -67,6 +70,11 @@ def join(
     address: Address = "",
     port: Port = DEFAULT_PORT,
     store_gb: StoreGb = 2.0,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, file_okay=False, help="A folder with model files, also several times."),
+    ] = None,
+    cache_gb: Annotated[float, typer.Option(min=0.0, help="The most that files from home may take here, in GB.")] = 50,
 ) -> None:
     """Join the cluster of another machine and stay in it until Ctrl+C.
 
@@ -75,6 +83,8 @@ def join(
     folder = _ready()
     try:
         member = _guest(folder, home, name, address, port)
+        folders = tuple(str(each.resolve()) for each in models or _usual_models())
+        member = replace(member, model_folders=folders, cache_bytes=int(cache_gb * 1e9))
         _make_way(folder, member)
         if token:
             folder.keep_token(token)
@@ -172,6 +182,13 @@ def _make_way(folder: ClusterFolder, member: Membership) -> None:
     leftovers(before)
     if (port := port_in_use(member.own_address, member.port)) is not None:
         raise ClusterError(f"Port {port} of {member.own_address} is not free. Choose others with --port.")
+
+
+def _usual_models() -> list[Path]:
+    """The model folder of the ComfyUI in which this copy is."""
+    comfyui = own_comfyui()
+    models = comfyui / "models" if comfyui is not None else None
+    return [models] if models is not None and models.is_dir() else []
 
 
 def _host_name() -> str:

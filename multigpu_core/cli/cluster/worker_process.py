@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from multigpu.multigpu_core.cluster.files.store import ModelStore
+from multigpu.multigpu_core.cluster.membership import ClusterFolder
 from multigpu.multigpu_core.cluster.operations import Operations
 from multigpu.multigpu_core.simulation.environment import simulate_from_environment
 
@@ -12,3 +16,23 @@ def looking_around(device: str) -> Operations:
     from multigpu.multigpu_core.devices import default_registry
 
     return Operations(device, default_registry(), {})
+
+
+def running_models(device: str) -> Operations:
+    """A worker that runs text encoders and VAEs with ComfyUI's code, which home has sent along."""
+    simulate_from_environment()
+    from multigpu.multigpu_core.comfy.machines.worker_models import WorkerModels
+    from multigpu.multigpu_core.devices import default_registry
+
+    registry = default_registry()
+    store = store_of(ClusterFolder())
+    models = WorkerModels(registry.torch_device(device), store)
+    return Operations(device, registry, {**models.operations(), **store.operations()}, models.holds)
+
+
+def store_of(folder: ClusterFolder) -> ModelStore:
+    """The model files of this machine, as it was joined."""
+    member = folder.membership()
+    folders = member.model_folders if member is not None else ()
+    limit = member.cache_bytes if member is not None else 0
+    return ModelStore([Path(each) for each in folders], folder.path / "models", limit)

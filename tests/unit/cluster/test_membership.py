@@ -46,7 +46,7 @@ def test_what_is_no_token_is_refused_without_repeating_it(folder: ClusterFolder,
 
 def test_a_membership_survives(folder: ClusterFolder) -> None:
     assert folder.membership() is None
-    member = Membership("node2", False, "192.0.2.2", "192.0.2.1", 46200, 46300, ("models",), OwnProcess(7, 1.5))
+    member = Membership("node2", False, "192.0.2.2", "192.0.2.1", 46200, 46300, ("models",), 5, OwnProcess(7, 1.5))
     folder.keep_membership(member)
     assert folder.membership() == member
 

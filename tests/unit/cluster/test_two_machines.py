@@ -150,7 +150,8 @@ def test_status_tells_other_programs_all_of_it(engine: Engine, home: CommandRunn
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGKILL, id="dies", marks=pytest.mark.long), pytest.param(signal.SIGSTOP, id="hangs")]
+    "number",
+    [pytest.param(signal.SIGKILL, id="dies", marks=pytest.mark.long), pytest.param(signal.SIGSTOP, id="hangs")],
 )
 def test_a_worker_that_is_gone_is_named_within_five_seconds(engine: Engine, number: int) -> None:
     connection = Connection(engine.start("node2", "npu:0"))
