@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .membership import ClusterFolder, Membership
 from .protocol import ClusterError, Engine
@@ -35,9 +38,23 @@ def connect(member: Membership, folder: ClusterFolder, code: WorkerCode) -> Engi
 
     # On the main thread Ray would take SIGTERM for itself.
     thread = threading.Thread(target=run, name="connect to the cluster", daemon=True)
-    thread.start()
-    thread.join()
+    with _own_signal_handlers():
+        thread.start()
+        thread.join()
     (outcome,) = result
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep this process's handlers: Ray's own would abort it if it needs more than three seconds to end."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            if is_main and handler is not None:  # nobody but the main thread may set them
+                signal.signal(number, handler)

@@ -119,6 +119,17 @@ class Machines:
         for connection in connections:
             connection.close()
 
+    def loss(self, place: Place) -> MachineLostError | None:
+        """Why a device's worker was lost that was used last; None if it was not."""
+        connection = self._connections.get(place)
+        return connection.loss if connection is not None else None
+
+    def disconnect(self) -> None:
+        """Leave the cluster."""
+        self.let_go()
+        with self._lock:
+            self._forget_engine()
+
     def _start(self, place: Place) -> Connection:
         try:
             if self._engine is None:

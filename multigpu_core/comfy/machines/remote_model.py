@@ -55,7 +55,8 @@ class RemoteModel:
         self._machines = machines
         self._identities = identities
         self._loaded_on: weakref.ref[Connection] | None = None
-        self._at_home: Any = None
+        self.at_home: Any = None
+        """The model on this machine, while the other one is lost."""
         self.key = ""
         """What it is called on its worker; empty until it is loaded there."""
         self.told: Any = None
@@ -82,11 +83,11 @@ class RemoteModel:
             mm.throw_exception_if_processing_interrupted()
             raise
         else:
-            self._at_home = None
+            self.at_home = None
             return answer
-        if self._at_home is None:
-            self._at_home = self.source.load_at_home()
-        return here(self._at_home)
+        if self.at_home is None:
+            self.at_home = self.source.load_at_home()
+        return here(self.at_home)
 
     def call(self, method: str, arguments: Sequence[Any], named: dict[str, Any], **state: Any) -> Any:
         """Call a method of the model there; for `run`."""

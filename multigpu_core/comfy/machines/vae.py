@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .methods import VAE_METHODS
+from .methods import VAE_ATTRIBUTES, VAE_METHODS
 from .remote_model import RemoteModel, UnsupportedRemotelyError
 
 
@@ -26,6 +26,8 @@ class RemoteVAE:
         told = self._model.told or {}
         if name in told:
             return told[name]
+        if name in VAE_ATTRIBUTES and self._model.at_home is not None:
+            return getattr(self._model.at_home, name)
         if name not in VAE_METHODS:
             raise UnsupportedRemotelyError("VAE", self._model.place, f"{name!r}")
 

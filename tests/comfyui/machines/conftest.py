@@ -69,14 +69,14 @@ def node2(comfyui: ComfyUI, tmp_path: Path) -> Iterator[SecondMachine]:
             return (NODE2,)
 
     machines = Machines(Known(), lambda: engine, IMPATIENT)
-    before = _offered(comfyui, machines)
+    before = offered(comfyui, machines)
     yield SecondMachine(comfyui, engine, machines, models, folder, cache)
     machines.let_go()
     engine.disconnect()
     comfyui.nodes.NODE_CLASS_MAPPINGS.update(before)
 
 
-def _offered(comfyui: ComfyUI, machines: Machines) -> dict[str, type]:
+def offered(comfyui: ComfyUI, machines: Machines) -> dict[str, type]:
     """Make the nodes of core's loaders again, for these machines. Returns those that were there."""
     hookspecs = importlib.import_module("multigpu.hookspecs")
     plugins = importlib.import_module("multigpu.multigpu_core.plugins")

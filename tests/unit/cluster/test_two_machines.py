@@ -8,11 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import psutil
 import pytest
@@ -20,86 +17,26 @@ import torch
 
 from multigpu.multigpu_core.cluster.connecting import connect
 from multigpu.multigpu_core.cluster.connection import Connection
-from multigpu.multigpu_core.cluster.membership import ClusterFolder
 from multigpu.multigpu_core.cluster.protocol import Engine, MachineLostError
-from multigpu.multigpu_core.cluster.ray_process import is_running
 from multigpu.multigpu_core.cluster.worker_code import WorkerCode
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="Ray joins machines on Linux only"),
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[dev]'"),
-]
-SECONDS = 90.0
-"""Longer than anything here takes on a busy machine; only a fault lets it pass."""
+from ...cluster_commands import NEEDS_RAY, SECONDS, CommandRunning, guest_running, home_running, run_command, wait_until
+
+pytestmark = NEEDS_RAY
 CODE = WorkerCode("multigpu.multigpu_core.cli.cluster.worker_process:looking_around")
 TOKEN_OF_NOBODY = "0" * 64
 
 
-@dataclass
-class CommandRunning:
-    """A `multigpu cluster` command that runs until it is ended."""
-
-    process: subprocess.Popen[bytes]
-    folder: ClusterFolder
-    log: Path
-
-    @property
-    def printed(self) -> str:
-        return self.log.read_text()
-
-    def wait_for(self, text: str) -> None:
-        wait_until(lambda: text in self.printed or self.process.poll() is not None)
-        assert text in self.printed, self.printed
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
-def run_command(folder: Path, devices: str, *arguments: str) -> CommandRunning:
-    folder.mkdir()
-    environment = {**os.environ, "MULTIGPU_CLUSTER": str(folder), "MULTIGPU_SIMULATE": devices}
-    log = folder / "printed"
-    with log.open("wb") as out:
-        command = [sys.executable, "-u", "-m", "multigpu", "cluster", *arguments, "--store-gb", "0.2"]
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
-    return CommandRunning(process, ClusterFolder(folder), log)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandRunning]:
-    folder = tmp_path_factory.mktemp("cluster") / "home"
-    home = run_command(folder, "8gb", "start", "--name", "home", "--address", "127.0.0.2", "--port", "46600")
-    try:
-        home.wait_for("This machine is in the cluster")
+    with home_running(tmp_path_factory.mktemp("cluster") / "home", 46600) as home:
         yield home
-    finally:
-        _end(home)
 
 
 @pytest.fixture(scope="module")
 def node2(home: CommandRunning) -> Iterator[CommandRunning]:
-    arguments = ("join", "127.0.0.2:46600", "--token", home.folder.token(), "--name", "node2")
-    node2 = run_command(
-        home.folder.path.parent / "node2", "4gb,2gb", *arguments, "--address", "127.0.0.3", "--port", "46700"
-    )
-    try:
-        node2.wait_for("This machine is in the cluster")
-        home.wait_for("node2 at 127.0.0.3 has joined")
+    with guest_running(home, home.folder.path.parent / "node2") as node2:
         yield node2
-    finally:
-        _end(node2)
-
-
-def _end(command: CommandRunning) -> None:
-    command.process.send_signal(signal.SIGTERM)
-    assert command.process.wait(SECONDS) == 0, command.printed
-    member = command.folder.membership()
-    assert member is not None
-    assert not any(map(is_running, member.processes)), "nothing of it is left"
 
 
 @pytest.fixture(scope="module")
