@@ -21,6 +21,7 @@ from multigpu.multigpu_core.cluster.operations import versions_here
 from multigpu.multigpu_core.cluster.protocol import ClusterError, Engine, Machine, MachineLostError
 from multigpu.multigpu_core.cluster.worker_code import WorkerCode
 from multigpu.multigpu_core.comfy.host.compatibility import comfy_sd
+from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 
 from .flags import flags_here
 
@@ -150,7 +151,9 @@ class Machines:
         return connection
 
     def _agree(self, place: Place, connection: Connection) -> None:
-        different = list(differences(versions_here(), connection.call("describe")["versions"]))
+        different = list(
+            differences(versions_here(), connection.call("describe", mm.processing_interrupted)["versions"])
+        )
         deciding = [str(each) for each in different if each.is_deciding]
         if deciding:
             raise ClusterError(
@@ -159,7 +162,7 @@ class Machines:
             )
         for each in different:
             log.warning("machine_differs", message=f"{place.machine}: {each}", machine=place.machine)
-        connection.call("use_flags", flags=flags_here())
+        connection.call("use_flags", mm.processing_interrupted, flags=flags_here())
 
     def _forget_engine(self) -> None:
         if self._engine is not None:

@@ -124,6 +124,39 @@ def test_the_token_is_in_no_log_and_no_command_line(home: CommandRunning, node2:
             assert token not in " ".join(process.info["cmdline"] or ())
 
 
+DRIVER = """
+import sys, threading
+from multigpu.multigpu_core.cluster.connecting import connect
+from multigpu.multigpu_core.cluster.connection import Connection
+from multigpu.multigpu_core.cluster.membership import ClusterFolder
+from multigpu.multigpu_core.cluster.worker_code import WorkerCode
+folder = ClusterFolder()
+engine = connect(folder.membership(), folder, WorkerCode(sys.argv[1]))
+connection = Connection(engine.start("node2", "npu:0"))
+connection.call("echo")
+print("connected", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def test_a_worker_ends_within_thirty_seconds_when_home_is_gone(
+    home: CommandRunning, node2: CommandRunning, number: int
+) -> None:
+    environment = {**os.environ, "MULTIGPU_CLUSTER": str(home.folder.path)}
+    before = set(_workers())
+    command = [sys.executable, "-c", DRIVER, CODE.entry]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as driver:
+        assert driver.stdout is not None and driver.stdout.readline() == b"connected\n"
+        (worker,) = set(_workers()) - before
+        driver.send_signal(number)
+        try:
+            worker.wait(30)
+        finally:
+            driver.kill()
+
+
 @pytest.mark.long
 def test_a_wrong_token_is_refused(home: CommandRunning) -> None:
     arguments = ("join", "127.0.0.2:46600", "--token", TOKEN_OF_NOBODY, "--name", "node3")
