@@ -206,7 +206,7 @@ NAMES: tuple[ComfyUIName, ...] = (
     _optional("comfy.model_management", "MAX_PINNED_MEMORY", F.PINNED_BUDGET),
     # Models on other machines: what home uses of its ComfyUI, and a worker of the same code.
     ComfyUIName("comfy.sd", "load_clip", (F.MACHINES,), ("ckpt_paths", "clip_type", "model_options")),
-    ComfyUIName("comfy.sd", "CLIPType.STABLE_DIFFUSION", (F.MACHINES,)),
+    ComfyUIName("comfy.sd", "CLIPType", (F.MACHINES,)),
     ComfyUIName("comfy.sd", "VAE", (F.MACHINES,), ("sd", "device", "metadata")),
     ComfyUIName("comfy.sd", "CLIP.clone", (F.MACHINES,)),
     ComfyUIName("comfy.sd", "CLIP.tokenize", (F.MACHINES,), ("text",)),

@@ -55,7 +55,8 @@ class WorkerModels:
         if key in self._models:
             return
         options = {"load_device": self._device, "offload_device": CPU}
-        clip_type = getattr(comfy_sd.CLIPType, kind.upper(), comfy_sd.CLIPType.STABLE_DIFFUSION)
+        kinds = {each.name: each for each in comfy_sd.CLIPType}
+        clip_type = kinds.get(kind.upper(), kinds["STABLE_DIFFUSION"])  # as ComfyUI's own loaders do
         paths = [str(self._path(each)) for each in files]
         self._keep(key, files, comfy_sd.load_clip(ckpt_paths=paths, clip_type=clip_type, model_options=options))
 
