@@ -48,7 +48,7 @@ def operations() -> dict[str, Callable[..., Any]]:
         "fails": fails,
         "waits": waits,
         "computes": computes_without_end,
-        "doubled": lambda value: value * 2,
+        "doubled": lambda value: torch.nn.Identity()(value) * 2,
         "events": lambda: (started, go_on),
     }
 
@@ -121,8 +121,9 @@ def test_closing_ends_the_worker_and_its_watch(engine: InProcessEngine) -> None:
 
 
 def test_a_forgotten_connection_leaves_no_thread(engine: InProcessEngine) -> None:
+    before = set(threading.enumerate())
     connection = Connection(engine.start("node2", "cpu"), IMPATIENT)
-    (thread,) = [each for each in threading.enumerate() if each.name == "ping node2"]
+    (thread,) = [each for each in set(threading.enumerate()) - before if each.name == "ping node2"]
     del connection
     gc.collect()
     thread.join(SECONDS)

@@ -93,7 +93,7 @@ def test_versions_that_decide_are_told_from_others() -> None:
     here = {"multigpu": "0.1.0", "python": "3.11.7", "torch": "2.11.0+cu128", "numpy": "2.1.0", "safetensors": "0.5.0"}
     alike = {**here, "torch": "2.11.0"}
     assert list(differences(here, alike)) == []
-    other = {**here, "python": "3.11.9", "torch": "2.10.0", "numpy": "1.26.0", "safetensors": ""}
+    other = {**here, "python": "3.11.9", "torch": "2.11.1", "numpy": "1.26.0", "safetensors": ""}
     found = {each.package: each.is_deciding for each in differences(here, other)}
     assert found == {"python": False, "torch": True, "numpy": True, "safetensors": True}
     assert str(next(differences(here, other))) == "python is 3.11.9 there and 3.11.7 at home"
