@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "compatibility.md"
 CACHE = ROOT / ".cache" / "compatibility"
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "splits": ("split",),
-    "nodes": ("nodes", "conformance"),
+    "nodes": ("nodes", "conformance", "machines"),
     "any node": ("any_node",),
     "node packs": ("integrations",),
     "ControlNets, patches": ("auxiliary",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import runpy
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import hypothesis
 import pytest
 
 from multigpu.multigpu_core.provisioning.release import ProvisioningError, comfyui_folder
+
+# What a developer's machine is in a cluster of its own is no matter to the tests.
+os.environ["MULTIGPU_CLUSTER"] = str(Path(tempfile.gettempdir()) / "multigpu-in-no-cluster")
 
 pytest_plugins = ["multigpu.multigpu_core.conformance.fixtures"]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import multigpu
+from multigpu.multigpu_core.cli.cluster.command import cluster
 from multigpu.multigpu_core.cli.demo.command import demo
 from multigpu.multigpu_core.cli.doctor.command import doctor
 from multigpu.multigpu_core.cli.plan.command import plan
@@ -62,6 +63,7 @@ app.command()(demo)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 app.command()(plugins)
 app.command()(new_integration)
+app.add_typer(cluster, name="cluster")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import structlog
 
 import multigpu
 from multigpu import hookspecs
+from multigpu.multigpu_core.cluster.membership import ClusterFolder
 from multigpu.multigpu_core.comfy.any_node.creation import SelfLoadingNodes
 from multigpu.multigpu_core.comfy.any_node.in_comfyui import before_validation
 from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
@@ -25,10 +26,12 @@ from multigpu.multigpu_core.comfy.host.host import Host, prompt_server
 from multigpu.multigpu_core.comfy.host.host_memory_watch import HostMemoryWatch, watch_of
 from multigpu.multigpu_core.comfy.host.logging_in_comfyui import start_logging
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
+from multigpu.multigpu_core.comfy.machines.machines import machines_of
+from multigpu.multigpu_core.comfy.machines.node import node_bases
 from multigpu.multigpu_core.comfy.memory.retention import RetentionWatch
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModels
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
-from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration
+from multigpu.multigpu_core.comfy.nodes.registration import NodeRegistration, usual_base
 from multigpu.multigpu_core.comfy.packs.pack_nodes import Packs
 from multigpu.multigpu_core.comfy.packs.target_packs import loadable_packs
 from multigpu.multigpu_core.comfy.page.device_choice import add_device_route
@@ -130,8 +133,10 @@ def start() -> Framework:
     worker = PromptWorker(getattr(prompt_server(), "prompt_queue", None))
     worker.watch()
     any_node = SelfLoadingNodes(context, configuration.redirected_packs)
+    machines = machines_of(ClusterFolder())
 
     def release() -> None:
+        machines.let_go()
         models.retained.release_all()
         any_node.release()
 
@@ -144,9 +149,9 @@ def start() -> Framework:
         context.may_record,
     )
     patches.install()
-    framework = Framework(
-        plugins, context, patches, NodeRegistration(plugins, context), worker, any_node, configuration
-    )
+    base_of = node_bases(machines) if Feature.MACHINES not in missing else usual_base
+    registration = NodeRegistration(plugins, context, base_of)
+    framework = Framework(plugins, context, patches, registration, worker, any_node, configuration)
     framework.registration.register()
     add_routes(context, plugins, worker, any_node.kept)
     add_device_route(any_node, missing)

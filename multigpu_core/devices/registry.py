@@ -16,7 +16,14 @@ from multigpu.multigpu_core.devices.backends.streams import DeviceStream, Stream
 from .after_capture import AfterCapture
 from .errors import DeviceError
 from .info import DeviceInfo
-from .naming import ANY_ACCELERATOR, Spelling, nearest_name, read_spelling
+from .naming import (
+    ANY_ACCELERATOR,
+    OF_ANOTHER_MACHINE,
+    Spelling,
+    is_of_another_machine,
+    nearest_name,
+    read_spelling,
+)
 from .peer_access import PeerAccess
 from .stream_pool import StreamPool
 from .survey import DeviceProblem, DeviceSlot, DeviceSurvey, Restriction, probe_count
@@ -234,6 +241,8 @@ class DeviceRegistry:
         if slot is not None and not self._restrictions_on(slot):
             return slot
         names = self.names()
+        if is_of_another_machine(text):
+            raise DeviceError(text, names, reasons=(OF_ANOTHER_MACHINE,))
         reasons = self._why_absent(spelling, slot) if spelling is not None else ()
         raise DeviceError(text, names, nearest_name(text, names), tuple(dict.fromkeys(reasons)))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import checks_of_comfyui, checks_of_machine
+from . import checks_of_cluster, checks_of_comfyui, checks_of_machine
 from .finding import Finding, Severity
 from .snapshot import Snapshot
 
-CHECKS = (*checks_of_comfyui.CHECKS, *checks_of_machine.CHECKS)
+CHECKS = (*checks_of_comfyui.CHECKS, *checks_of_machine.CHECKS, *checks_of_cluster.CHECKS)
 
 
 def findings(here: Snapshot) -> list[Finding]:

@@ -19,6 +19,7 @@ from multigpu.multigpu_core.plugins import is_rival, pack_folders, packs_in, pla
 from multigpu.multigpu_core.plugins.extensions import file_formats
 from multigpu.multigpu_core.provisioning.release import is_comfyui
 
+from .cluster_here import cluster_here
 from .nvidia_smi import nvidia_cards
 from .running_server import running_server
 from .snapshot import InsideComfyUI, PackHere, Snapshot
@@ -74,6 +75,7 @@ def snapshot(comfyui: Path | None, server: str = "") -> Snapshot:
         swap_bytes=psutil.swap_memory().total,
         free_swap_bytes=psutil.swap_memory().free,
         nvidia_cards=nvidia_cards(),
+        cluster=cluster_here(),
     )  # fmt: skip
 
 

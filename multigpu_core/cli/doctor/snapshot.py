@@ -37,6 +37,22 @@ class PackHere:
 
 
 @dataclass(frozen=True)
+class ClusterHere:
+    """What this machine is in a cluster. `why_not` says why its Python cannot be; empty where it can."""
+
+    name: str
+    is_home: bool = False
+    why_not: str = ""
+    ray_version: str = ""
+    token_file: str = ""
+    token_is_private: bool = True
+    is_running: bool = True
+    port_in_use: int | None = None
+    shared_bytes: int | None = None
+    """The size of /dev/shm; None where there is none."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The machine, its Python and its ComfyUI; sizes in bytes."""
 
@@ -72,6 +88,8 @@ class Snapshot:
     swap_bytes: int | None = None
     free_swap_bytes: int | None = None
     nvidia_cards: tuple[NvidiaCard, ...] = ()
+    cluster: ClusterHere | None = None
+    """None where it is in no cluster."""
 
     @property
     def cards(self) -> list[DeviceInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 COMFYUI = ("0.33.0", "0.30.0", "0.24.1", "0.18.2")
 COMFY_AIMDO = ("0.4.13", "0.4.11")
 """The package behind ComfyUI's DynamicVRAM."""
+RAY = "2.60.0"
 PACKS = {
     "ComfyUI-GGUF": ("2.0.0", "795e451"),
     "ComfyUI-WanVideoWrapper": ("1.4.7", "df8f3e4", "ef95cfa", "1.0.6", "721cd65"),

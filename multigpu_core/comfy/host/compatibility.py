@@ -52,6 +52,7 @@ class Feature(Enum):
     PROMPT_IDS = "prompt ids in the log"
     NODE_IDS = "node ids in the panel"
     PINNED_BUDGET = "one budget with ComfyUI for pinned memory"
+    MACHINES = "text encoders and VAEs on devices of other machines"
     DOCTOR_FLAGS = "what multigpu doctor says of DynamicVRAM"
 
 
@@ -203,6 +204,21 @@ NAMES: tuple[ComfyUIName, ...] = (
     _optional("comfy.model_management", "ensure_pin_registerable", F.PINNED_BUDGET),
     _optional("comfy.model_management", "TOTAL_PINNED_MEMORY", F.PINNED_BUDGET),
     _optional("comfy.model_management", "MAX_PINNED_MEMORY", F.PINNED_BUDGET),
+    # Models on other machines: what home uses of its ComfyUI, and a worker of the same code.
+    ComfyUIName("comfy.sd", "load_clip", (F.MACHINES,), ("ckpt_paths", "clip_type", "model_options")),
+    ComfyUIName("comfy.sd", "CLIPType", (F.MACHINES,)),
+    ComfyUIName("comfy.sd", "VAE", (F.MACHINES,), ("sd", "device", "metadata")),
+    ComfyUIName("comfy.sd", "CLIP.clone", (F.MACHINES,)),
+    ComfyUIName("comfy.sd", "CLIP.tokenize", (F.MACHINES,), ("text",)),
+    ComfyUIName("comfy.sd", "CLIP.encode_from_tokens", (F.MACHINES,), ("tokens",)),
+    ComfyUIName("comfy.sd", "CLIP.encode_from_tokens_scheduled", (F.MACHINES,), ("tokens",)),
+    ComfyUIName("comfy.sd", "VAE.decode", (F.MACHINES,)),
+    ComfyUIName("comfy.sd", "VAE.encode", (F.MACHINES,), ("pixel_samples",)),
+    ComfyUIName("comfy.utils", "load_torch_file", (F.MACHINES,), ("return_metadata",)),
+    _memory("processing_interrupted", F.MACHINES),
+    _memory("throw_exception_if_processing_interrupted", F.MACHINES),
+    _memory("cleanup_models_gc", F.MACHINES),
+    _optional("comfy.cli_args", "PerformanceFeature", F.MACHINES),
     # The command line.
     ComfyUIName("comfy.sample", "sample", (F.VERIFY,), ("callback", "disable_pbar", "seed")),
     ComfyUIName("folder_paths", "add_model_folder_path", (F.VERIFY,), ("is_default",)),
@@ -219,6 +235,7 @@ model_patcher = ComfyUIModule("comfy.model_patcher", NAMES)
 patcher_extension = ComfyUIModule("comfy.patcher_extension", NAMES)
 sample = ComfyUIModule("comfy.sample", NAMES)
 sampler_helpers = ComfyUIModule("comfy.sampler_helpers", NAMES)
+comfy_sd = ComfyUIModule("comfy.sd", NAMES)
 comfy_utils = ComfyUIModule("comfy.utils", NAMES)
 comfy_api = ComfyUIModule("comfy_api.latest", NAMES)
 comfy_api_internal = ComfyUIModule("comfy_api.internal", NAMES)

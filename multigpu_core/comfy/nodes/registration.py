@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from multigpu.multigpu_core.comfy.host.compatibility import Feature, comfy_nodes
 from multigpu.multigpu_core.comfy.host.loader_class import is_v3
 from multigpu.multigpu_core.comfy.packs.target_packs import PacksHere, rivals, target_of
+from multigpu.multigpu_core.contract.loaders import NodeVariant
 from multigpu.multigpu_core.plugins import OwnNode, PluginManager, TargetPack, WrappedLoader
 
 from .loading import LoadContext
-from .variants import make_own_node, make_variant, origin_of_ours
+from .variants import VariantNode, make_own_node, make_variant, origin_of_ours
 
 log = structlog.get_logger("multigpu")
+
+
+def usual_base(variant: NodeVariant) -> type[VariantNode]:
+    """The base class of every variant whose models are on this machine."""
+    return VariantNode
 
 
 class NodeRegistration:
     """The nodes of one framework, in the mappings that ComfyUI reads from a node pack."""
 
-    def __init__(self, plugins: PluginManager, context: LoadContext) -> None:
+    def __init__(
+        self,
+        plugins: PluginManager,
+        context: LoadContext,
+        base_of: Callable[[NodeVariant], type[VariantNode]] = usual_base,
+    ) -> None:
         self._plugins = plugins
+        self._base_of = base_of
         self._context = context
         self._waiting: list[tuple[str, WrappedLoader]] = []
         self._found: list[tuple[str, WrappedLoader]] = []
@@ -104,7 +118,7 @@ class NodeRegistration:
         self._targets.setdefault(plugin, {})[target.name] = target
         title = titles_in_comfyui().get(loader.target, loader.target)
         for variant in loader.variants:
-            node = make_variant(wrapped, variant, self._context, loader.pack)
+            node = make_variant(wrapped, variant, self._context, loader.pack, self._base_of(variant))
             node.INPUT_TYPES()  # a class that cannot say its inputs fails here, not in every listing of nodes
             self._add(plugin, variant.node_id, f"{variant.title_suffix}: {title}", node)
         self._found.append((plugin, loader))

@@ -14,7 +14,6 @@ from multigpu.multigpu_core.allocation.language.device_names import KnownDevices
 from multigpu.multigpu_core.allocation.language.errors import AllocationError
 from multigpu.multigpu_core.allocation.language.parser import parse_donors
 from multigpu.multigpu_core.allocation.language.source_span import SourceSpan
-from multigpu.multigpu_core.devices import DeviceRegistry
 
 TheirInputs = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Of a node's inputs, those that the wrapped class knows."""
@@ -23,16 +22,16 @@ _TAKES_ALL = inspect.Parameter.VAR_KEYWORD
 
 
 def checking_devices(
-    own: Callable[..., Any] | None, devices: Iterable[str], registry: DeviceRegistry, theirs: TheirInputs = dict
+    own: Callable[..., Any] | None, devices: Iterable[str], known: KnownDevices, theirs: TheirInputs = dict
 ) -> classmethod[Any, ..., Any]:
-    """VALIDATE_INPUTS that checks the inputs `devices` and asks the wrapped class's `own` for the rest."""
+    """VALIDATE_INPUTS that checks the inputs `devices`, and asks the wrapped class's `own` for the rest."""
     taken = list(inspect.signature(own).parameters.values()) if own is not None else []
     takes_all = any(parameter.kind is _TAKES_ALL for parameter in taken)
     names = [parameter.name for parameter in taken if parameter.kind is not _TAKES_ALL]
     devices = tuple(devices)
 
     def validate(cls: type, /, **inputs: Any) -> Any:
-        if fault := _fault_of([inputs.get(name) for name in devices], registry.resolve):
+        if fault := _fault_of([inputs.get(name) for name in devices], known):
             return fault
         if own is None:
             return True

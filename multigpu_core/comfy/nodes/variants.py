@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from multigpu.multigpu_core.allocation.language.device_names import Resolver
 from multigpu.multigpu_core.comfy.host.loader_class import (
     LoaderClass,
     LoaderInstances,
@@ -100,6 +101,11 @@ class VariantNode:
         return list(added_inputs(cls.VARIANT, cls.CONTEXT.host))
 
     @classmethod
+    def known_devices(cls) -> Resolver:
+        """Tells which devices its inputs may name."""
+        return cls.CONTEXT.host.registry.resolve
+
+    @classmethod
     def _extra(cls) -> list[InputSpec]:
         return [extra_input(e, cls.CONTEXT.host) for e in cls.VARIANT.extra_inputs if takes(cls.WRAPPED, e.name)]
 
@@ -135,7 +141,7 @@ def make_variant(
     node: type[VariantNode] = type(variant.node_id, (base,), attributes)
     devices = [added.name for added in (*node._ours(), *node._extra()) if added.is_device]
     node.VALIDATE_INPUTS = checking_devices(  # type: ignore[attr-defined]
-        own_validation(wrapped), devices, context.host.registry, node.their_inputs
+        own_validation(wrapped), devices, node.known_devices(), node.their_inputs
     )
     if (fingerprint := own_fingerprint(wrapped)) is not None:
         ours = _fingerprint_async if inspect.iscoroutinefunction(fingerprint) else _fingerprint
@@ -179,7 +185,7 @@ def make_own_node(node: OwnNode, context: LoadContext) -> type:
         (node.node_class,),
         {
             "INPUT_TYPES": classmethod(input_types),
-            "VALIDATE_INPUTS": checking_devices(own, node.device_inputs, context.host.registry),
+            "VALIDATE_INPUTS": checking_devices(own, node.device_inputs, context.host.registry.resolve),
         },
     )
     return made

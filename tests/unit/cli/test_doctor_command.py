@@ -20,7 +20,8 @@ from multigpu.multigpu_core.cli.doctor.collect import snapshot
 from multigpu.multigpu_core.cli.doctor.finding import Finding, Severity
 from multigpu.multigpu_core.cli.doctor.nvidia_smi import NvidiaCard, cards_in
 from multigpu.multigpu_core.cli.doctor.running_server import RunningServer
-from multigpu.multigpu_core.cli.doctor.snapshot import InsideComfyUI, PackHere, Snapshot
+from multigpu.multigpu_core.cli.doctor.snapshot import ClusterHere, InsideComfyUI, PackHere, Snapshot
+from multigpu.multigpu_core.cluster.ray_process import INSTALL
 from multigpu.multigpu_core.devices import DeviceInfo
 
 ROOT = Path(__file__).parents[3]
@@ -45,6 +46,7 @@ HEALTHY = Snapshot(
     swap_bytes=32 << 30,
     free_swap_bytes=32 << 30,
     nvidia_cards=(NVIDIA,),
+    cluster=ClusterHere("node2", ray_version=tested.RAY, token_file="the token", shared_bytes=8 << 30),
 )
 
 
@@ -54,6 +56,10 @@ def _inside(**changes: Any) -> dict[str, Any]:
 
 def _server(**changes: Any) -> dict[str, Any]:
     return {"server": replace(cast(RunningServer, HEALTHY.server), **changes)}
+
+
+def _cluster(**changes: Any) -> dict[str, Any]:
+    return {"cluster": replace(cast(ClusterHere, HEALTHY.cluster), **changes)}
 
 
 def _nvidia(**changes: Any) -> dict[str, Any]:
@@ -82,6 +88,11 @@ def test_a_healthy_machine_is_not_complained_of() -> None:
         ({"system": "Windows", "devices": ()}, "note", "no accelerator"),
         ({"is_wsl": True}, "note", "WSL"),
         ({"blind_pairs": (("cuda:0", "cuda:1"),)}, "note", "cuda:0 cannot read the memory of cuda:1"),
+        (_cluster(why_not="Install Ray"), "problem", "in a cluster, which this Python cannot reach"),
+        (_cluster(ray_version="2.9.0"), "warning", "Ray 2.9.0 is installed"),
+        (_cluster(token_is_private=False), "problem", "can read the cluster's token"),
+        (_cluster(is_running=False), "note", "does not run here now"),
+        (_cluster(shared_bytes=64 << 20), "warning", "/dev/shm has 64 MB"),
         (_nvidia(width=4), "warning", "4 of 16 PCIe lanes"),
         (_nvidia(generation=1), "note", "PCIe 1 of 4"),
         (_nvidia(window_bytes=256 << 20), "note", "256 MB of its 24.0 GB can be accessed"),
@@ -122,6 +133,20 @@ def test_each_thing_that_is_wrong_is_found_alone_with_what_to_do(
 ) -> None:
     (finding,) = findings(replace(HEALTHY, **change))
     assert finding.severity == severity and told in finding.what and len(finding.todo) > 10
+
+
+def test_a_port_that_the_cluster_needs_and_another_program_has_is_named() -> None:
+    found = findings(replace(HEALTHY, **_cluster(is_running=False, port_in_use=46201)))
+    assert any("Port 46201" in finding.what for finding in found)
+
+
+def test_a_machine_in_no_cluster_is_told_nothing_of_one() -> None:
+    assert findings(replace(HEALTHY, cluster=None)) == []
+
+
+def test_the_ray_that_it_calls_tested_is_the_one_that_is_installed_with_us() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert set(re.findall(r'"ray==([\d.]+)', text)) == {tested.RAY} == set(re.findall(r"ray==([\d.]+)", INSTALL))
 
 
 def test_the_worst_comes_first() -> None:
