@@ -259,11 +259,12 @@ def test_an_old_plan_is_dimmed_beside_an_error_and_the_buttons_stay_where_they_a
     editor = page.open_editor(SPLIT_NODE)
     opacity = "element => getComputedStyle(element).opacity"
     table, apply = editor.locator(".multigpu-shares"), editor.get_by_role("button", name="Apply")
-    before = apply.bounding_box()
+    before = (apply.bounding_box() or {})["y"]
     assert table.evaluate(opacity) == "1"
     editor.locator("#multigpu-expert").fill("npu:0,8gx")
     editor.locator(".multigpu-fault mark").wait_for()
-    assert float(table.evaluate(opacity)) < 0.5 and apply.bounding_box() == before
+    assert float(table.evaluate(opacity)) < 0.5
+    assert (apply.bounding_box() or {})["y"] == pytest.approx(before, abs=3), "without room for messages it is 30"
 
 
 BLUEPRINTS = {
