@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, 
 from multigpu.multigpu_core.allocation.planner.staging_bytes import staged_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.parallel.micro_batches import MicroBatches, micro_batches_on
+from multigpu.multigpu_core.execution.parallel.replicas import Replicas
 from multigpu.multigpu_core.execution.relay.relay import Relay
 from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
 from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
@@ -72,11 +73,13 @@ class Placing:
     current_device: CurrentDevice
     storage: PackedStorage | None
     """Where the compute device has streams, so that packed weights can be copied ahead of time."""
+    replicas: Replicas | None
+    """Where the plan has other devices compute a part of each step."""
 
     @property
-    def hooks(self) -> tuple[Streamer | Relay | CurrentDevice, ...]:
+    def hooks(self) -> tuple[Replicas | Streamer | Relay | CurrentDevice, ...]:
         """What is attached to the model while it is served."""
-        return tuple(filter(None, (self.streamer, self.relay, self.current_device)))
+        return tuple(filter(None, (self.replicas, self.streamer, self.relay, self.current_device)))
 
     @property
     def micro_batches(self) -> MicroBatches | None:
@@ -158,6 +161,8 @@ class Distribution:
         """Say that stored weights have been written to in place, so that no earlier copy of them is used."""
         if isinstance(self._state, Placing):
             self._state.streamer.forget_copies()
+            if self._state.replicas is not None:
+                self._state.replicas.forget_copies()
 
     def begin(self, plan: AllocationPlan) -> None:
         """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
@@ -171,6 +176,7 @@ class Distribution:
             Relay(self._registry, compute) if is_relayed else None,
             CurrentDevice(self._registry, compute),
             PackedStorage(self._registry, compute, self._locked) if has_streams else None,
+            Replicas(self._registry, plan, self._locked) if plan.work_shares else None,
         )
 
     def device_of(self, block: Block) -> str:
@@ -193,6 +199,8 @@ class Distribution:
         if isinstance(self._state, Serving):
             self._state = _placing(self._state)
             self._state.streamer.detach()  # it holds on to the memory that blocks leave
+            if self._state.replicas is not None:
+                self._state.replicas.suspend()
         state = self._state
         assert isinstance(state, Placing), "place() follows begin()"
         slots = self._slots[block.name]
@@ -218,7 +226,7 @@ class Distribution:
         for block in self.inventory.blocks:
             device = devices[block.name]
             expected[device] = expected.get(device, 0) + block.size_bytes
-        actual = self.bytes_by_device()
+        actual = self._own_bytes_by_device()
         if expected != actual:
             raise DistributionError(expected, actual)
         compute = state.plan.compute_device
@@ -228,6 +236,10 @@ class Distribution:
         for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
             home = next((device for name, device in relayed.items() if slot.name.startswith(f"{name}.")), compute)
             move_slots([slot], self._registry.torch_device(home))
+        if state.replicas is not None:
+            state.streamer.detach()  # replicas have the hooks of others, but none of ours
+            state.current_device.detach()
+            state.replicas.mirror(self.module)
         # Before the relay, which then comes first in a forward: after one that was interrupted it leaves the donor, and
         # only what is current then is to be current again afterwards.
         state.current_device.attach(self.module)
@@ -237,6 +249,9 @@ class Distribution:
                 computing = (compute, *dict.fromkeys(relayed.values()))
                 state.relay.micro_batches = micro_batches_on(self._registry, computing, self.module, self.settle)
         state.streamer.attach(self.module, {name: self._slots[name] for name in streamed})
+        if state.replicas is not None:
+            blocks = [block for block in self.inventory.blocks if block.kind is not BlockKind.HEAD]
+            state.replicas.attach(blocks, [block for block in blocks if devices[block.name] != compute])
         self._state = Serving(**vars(state), devices=dict(devices))
 
     def demote(self, bytes_wanted: int, device: str, source: str | None = None) -> int:
@@ -264,6 +279,8 @@ class Distribution:
         before = self.staging_bytes
         if isinstance(self._state, Placing):
             self._state.streamer.save_memory()
+            if self._state.replicas is not None:
+                self._state.replicas.save_memory()
         return before - self.staging_bytes
 
     def movable_on(self, device: str) -> list[Block]:
@@ -280,8 +297,22 @@ class Distribution:
                 storage.unpin(slots)
             self._locked.forget_refusals()
 
+    def compute_alone(self) -> None:
+        """Free the replicas until `begin`: the compute device does all the work."""
+        if isinstance(self._state, Placing) and self._state.replicas is not None:
+            replicas, self._state = self._state.replicas, replace(self._state, replicas=None)
+            replicas.detach()
+
     def bytes_by_device(self) -> dict[str, int]:
-        """The bytes that really lie on each device, by device name; a tensor under two names counts once."""
+        """The bytes that really lie on each device, replicas included, by device name."""
+        sizes = self._own_bytes_by_device()
+        if self.replicas is not None:
+            for device, size in self.replicas.bytes_by_device.items():
+                sizes[device] = sizes.get(device, 0) + size
+        return sizes
+
+    def _own_bytes_by_device(self) -> dict[str, int]:
+        """Those of the model itself; a tensor under two names counts once."""
         sizes: dict[str, int] = {}
         for device, size in stored_bytes(slot for slots in self._slots.values() for slot in slots):
             name = self._registry.name_of(device)
@@ -301,6 +332,11 @@ class Distribution:
     def micro_batches(self) -> MicroBatches | None:
         """How to run two halves of a step at once; None where they are not to be split."""
         return self._state.micro_batches if isinstance(self._state, Placing) else None
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """The replicas that compute a part of each step; None where there are none."""
+        return self._state.replicas if isinstance(self._state, Placing) else None
 
     @property
     def staging_bytes(self) -> int:
@@ -344,7 +380,7 @@ class Distribution:
 
 def _placing(state: Placing) -> Placing:
     """The state without hooks that serve; what carries out the plan stays."""
-    return Placing(state.plan, state.streamer, state.relay, state.current_device, state.storage)
+    return Placing(state.plan, state.streamer, state.relay, state.current_device, state.storage, state.replicas)
 
 
 def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:

@@ -16,6 +16,7 @@ from .capacity import CPU, Capacity, measure_capacity
 from .every_plan import every_plan
 from .plan import AllocationPlan
 from .planner import plan_allocation
+from .replicated import shared_by_speed
 from .staging_bytes import MOST_BLOCKS, staged_bytes
 from .step_time import TOKENS, link_to, predict_step
 
@@ -51,6 +52,8 @@ def plan_with_profile(
     plan = plan_allocation(inventory, request, devices, reserve_bytes)
     if request.compute_device == CPU:
         return plan  # host memory is no donor there, and nothing hides a transfer
+    if request.strategy.replicates and not request.is_explicit:
+        return shared_by_speed(plan, profile)
     if request.mode is not AllocationMode.AUTO:
         return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
     if not plan.offloaded or len(inventory.blocks) > _MOST_BLOCKS:

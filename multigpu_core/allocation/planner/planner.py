@@ -16,6 +16,7 @@ from multigpu.multigpu_core.devices import DeviceInfo
 from .byte_targets import ByteTargets, byte_targets
 from .capacity import CPU, Capacity, is_movable, measure_capacity
 from .plan import AllocationPlan, Placement
+from .replicated import plan_replicas
 from .staging_bytes import capacity_beside_staging, staging_bytes
 
 
@@ -38,6 +39,8 @@ def plan_allocation(
     if request.mode is AllocationMode.NONE:
         return _plan(inventory, request, {})
     all_capacities = measure_capacity(inventory, request, devices, reserve_bytes or {})
+    if request.strategy.replicates and request.compute_device != CPU:
+        return plan_replicas(inventory, request, all_capacities, _way_out(request))
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
     sizes = {i: inventory.blocks[i].size_bytes for i in movable}
     capacity = all_capacities

@@ -163,7 +163,8 @@ class ModelPlacement:
         if plan is None:
             return ()
         relays = (placement.device for placement in plan.placements if placement.relayed)
-        return tuple(dict.fromkeys((plan.compute_device, *relays)))
+        replicas = plan.replica_devices if self.distribution.replicas is not None else ()
+        return tuple(dict.fromkeys((plan.compute_device, *relays, *replicas)))
 
     @property
     def setting_in_force(self) -> str:
@@ -176,7 +177,10 @@ class ModelPlacement:
         planned = dict(plan.bytes_by_device) if plan is not None else {}
         if plan is not None:
             planned[plan.compute_device] += plan.staging_bytes
-        return Shortage(self._filling, planned.get(self._filling, 0), placed.get(self._filling, 0))
+            planned |= dict.fromkeys(plan.replica_devices, planned[plan.compute_device])
+        replicas = self.distribution.replicas
+        filling = (replicas.filling if replicas is not None else None) or self._filling
+        return Shortage(filling, planned.get(filling, 0), placed.get(filling, 0))
 
     def limit(self, shortage: Shortage) -> None:
         """Plan no more for a device than fit there, until `release`."""

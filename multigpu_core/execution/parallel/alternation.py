@@ -28,8 +28,8 @@ class Abandoned(BaseException):
 class Alternation(Generic[T]):
     """Runs some calls, once.
 
-    A thread waits on a queue: of Python's ways to wait, the one that an interrupt at any moment leaves whole. What is in
-    the queue only wakes it; whose turn it is says `_turn`.
+    A thread waits on a queue: of Python's ways to wait, the one that an interrupt at any moment leaves whole. What is
+    in the queue only wakes it; whose turn it is says `_turn`.
     """
 
     def __init__(self) -> None:

@@ -62,7 +62,7 @@ def test_virtual_vram_moves_so_much_to_the_donors(file: Path) -> None:
 
 def test_strategies_are_compared_side_by_side(file: Path) -> None:
     plans = _json(file, *TWO_CARDS, "--compare")
-    assert [plan["strategy"] for plan in plans] == ["interleave", "contiguous", "relay"]
+    assert [plan["strategy"] for plan in plans] == ["interleave", "contiguous", "parallel", "relay"]
     shown = _plan(file, *TWO_CARDS, "--compare").stdout
     assert all(plan["expert_string"] in shown for plan in plans)
 
@@ -192,4 +192,4 @@ def test_one_call_imports_each_plugin_once(options: tuple[str, ...], file: Path,
 def test_the_help_names_the_strategies_of_plugins() -> None:
     for command in ("plan", "verify"):
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
-        assert "interleave, contiguous, relay, offload-all." in shown
+        assert "interleave, contiguous, parallel, relay, offload-all." in shown

@@ -1,0 +1,141 @@
+"""Plan a strategy that replicates: several accelerators compute, and each stores the same blocks.
+
+What the request gives to accelerators of the compute device's family is, together, what each of them stores, and in
+proportion it is how the work is shared among them. What it gives to other devices is streamed to all. The accelerator
+with the least room sets the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+from multigpu.multigpu_core.allocation.inventory.inventory import Block, Inventory
+from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
+from multigpu.multigpu_core.allocation.language.errors import PlanError
+from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
+from multigpu.multigpu_core.devices import HardwareProfile
+
+from .byte_targets import ByteTargets, byte_targets, fill, proportional
+from .capacity import CPU, Capacity, is_movable
+from .plan import AllocationPlan, Placement, WorkShare
+from .staging_bytes import capacity_beside_staging, staging_bytes
+
+Weights = dict[str, Fraction]
+"""The devices that compute, the compute device first, with their parts of the work."""
+
+
+def plan_replicas(inventory: Inventory, request: AllocationRequest, capacity: Capacity, way_out: str) -> AllocationPlan:
+    """The plan for a request in any mode but NONE; `way_out` says what to do where it does not fit.
+
+    Raises:
+        PlanError: a device cannot store what falls to it.
+        DeviceError: the request names a device that the plan may not use.
+    """
+    compute = request.compute_device
+    movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
+    blocks = [inventory.blocks[i] for i in movable]
+    computing = _computing(request, capacity)
+    room = {device: _room(capacity, device) for device in computing}
+    tightest = min(room, key=lambda device: room[device])
+    common = replace(capacity, free_bytes={**capacity.free_bytes, compute: room[tightest]})
+    targets, weights, warnings, beside_staging = _targets(request, common, computing, blocks)
+    _refuse_overfull(targets, common, tightest, way_out)
+    chosen = request.strategy.assign(blocks, compute, targets, beside_staging.free_bytes)
+    device_of = dict(zip(movable, chosen, strict=True))
+    placements = tuple(Placement(block, device_of.get(i, compute)) for i, block in enumerate(inventory.blocks))
+    plan = AllocationPlan(compute, request.strategy, placements, tuple(warnings))
+    stored = plan.bytes_by_device | {compute: plan.compute_bytes - common.head_bytes}
+    _refuse_overfull(stored, common, tightest, way_out)
+    streamed = [placement.block for placement in plan.streamed]
+    staging = staging_bytes(streamed, stored[compute], common, way_out)
+    return replace(plan, staging_bytes=staging, work_shares=_work_shares(plan, weights))
+
+
+def shared_by_speed(plan: AllocationPlan, profile: HardwareProfile) -> AllocationPlan:
+    """The plan with the work shared as fast as the devices compute; as it is where a speed is not known."""
+    rates = {share.device: profile.flops_per_second.get(share.device, {}) for share in plan.work_shares}
+    if not rates or not all(rates.values()):
+        return plan
+    weights = {device: Fraction(max(of_device.values())) for device, of_device in rates.items()}
+    return replace(plan, work_shares=_work_shares(plan, weights))
+
+
+def _computing(request: AllocationRequest, capacity: Capacity) -> tuple[str, ...]:
+    """The compute device and those of its family that the request names; with `auto`, all."""
+    compute = request.compute_device
+    named = [*(share.device for share in request.shares), *request.donors]
+    for device in named:
+        capacity.require(device)
+    family = compute.partition(":")[0]
+    others = capacity.accelerators if request.mode is AllocationMode.AUTO else named
+    return tuple(dict.fromkeys((compute, *(name for name in others if name.partition(":")[0] == family))))
+
+
+def _targets(
+    request: AllocationRequest, common: Capacity, computing: tuple[str, ...], blocks: list[Block]
+) -> tuple[ByteTargets, Weights, list[str], Capacity]:
+    """Bytes by device, with those that compute as one; their weights; warnings; and the capacity to choose within."""
+    compute = request.compute_device
+    if request.is_explicit:
+        merged, weights = _merged(request, computing, common)
+        targets, warnings = byte_targets(merged, common)
+        return targets, weights, warnings, common
+    kept = max(0, common.movable_bytes - request.virtual_vram_bytes)
+    free = common.free_bytes[compute]
+    warnings = []
+    if kept > free and request.mode is AllocationMode.VIRTUAL_VRAM:
+        more = readable_bytes(kept - free)
+        warnings = [f"A GPU cannot store all weights that virtual VRAM leaves there: offloading {more} more."]
+    is_all_kept = kept == common.movable_bytes <= free
+    beside_staging = common if is_all_kept else capacity_beside_staging(common, blocks)
+    storing = [device for device in request.donors if device not in computing]
+    targets = fill(beside_staging, kept, dict.fromkeys((*storing, CPU)))
+    return targets, dict.fromkeys(computing, Fraction(1)), warnings, beside_staging
+
+
+def _merged(
+    request: AllocationRequest, computing: tuple[str, ...], common: Capacity
+) -> tuple[AllocationRequest, Weights]:
+    """An explicit request with one share, the compute device's, for all that compute; and what each had of it."""
+    compute = request.compute_device
+    amounts = {share.device: share.amount for share in request.shares if share.device in computing}
+    if request.mode is AllocationMode.FRACTION:
+        amounts = {device: amount * common.total_bytes[device] for device, amount in amounts.items()}
+    total = sum(amounts.values(), Fraction(0))
+    if request.mode is AllocationMode.FRACTION:
+        total /= common.total_bytes[compute]
+    rest = next((share.device for share in request.shares if share.takes_rest and share.device in computing), None)
+    shares = [Share(compute, total, takes_rest=rest is not None)] if amounts else []
+    shares += [share for share in request.shares if share.device not in computing]
+    if rest is not None:
+        whole = 100 if request.mode is AllocationMode.RATIO else common.movable_bytes + common.head_bytes
+        others = sum((share.amount for share in request.shares if share.device not in computing), Fraction(0))
+        amounts[rest] += max(Fraction(0), whole - others - sum(amounts.values()))
+    return replace(request, shares=tuple(shares)), {device: amounts.get(device, Fraction(0)) for device in computing}
+
+
+def _work_shares(plan: AllocationPlan, weights: Weights) -> tuple[WorkShare, ...]:
+    """The parts of the work, as bytes that sum to those that each device stores; none where one device computes."""
+    if not any(weights.values()):
+        return ()
+    amounts = proportional(plan.compute_bytes, weights)
+    shares = [WorkShare(d, size) for d, size in amounts.items() if size or d == plan.compute_device]
+    return tuple(shares) if len(shares) > 1 else ()
+
+
+def _room(capacity: Capacity, device: str) -> int:
+    """What a computing device can store beside the heads, and what inference needs there as on the compute device."""
+    if device == capacity.compute_device:
+        return capacity.free_bytes[device]
+    return max(0, capacity.free_bytes[device] - capacity.head_bytes - capacity.reserve_bytes)
+
+
+def _refuse_overfull(stored: Mapping[str, int], common: Capacity, tightest: str, way_out: str) -> None:
+    try:
+        common.refuse_overfull(stored, way_out)
+    except PlanError as error:
+        if error.device != common.compute_device:
+            raise
+        raise PlanError(tightest, error.needed_bytes, error.free_bytes, way_out) from None
