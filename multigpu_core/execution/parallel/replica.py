@@ -165,7 +165,7 @@ def hooks_before_blocks(model: nn.Module, blocks: Iterable[Block], call: Callabl
     def before(*_: object) -> None:
         call()
 
-    hook = torch.compiler.disable(before)  # a compiled block is not to be compiled with it
+    (hook,) = map(torch.compiler.disable, (before,))  # a compiled block is not to be compiled with it
     modules = dict(model.named_modules())
     roots = [modules[block.name] for block in blocks if block.name in modules]
     return [called.register_forward_pre_hook(hook, prepend=True) for root in roots for called in called_modules(root)]

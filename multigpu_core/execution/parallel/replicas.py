@@ -44,6 +44,20 @@ class Job:
     inputs: Any
 
 
+def work_for(items: int, shares: Sequence[int]) -> dict[int, list[int]]:
+    """Which of some equal items each device gets, by its index, so that all end as soon as the shares allow.
+
+    Devices that would only delay the end get none; neither do those without a share.
+    """
+    able = [device for device, share in enumerate(shares) if share] or [0]
+    work: dict[int, list[int]] = {}
+    for _ in range(items):
+        device = min(able, key=lambda each: ((len(work.get(each, ())) + 1) / max(1, shares[each]), each))
+        work.setdefault(device, []).append(0)
+    numbers = iter(range(items))
+    return {device: [next(numbers) for _ in work[device]] for device in sorted(work)}
+
+
 class Replicas:
     """The model and its replicas, in the order of the plan's shares; the model itself is the first."""
 
@@ -65,6 +79,7 @@ class Replicas:
         self._handles: list[RemovableHandle] = []
         self._alternation: Alternation[Any] | None = None
         self._current: list[DeviceStream | None] = []
+        self._is_working = False
         self._is_free_of_side_effects: dict[Hashable, bool] = {}
 
     @property
@@ -92,6 +107,11 @@ class Replicas:
         """Whether nobody has changed the model's modules or weights since `mirror`."""
         return all(replica.is_like(self._model) for replica in self._replicas)
 
+    @property
+    def are_working(self) -> bool:
+        """Whether `run` has begun and not ended."""
+        return self._is_working
+
     def run(self, jobs: Mapping[int, Job], kind: Hashable) -> dict[int, Any]:
         """Do each job on the device of its index. The results are on the first device, for its current stream.
 
@@ -100,20 +120,12 @@ class Replicas:
         have ended.
         """
         self.failed_on = None
-        if not self._is_free_of_side_effects.get(kind, False):
-            return self._run_on_the_model(jobs, kind)
-        self._current = [
-            streams.current_stream(device) if streams is not None else None
-            for streams, device in zip(self._streams, self._devices, strict=True)
-        ]
+        self._is_working = True
         try:
-            inputs = {index: self._brought(jobs[index].inputs, index) for index in jobs}
-            calls = [partial(self._issue, index, jobs[index].call, inputs[index]) for index in jobs]
-            results = self._run_at_once(calls) if self._is_concurrent else [call() for call in calls]
-            return {index: self._home(result, index) for index, result in zip(jobs, results, strict=True)}
+            is_free = self._is_free_of_side_effects.get(kind, False)
+            return self._run_on_devices(jobs) if is_free else self._run_on_the_model(jobs, kind)
         finally:
-            self._alternation = None
-            self._current.clear()
+            self._is_working = False
 
     def detach(self) -> None:
         """Take all hooks off and free what the replicas have on their devices."""
@@ -147,6 +159,20 @@ class Replicas:
     @property
     def _is_concurrent(self) -> bool:
         return all(streams is not None for streams in self._streams) and is_portable()
+
+    def _run_on_devices(self, jobs: Mapping[int, Job]) -> dict[int, Any]:
+        self._current = [
+            streams.current_stream(device) if streams is not None else None
+            for streams, device in zip(self._streams, self._devices, strict=True)
+        ]
+        try:
+            inputs = {index: self._brought(jobs[index].inputs, index) for index in jobs}
+            calls = [partial(self._issue, index, jobs[index].call, inputs[index]) for index in jobs]
+            results = self._run_at_once(calls) if self._is_concurrent else [call() for call in calls]
+            return {index: self._home(result, index) for index, result in zip(jobs, results, strict=True)}
+        finally:
+            self._alternation = None
+            self._current.clear()
 
     def _run_on_the_model(self, jobs: Mapping[int, Job], kind: Hashable) -> dict[int, Any]:
         results: dict[int, Any] = {}
