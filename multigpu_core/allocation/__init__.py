@@ -11,7 +11,7 @@ from multigpu.multigpu_core.allocation.language.parser import format_expert, for
 from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
 from multigpu.multigpu_core.allocation.language.widgets import AllocationWidgets, request_from_widgets
 from multigpu.multigpu_core.allocation.planner.fastest_plan import plan_with_profile
-from multigpu.multigpu_core.allocation.planner.plan import AllocationPlan, Placement
+from multigpu.multigpu_core.allocation.planner.plan import AllocationPlan, Placement, WorkShare
 from multigpu.multigpu_core.allocation.planner.planner import plan_allocation
 from multigpu.multigpu_core.allocation.planner.staging_ring import StagingRing, staging_ring
 from multigpu.multigpu_core.allocation.planner.step_time import StepPrediction, predict_step
@@ -36,6 +36,7 @@ __all__ = [
     "StagingRing",
     "StepPrediction",
     "Strategy",
+    "WorkShare",
     "check_header",
     "format_bytes",
     "format_expert",

@@ -17,6 +17,7 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, A
         "expert_string": plan.expert_string,
         "bytes_by_device": dict(plan.bytes_by_device),
         "staging_bytes": plan.staging_bytes,
+        "work_shares": {share.device: share.amount for share in plan.work_shares},
         "predicted_seconds": prediction.step_seconds,
         "limit_seconds": prediction.limit_seconds,
         "bound_by": prediction.bound_by,

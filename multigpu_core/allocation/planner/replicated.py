@@ -7,7 +7,8 @@ with the least room sets the limit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 
@@ -41,15 +42,16 @@ def plan_replicas(inventory: Inventory, request: AllocationRequest, capacity: Ca
     tightest = min(room, key=lambda device: room[device])
     common = replace(capacity, free_bytes={**capacity.free_bytes, compute: room[tightest]})
     targets, weights, warnings, beside_staging = _targets(request, common, computing, blocks)
-    _refuse_overfull(targets, common, tightest, way_out)
-    chosen = request.strategy.assign(blocks, compute, targets, beside_staging.free_bytes)
-    device_of = dict(zip(movable, chosen, strict=True))
-    placements = tuple(Placement(block, device_of.get(i, compute)) for i, block in enumerate(inventory.blocks))
-    plan = AllocationPlan(compute, request.strategy, placements, tuple(warnings))
-    stored = plan.bytes_by_device | {compute: plan.compute_bytes - common.head_bytes}
-    _refuse_overfull(stored, common, tightest, way_out)
-    streamed = [placement.block for placement in plan.streamed]
-    staging = staging_bytes(streamed, stored[compute], common, way_out)
+    with _naming(tightest, common):
+        common.refuse_overfull(targets, way_out)
+        chosen = request.strategy.assign(blocks, compute, targets, beside_staging.free_bytes)
+        device_of = dict(zip(movable, chosen, strict=True))
+        placements = tuple(Placement(block, device_of.get(i, compute)) for i, block in enumerate(inventory.blocks))
+        plan = AllocationPlan(compute, request.strategy, placements, tuple(warnings))
+        stored = plan.bytes_by_device | {compute: plan.compute_bytes - common.head_bytes}
+        common.refuse_overfull(stored, way_out)
+        streamed = [placement.block for placement in plan.streamed]
+        staging = staging_bytes(streamed, stored[compute], common, way_out)
     return replace(plan, staging_bytes=staging, work_shares=_work_shares(plan, weights))
 
 
@@ -132,10 +134,12 @@ def _room(capacity: Capacity, device: str) -> int:
     return max(0, capacity.free_bytes[device] - capacity.head_bytes - capacity.reserve_bytes)
 
 
-def _refuse_overfull(stored: Mapping[str, int], common: Capacity, tightest: str, way_out: str) -> None:
+@contextmanager
+def _naming(tightest: str, common: Capacity) -> Iterator[None]:
+    """What does not fit on the computing devices does not fit on the tightest: name that."""
     try:
-        common.refuse_overfull(stored, way_out)
+        yield
     except PlanError as error:
         if error.device != common.compute_device:
             raise
-        raise PlanError(tightest, error.needed_bytes, error.free_bytes, way_out) from None
+        raise PlanError(tightest, error.needed_bytes, error.free_bytes, error.way_out) from None

@@ -80,6 +80,9 @@ def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
     sizes: dict[str, int] = dict.fromkeys(plan.bytes_by_device, 0)
     for block_placement, device in placed:
         sizes[device] = sizes.get(device, 0) + block_placement.block.size_bytes
+    if distribution.replicas is not None:
+        for device, size in distribution.replicas.bytes_by_device.items():
+            sizes[device] = sizes.get(device, 0) + size
     split = {
         "compute_device": plan.compute_device,
         "strategy": plan.strategy.name,

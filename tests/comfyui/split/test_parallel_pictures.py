@@ -14,7 +14,7 @@ from ..support.in_process import ComfyUI
 from ..support.split_models import Sampler, model_management, write_split_models
 from ..support.tiny_files import T5_WIDTH
 
-STEPS = 3
+STEPS = 2
 """In the first one device computes alone."""
 PARALLEL = {"expert_mode_allocations": "npu:0,50%;npu:1,50%", "strategy": "parallel"}
 SPLITS = {
@@ -31,12 +31,6 @@ def races(comfyui: ComfyUI) -> Iterator[None]:
     comfyui.machine.detect_races = True
     yield
     comfyui.machine.detect_races = False
-
-
-@pytest.fixture(params=["flux", "wan"])
-def sampler(comfyui: ComfyUI, request: pytest.FixtureRequest) -> Sampler:
-    write_split_models(comfyui)
-    return Sampler(comfyui, request.param)
 
 
 @pytest.fixture
@@ -103,14 +97,23 @@ def picture(
 
 
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-@pytest.mark.parametrize("order", ["late", 1])
 def test_cond_and_uncond_on_two_devices_make_what_they_make_one_after_the_other_on_one(
-    sampler: Sampler, little_memory: pytest.MonkeyPatch, split: dict[str, Any], order: Any
+    flux: Sampler, little_memory: pytest.MonkeyPatch, split: dict[str, Any]
 ) -> None:
-    expected = picture(sampler, sampler.whole())
+    expected = picture(flux, flux.whole())
     little_memory.undo()
-    with sampler.comfyui.machine.deferred(order):
-        assert torch.equal(picture(sampler, sampler.split(**split)), expected)
+    assert torch.equal(picture(flux, flux.split(**split)), expected)
+
+
+def test_a_video_is_the_same_and_so_it_is_where_devices_run_as_late_as_they_may(
+    comfyui: ComfyUI, little_memory: pytest.MonkeyPatch
+) -> None:
+    write_split_models(comfyui)
+    wan = Sampler(comfyui, "wan")
+    expected = picture(wan, wan.whole(), steps=2)
+    little_memory.undo()
+    with comfyui.machine.deferred("late"):
+        assert torch.equal(picture(wan, wan.split(**SPLITS["half of it streamed"]), steps=2), expected)
 
 
 def test_each_device_computes_one_prompt_and_the_log_has_no_reason_why_not(flux: Sampler, computed: Computed) -> None:
@@ -193,7 +196,8 @@ def test_when_another_device_fails_the_compute_device_goes_on_alone_and_the_log_
     with capture_logs() as said:
         assert torch.equal(picture(flux, split), expected)
     assert [entry["devices"] for entry in said if entry["event"] == "replica_failed"] == [["npu:1"]]
-    assert flux.comfyui.machine.devices[1].live_bytes == 0
+    computed.error = None  # and with it what its frames held
+    assert flux.comfyui.held_bytes()[1] == 0
 
 
 def test_out_of_memory_on_another_device_offloads_more_then_one_device_goes_on(
@@ -243,6 +247,13 @@ def test_the_panel_and_the_registry_see_every_device_s_bytes_and_unloading_frees
     assert flux.comfyui.held_bytes()[1] - before[1] >= sizes["npu:1"]
     model_management().unload_all_models()
     assert flux.comfyui.held_bytes() == before
+
+
+def test_a_text_encoder_has_no_replicas(flux: Sampler) -> None:
+    clip = flux.comfyui.run(
+        "CLIPLoaderDisTorch2MultiGPU", clip_name="t5.safetensors", type="sd3", device="npu:0", **PARALLEL
+    )[0]
+    assert clip.patcher.multigpu_placement.draft().work_shares == ()
 
 
 def test_a_replicated_model_that_does_not_fit_on_the_second_gpu_is_refused_with_a_string_that_fits(

@@ -64,12 +64,14 @@ def test_a_gpu_that_no_other_is_named_with_computes_alone() -> None:
 
 
 def test_the_gpu_with_the_least_room_sets_the_limit_and_is_named() -> None:
-    devices = machine({"cpu": 1000, "cuda:0": 1000, "cuda:1": 50})
+    devices = machine({"cpu": 10**5, "cuda:0": 10**5, "cuda:1": 5000})
+    inventory = model(*[800] * 10, head=1000)
     with pytest.raises(PlanError, match=r"cuda:1 would have to store"):
-        parallel("cuda:0,50%;cuda:1,50%", devices)
-    plan = wished(AllocationMode.AUTO, devices)
+        plan_allocation(inventory, expert("cuda:0,50%;cuda:1,50%", devices, strategy=Strategy.PARALLEL), devices)
+    request = AllocationRequest("cuda:0", AllocationMode.AUTO, strategy=Strategy.PARALLEL)
+    plan = plan_allocation(inventory, request, devices)
     assert plan.replica_devices == ("cuda:1",)
-    assert plan.compute_bytes + plan.staging_bytes <= 50 < MODEL.total_bytes
+    assert 2000 < plan.compute_bytes <= 5000 - plan.staging_bytes
 
 
 def test_auto_lets_every_gpu_compute_and_streams_what_does_not_fit_on_each() -> None:
