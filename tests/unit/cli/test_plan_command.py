@@ -174,7 +174,7 @@ def test_a_prediction_for_a_described_machine_says_what_it_assumes(file: Path) -
 @pytest.mark.usefixtures("pack")
 def test_plugins_are_asked_for_the_plan_as_before_a_load_and_ours_stands_in(file: Path) -> None:
     cards = ("--machine", "cuda:0=24gb", "--machine", "cuda:1=45gb", "--fit", "cuda:1=5gb")
-    theirs, refused, ours, _ = _json(file, *cards, "--compare")
+    theirs, refused, _, ours, _ = _json(file, *cards, "--compare")
     assert theirs["bytes_by_device"] == {"cuda:0": 0, "cuda:1": BLOCKS * GB}
     assert not refused["fits"] and "Ask the plugin's author." in refused["reason"]
     assert ours["strategy"] == "relay" and set(ours["bytes_by_device"]) > {"cuda:0"}

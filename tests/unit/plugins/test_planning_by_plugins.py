@@ -168,8 +168,6 @@ BROKEN_PLANS: dict[str, tuple[Any, str]] = {
     "work for the cpu": (shared((HALVES[0], WorkShare("cpu", 5))), "work to 'cpu', which is no accelerator"),
     "work that is no number": (shared((HALVES[0], WorkShare("cuda:1", "5"))), "'5' of the work"),  # type: ignore[arg-type]
     "work shares that are none": (shared(("cuda:0", "cuda:1")), "no tuple of WorkShare"),
-    "more staging than a replica has free": (
-        replace(shared(HALVES), placements=ALL_ON_COMPUTE, staging_bytes=976), "on cuda:1, which has"),
     "warnings that are one text": (replace(GOOD, warnings="careful"), "no tuple of texts"),
     "a wish that is none": (replace(GOOD, wish=None), "a wish that is no text"),
 }  # fmt: skip
@@ -188,6 +186,16 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_by_name_and_the_next_plann
 def test_a_plan_may_use_all_that_is_free_for_staging() -> None:
     most = replace(GOOD, staging_bytes=985)
     assert manager_of(exact=lambda: most).plan_allocation(**SPLIT_ARGUMENTS) is most
+
+
+def test_a_replica_needs_as_much_room_as_the_compute_device() -> None:
+    plan = replace(shared(HALVES), placements=ALL_ON_COMPUTE, staging_bytes=900)
+    devices = [CPU, CARDS[0], replace(CARDS[1], free_bytes=940)]
+    manager = manager_of(good=lambda: GOOD, broken=lambda: plan)
+    manager.plan_allocation(**{**SPLIT_ARGUMENTS, "devices": devices})
+    assert "of blocks on cuda:1, which has 940 free" in manager.records["broken"].why_not
+    devices[2] = replace(CARDS[1], free_bytes=945)
+    assert manager_of(right=lambda: plan).plan_allocation(**{**SPLIT_ARGUMENTS, "devices": devices}) is plan
 
 
 def test_a_refusal_is_for_the_user_to_read() -> None:
