@@ -250,9 +250,8 @@ def test_the_panel_and_the_registry_see_every_device_s_bytes_and_unloading_frees
 
 
 def test_a_text_encoder_has_no_replicas(flux: Sampler) -> None:
-    clip = flux.comfyui.run(
-        "CLIPLoaderDisTorch2MultiGPU", clip_name="t5.safetensors", type="sd3", device="npu:0", **PARALLEL
-    )[0]
+    files = {"clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl.safetensors"}
+    clip = flux.comfyui.run("DualCLIPLoaderDisTorch2MultiGPU", type="flux", device="npu:0", **files, **PARALLEL)[0]
     assert clip.patcher.multigpu_placement.draft().work_shares == ()
 
 
