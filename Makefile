@@ -4,6 +4,7 @@
 #   make test-long  before a release: many more made-up cases, for an hour or more
 #   make mutate     before a release: how many single mutations of the engine no test notices
 #   make audit      known vulnerabilities of what is installed; its answer changes with the day, so CI does not ask
+#   make compatibility COMFYUI=/path/to/ComfyUI  the tests inside that ComfyUI; writes its row in docs/compatibility.md
 #   make docs       the guides as a site, in .cache/site
 #   make demo       one model on one device and split over all of them, in a real ComfyUI: the same picture
 # Each stage of these is a target of its own: make unit, make lint, ...
@@ -23,7 +24,7 @@ PY       := $(VENV)/bin/python
 PIP      := $(PY) -m pip --disable-pip-version-check
 TORCH    := $(VENV)/.torch-installed
 PACKAGES := $(VENV)/.packages-installed
-COMFYUI  := $(VENV)/.comfyui-folder
+RELEASE  := $(VENV)/.comfyui-folder
 TYPING   := .cache/typing
 SETUP    := environment torch packages comfyui-release
 STAGES   = @MAKE="$(MAKE)" $(PYTHON) .ci/stages.py
@@ -35,7 +36,7 @@ PYTEST   := $(TESTS) -p no:randomly
 ROOT_MODULES := $(patsubst %.py,-m multigpu.%,$(filter-out __init__.py,$(wildcard *.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long mutate audit demo clean FORCE
+.PHONY: help setup check test test-long mutate audit compatibility demo clean FORCE
 .PHONY: $(SETUP) lint types docs unit comfyui long-unit long-comfyui
 
 help:
@@ -53,8 +54,12 @@ test:
 test-long:
 	$(STAGES) $(SETUP) long-unit long-comfyui
 
-mutate: $(COMFYUI)
+mutate: $(RELEASE)
 	$(PY) benchmarks/mutate.py
+
+compatibility: $(PACKAGES)
+	$(if $(COMFYUI),,$(error Name a checkout: make compatibility COMFYUI=/path/to/ComfyUI))
+	WORKERS=$(WORKERS) $(PY) .ci/compatibility.py "$(COMFYUI)"
 
 demo:
 	$(STAGES) $(SETUP)
@@ -65,7 +70,7 @@ demo:
 environment: $(PY)
 torch: $(TORCH)
 packages: $(PACKAGES)
-comfyui-release: $(COMFYUI)
+comfyui-release: $(RELEASE)
 
 $(PY):
 	@echo "Creating the virtual environment $(VENV)"
@@ -82,7 +87,7 @@ $(PACKAGES): pyproject.toml $(TORCH)
 	@touch $@
 
 # Which ComfyUI is used, and its requirements installed: done again when either changes.
-$(COMFYUI): $(PACKAGES) FORCE
+$(RELEASE): $(PACKAGES) FORCE
 	@$(PY) multigpu_core/provisioning/release.py > $@.new
 	@cat "$$(cat $@.new)/requirements.txt" >> $@.new
 	@cmp -s $@ $@.new || echo "Installing what ComfyUI requires"
@@ -99,7 +104,7 @@ lint: $(PACKAGES)
 	$(PY) -m bandit --quiet --configfile pyproject.toml --severity-level high -r $(wildcard *.py) multigpu_core integrations benchmarks examples
 
 # A type checker cannot follow the editable install, so it sees the checkout through a link with the package's name.
-types: $(COMFYUI)
+types: $(RELEASE)
 	@mkdir -p $(TYPING) && ln -sfn "$(CURDIR)" $(TYPING)/multigpu
 	MYPYPATH=$(TYPING) $(PY) -m mypy --cache-dir .cache/mypy -m multigpu $(ROOT_MODULES) -p multigpu.multigpu_core -p multigpu.integrations
 
@@ -107,17 +112,17 @@ docs: $(PACKAGES)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir .cache/site
 
 # Two processes: what registers a backend or a ComfyUI in one cannot help a test in the other to pass.
-unit: $(COMFYUI)
+unit: $(RELEASE)
 	$(PYTEST) -m "not long" tests/unit
 
-comfyui: $(COMFYUI)
+comfyui: $(RELEASE)
 	$(PYTEST) -m "not long" tests/comfyui tests/packaging
 
 # The tests marked long, and all that make cases up (those of Hypothesis), with many more of them.
-long-unit: $(COMFYUI)
+long-unit: $(RELEASE)
 	$(TESTS) -m "long or hypothesis" --hypothesis-profile=long tests/unit
 
-long-comfyui: $(COMFYUI)
+long-comfyui: $(RELEASE)
 	$(TESTS) -m "long or hypothesis" --hypothesis-profile=long tests/comfyui
 
 audit: $(PACKAGES)

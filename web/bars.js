@@ -3,6 +3,7 @@
 
 import { deviceColor } from "./device_colors.js";
 import { bytes, element } from "./elements.js";
+import { say } from "./words.js";
 
 /** A device's memory: what each model has there, its staging, what others use, and what is free. */
 export function deviceBar(device, models, devices) {
@@ -11,12 +12,12 @@ export function deviceBar(device, models, devices) {
     const size = model.bytes_by_device[device.name] ?? 0;
     if (size) parts.push({ kind: "model", size, text: `${model.title}: ${bytes(size)}` });
     const staging = model.split?.compute_device === device.name ? model.split.staging_bytes : 0;
-    if (staging) parts.push({ kind: "staging", size: staging, text: `${model.title}, staging: ${bytes(staging)}` });
+    if (staging) parts.push({ kind: "staging", size: staging, text: `${model.title}, ${say("staging")}: ${bytes(staging)}` });
   }
   const known = parts.reduce((sum, part) => sum + part.size, 0);
   const other = Math.max(0, device.total_bytes - device.free_bytes - known);
-  if (other > device.total_bytes / 500) parts.push({ kind: "other", size: other, text: `other programs: ${bytes(other)}` });
-  const summary = parts.map((part) => part.text).concat(`free: ${bytes(device.free_bytes)}`).join(", ");
+  if (other > device.total_bytes / 500) parts.push({ kind: "other", size: other, text: `${say("other programs")}: ${bytes(other)}` });
+  const summary = parts.map((part) => part.text).concat(`${say("free")}: ${bytes(device.free_bytes)}`).join(", ");
   return element(
     "div",
     { class: "multigpu-bar", role: "img", "aria-label": `${device.name}: ${summary}` },
@@ -38,21 +39,32 @@ export function blockStrip(blocks, devices) {
   const total = blocks.reduce((sum, block) => sum + block.bytes, 0) || 1;
   const counts = new Map();
   for (const block of blocks) counts.set(block.device, (counts.get(block.device) ?? 0) + 1);
-  const summary = [...counts].map(([device, count]) => `${count} on ${device}`).join(", ");
+  const summary = [...counts].map(([device, count]) => say("{count} on {device}", { count, device })).join(", ");
   return element(
     "div",
-    { class: "multigpu-strip", role: "img", "aria-label": `${blocks.length} blocks in execution order: ${summary}` },
+    { class: "multigpu-strip", role: "img", "aria-label": say("{count} blocks in execution order: {summary}", { count: blocks.length, summary }) },
     blocks
       .filter((block) => block.bytes)
       .map((block) =>
         element("span", {
           class: block.relayed ? "multigpu-block multigpu-relayed" : "multigpu-block",
-          title: `${block.name}: ${bytes(block.bytes)} on ${block.device}${block.relayed ? ", computed there" : ""}`,
+          title: titleOf(block),
           "data-device": block.device,
           style: { "flex-grow": String(block.bytes / total), "--device": deviceColor(block.device, devices) },
         }),
       ),
   );
+}
+
+function titleOf({ name, bytes: size, device, relayed }) {
+  const values = { name, size: bytes(size), device };
+  return relayed ? say("{name}: {size} on {device}, computed there", values) : say("{name}: {size} on {device}", values);
+}
+
+/** What the double line under blocks means, where there is one. */
+export function relayNote(blocks) {
+  if (!blocks.some((block) => block.relayed)) return null;
+  return element("p", { class: "multigpu-hint" }, say("Underlined: computed where it is stored (relay). Activations travel, weights stay."));
 }
 
 /** Which colour is which device, with the bytes on each. */

@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import * as server from "./server.js";
+import { say } from "./words.js";
 
 const SUFFIX = "MultiGPU";
 
@@ -10,7 +11,7 @@ export function deviceMenu(node, devices) {
   const isBackendNode = node.constructor?.nodeData && !node.isVirtualNode && !node.isSubgraphNode?.();
   if (!isBackendNode || !devices.length) return [];
   const options = devices.map((device) => ({ content: device, callback: () => chooseDevice(node, device) }));
-  return [{ content: "Choose device…", submenu: { options } }];
+  return [{ content: say("Choose device…"), submenu: { options } }];
 }
 
 /** Let `node` run on `device`: by its own input, or as its variant. Resolves to the node that is there then. */

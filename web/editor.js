@@ -1,10 +1,11 @@
 // The allocation editor: a dialog in which the borders between devices are dragged, or the string is typed. The server
 // plans at each change, from the files' headers, with the rules of a real load; what it answers is what is shown.
 
-import { blockStrip } from "./bars.js";
+import { blockStrip, relayNote } from "./bars.js";
 import { button, bytes, element, seconds } from "./elements.js";
 import * as server from "./server.js";
 import { ShareBar } from "./share_bar.js";
+import { say } from "./words.js";
 
 export class AllocationEditor {
   #allocation;
@@ -13,14 +14,14 @@ export class AllocationEditor {
   #bar = null;
   #text;
   #strategy;
-  #strip = element("div", {});
+  #strip = element("div", { class: "multigpu-blocks" });
   #table = element("tbody", {});
   #prediction = element("p", { class: "multigpu-prediction", "aria-live": "polite" });
   #message = element("div", { class: "multigpu-message", role: "alert" });
   #apply;
   #isAsking = false;
   #isOutdated = false;
-  #wished = ""; // the string that the borders came to
+  #wished = null; // the string that the borders came to, once they have been moved
 
   constructor(allocation) {
     this.#allocation = allocation;
@@ -29,7 +30,7 @@ export class AllocationEditor {
       id: "multigpu-expert",
       value: allocation.expert,
       spellcheck: "false",
-      placeholder: "empty: use virtual VRAM and donor; auto: the fastest plan that fits",
+      placeholder: say("empty: use virtual VRAM and donor; auto: the fastest plan that fits"),
       oninput: () => this.#ask(),
     });
     this.#strategy = element(
@@ -38,7 +39,7 @@ export class AllocationEditor {
       allocation.strategies.map((name) => element("option", { value: name }, name)),
     );
     this.#strategy.value = allocation.strategy;
-    this.#apply = button("Write into the node", () => this.#write(), { class: "multigpu-primary" });
+    this.#apply = button(say("Apply"), () => this.#write(), { class: "multigpu-primary" });
     this.#dialog = element("dialog", { class: "multigpu-editor", "aria-labelledby": "multigpu-editor-title" });
     this.#dialog.addEventListener("close", () => this.#dialog.remove());
     // ComfyUI's own shortcuts are not for what is typed here.
@@ -47,7 +48,7 @@ export class AllocationEditor {
 
   async open() {
     document.body.append(this.#dialog);
-    this.#dialog.replaceChildren(element("p", {}, "Reading the devices…"));
+    this.#dialog.replaceChildren(element("p", {}, say("Reading the devices…")));
     this.#dialog.showModal();
     try {
       this.#devices = (await server.state()).devices;
@@ -76,34 +77,39 @@ export class AllocationEditor {
   #build() {
     const files = this.#allocation.files.map((file) => file.name).join(", ");
     this.#dialog.replaceChildren(
-      element("h2", { id: "multigpu-editor-title" }, `Allocation of ${this.#allocation.title}`),
-      element("p", { class: "multigpu-detail" }, files || "The node names no model file."),
-      element("p", { class: "multigpu-hint" }, "Drag the borders, or move them with the arrow keys."),
+      element("h2", { id: "multigpu-editor-title" }, say("Allocation of {node}", { node: this.#allocation.title })),
+      element("p", { class: "multigpu-detail" }, files || NO_FILE()),
+      element("p", { class: "multigpu-hint" }, say("Drag the borders, or move them with the arrow keys.")),
       this.#bar.element,
-      element("p", { class: "multigpu-hint" }, "The model's blocks in execution order:"),
+      element("p", { class: "multigpu-hint" }, say("The model's blocks in execution order:")),
       this.#strip,
       element(
         "table",
         { class: "multigpu-shares" },
-        element("thead", {}, element("tr", {}, ["Device", "Weights", "Staging", "Free", "Left for inference"].map((name) => element("th", { scope: "col" }, name)))),
+        element("thead", {}, element("tr", {}, this.#columns().map((name) => element("th", { scope: "col" }, name)))),
         this.#table,
       ),
       element(
         "div",
         { class: "multigpu-fields" },
-        element("label", { for: "multigpu-expert" }, "Allocation string"),
+        element("label", { for: "multigpu-expert" }, say("Allocation string")),
         this.#text,
-        this.#allocation.hasStrategy && element("label", { for: "multigpu-strategy" }, "Strategy"),
+        this.#allocation.hasStrategy && element("label", { for: "multigpu-strategy" }, say("Strategy")),
         this.#allocation.hasStrategy && this.#strategy,
       ),
-      this.#message,
-      this.#prediction,
-      element("div", { class: "multigpu-buttons" }, button("Automatic", () => this.#type("auto")), this.#cancelButton(), this.#apply),
+      element("div", { class: "multigpu-outcome" }, this.#message, this.#prediction),
+      element("div", { class: "multigpu-buttons" }, button(say("Automatic"), () => this.#type("auto")), this.#cancelButton(), this.#apply),
     );
+    // As many rows as there will be: nothing moves when the plan arrives.
+    this.#table.replaceChildren(...this.#inOrder().map((name) => row(name, this.#columns().slice(1).map(() => "…"))));
+  }
+
+  #columns() {
+    return [say("Device"), say("Weights"), say("Staging"), say("Free"), say("Left for the image")];
   }
 
   #cancelButton() {
-    return button("Cancel", () => this.#dialog.close());
+    return button(say("Cancel"), () => this.#dialog.close());
   }
 
   #type(expert) {
@@ -134,7 +140,7 @@ export class AllocationEditor {
       const wish = this.#allocation.wish(this.#text.value, this.#strategy.value, this.#names());
       let answer;
       try {
-        answer = wish.files.length ? await server.plan(wish) : refusal("The node names no model file.");
+        answer = wish.files.length ? await server.plan(wish) : refusal(NO_FILE());
       } catch (error) {
         answer = refusal(error.message);
       }
@@ -154,7 +160,7 @@ export class AllocationEditor {
     }
     this.#message.replaceChildren(...answer.warnings.map((warning) => element("p", { class: "multigpu-warning" }, warning)));
     this.#bar.show(answer.bytes_by_device, answer.total_bytes, expert === this.#wished);
-    this.#strip.replaceChildren(blockStrip(answer.blocks, this.#names()));
+    this.#strip.replaceChildren(blockStrip(answer.blocks, this.#names()), relayNote(answer.blocks) ?? "");
     this.#table.replaceChildren(...this.#rows(answer));
     this.#prediction.replaceChildren(...predicted(answer));
   }
@@ -164,10 +170,13 @@ export class AllocationEditor {
       const room = answer.room_bytes[name] ?? 0;
       const weights = answer.bytes_by_device[name] ?? 0;
       const staging = name === answer.compute_device ? answer.staging_bytes : 0;
-      const cells = [weights, staging, room, room - weights - staging].map((size) => element("td", {}, bytes(size)));
-      return element("tr", {}, element("th", { scope: "row" }, name), cells);
+      return row(name, [weights, staging, room, room - weights - staging].map(bytes));
     });
   }
+}
+
+function row(name, cells) {
+  return element("tr", {}, element("th", { scope: "row" }, name), cells.map((text) => element("td", {}, text)));
 }
 
 /**
@@ -182,13 +191,11 @@ export function expertString(shares) {
 }
 
 function predicted(answer) {
-  const bound = answer.bound_by === "compute" ? "computing" : `the link from ${answer.bound_by}`;
-  const speeds = answer.assumes ? ` (assumes ${answer.assumes}; measure to replace)` : "";
-  return [
-    "A step: ",
-    element("strong", {}, seconds(answer.predicted_seconds)),
-    ` predicted${speeds}, ${seconds(answer.limit_seconds)} at best, bound by ${bound}.`,
-  ];
+  if (answer.predicted_seconds === null) return [say("No step time is predicted for simulated devices.")];
+  const bound = answer.bound_by === "compute" ? say("computing") : say("the link from {device}", { device: answer.bound_by });
+  const speeds = answer.assumes ? ` ${say("(assumes {machine}; measure to replace)", { machine: answer.assumes })}` : "";
+  const [step, best] = [seconds(answer.predicted_seconds), seconds(answer.limit_seconds)];
+  return [say("A step: {step} predicted{speeds}, {best} at best, bound by {bound}.", { step, speeds, best, bound })];
 }
 
 /** What is wrong, with the fault marked in the string where it is there. */
@@ -203,4 +210,5 @@ function explained(error, expert) {
   return parts;
 }
 
+const NO_FILE = () => say("The node names no model file.");
 const refusal = (message) => ({ fits: false, error: { message } });

@@ -8,12 +8,34 @@ import { element } from "./elements.js";
 import { Panel } from "./panel.js";
 import * as server from "./server.js";
 import { allocationsOf } from "./split_node.js";
+import { readWords, say } from "./words.js";
 
 let panel = null;
 let devices = [];
 
 app.registerExtension({
   name: "multigpu",
+
+  commands: [
+    {
+      id: "multigpu.showPanel",
+      label: "MultiGPU: show devices and models",
+      icon: "pi pi-microchip",
+      function: () => app.extensionManager.command.execute("Workspace.ToggleSidebarTab.multigpu"),
+    },
+    {
+      id: "multigpu.editAllocation",
+      label: "MultiGPU: edit the allocation of the selected node",
+      icon: "pi pi-sliders-h",
+      function: () => editSelected(),
+    },
+    {
+      id: "multigpu.freeEverything",
+      label: "MultiGPU: free everything",
+      icon: "pi pi-trash",
+      function: () => server.freeEverything(),
+    },
+  ],
 
   async beforeConfigureGraph(workflow) {
     await makeVariantsOf(workflow);
@@ -23,16 +45,17 @@ app.registerExtension({
     return deviceMenu(node, devices);
   },
 
-  setup() {
+  async setup() {
     listDevices();
     document.head.append(
       element("link", { rel: "stylesheet", href: new URL("./style.css", import.meta.url).href }),
     );
+    await readWords();
     app.extensionManager?.registerSidebarTab?.({
       id: "multigpu",
       icon: "pi pi-microchip",
       title: "MultiGPU",
-      tooltip: "MultiGPU: devices and the models on them",
+      tooltip: say("MultiGPU: devices and the models on them"),
       type: "custom",
       render: (root) => {
         panel?.close();
@@ -60,5 +83,14 @@ async function listDevices() {
     devices = (await server.state()).devices.map((device) => device.name);
   } catch (error) {
     console.info(`MultiGPU: no device can be chosen in menus: ${error.message}`);
+  }
+}
+
+function editSelected() {
+  const allocation = Object.values(app.canvas.selected_nodes ?? {}).flatMap(allocationsOf)[0];
+  if (allocation) new AllocationEditor(allocation).open();
+  else {
+    const detail = say("Select a split node (DisTorch2) first.");
+    app.extensionManager?.toast?.add?.({ severity: "info", summary: "MultiGPU", detail, life: 5000 });
   }
 }

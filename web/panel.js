@@ -1,17 +1,19 @@
 // The sidebar tab: every device, every loaded model, what the last steps took, and what can be done about it.
 
-import { blockStrip, deviceBar, legend } from "./bars.js";
+import { blockStrip, deviceBar, legend, relayNote } from "./bars.js";
 import { button, bytes, element, seconds } from "./elements.js";
 import * as server from "./server.js";
+import { showNode } from "./show_node.js";
 import { Speeds } from "./speeds.js";
+import { say } from "./words.js";
 
 const SECONDS_BETWEEN_LOOKS = 1;
 
 /** Lives as long as the tab is open; asks the server only while the page is seen. */
 export class Panel {
   #root;
-  #devices = element("section", { "aria-label": "Devices" });
-  #models = element("section", { "aria-label": "Loaded models" });
+  #devices = element("section", { "aria-label": say("Devices") });
+  #models = element("section", { "aria-label": say("Loaded models") });
   #message = element("p", { class: "multigpu-message", role: "status" });
   #fault = element("p", { class: "multigpu-message", role: "alert", hidden: true });
   #speeds = new Speeds();
@@ -22,9 +24,9 @@ export class Panel {
   constructor(root) {
     this.#root = root;
     const free = button(
-      "Free everything",
-      () => this.#do("Freeing everything as soon as ComfyUI is idle.", server.freeEverything),
-      { title: "Unload every model, including kept ones, and clear all cached outputs" },
+      say("Free everything"),
+      () => this.#do(say("Freeing everything as soon as ComfyUI is idle."), server.freeEverything),
+      { title: say("Unload every model, including kept ones, and clear all cached outputs") },
     );
     root.classList.add("multigpu-panel");
     root.replaceChildren(
@@ -52,7 +54,7 @@ export class Panel {
       if (this.#isSilent) this.#message.textContent = "";
       this.#isSilent = false;
     } catch (error) {
-      this.#message.textContent = `ComfyUI does not respond: ${error.message}`;
+      this.#message.textContent = say("ComfyUI does not respond: {error}", { error: error.message });
       this.#isSilent = true;
     }
   }
@@ -76,7 +78,7 @@ export class Panel {
   }
 
   #showFault(fault) {
-    const text = fault === null ? "" : `ComfyUI's prompt worker has died: ${fault}. Restart ComfyUI to run prompts.`;
+    const text = fault === null ? "" : say("ComfyUI's prompt worker has died: {fault}. Restart ComfyUI to run prompts.", { fault });
     if (text === this.#fault.textContent) return; // or it would be read out at every look
     this.#fault.textContent = text;
     this.#fault.hidden = !text;
@@ -86,8 +88,8 @@ export class Panel {
     const focused = this.#models.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     const entries = models.map((model) => this.#modelEntry(model, names));
     this.#models.replaceChildren(
-      element("h3", {}, "Loaded models"),
-      ...(entries.length ? entries : [element("p", {}, "None.")]),
+      element("h3", {}, say("Loaded models")),
+      ...(entries.length ? entries : [element("p", {}, say("None."))]),
     );
     if (focused) this.#models.querySelector(`[data-action="${CSS.escape(focused)}"]`)?.focus();
   }
@@ -97,24 +99,69 @@ export class Panel {
       "article",
       { class: "multigpu-card", "aria-label": model.title },
       element("h4", {}, model.title),
-      element("p", { class: "multigpu-detail" }, subtitle(model)),
+      element("p", { class: "multigpu-detail" }, subtitle(model), this.#nodeLink(model.ours)),
+      model.split?.warnings.map((warning) => element("p", { class: "multigpu-warning" }, warning)),
       model.split && blockStrip(model.split.blocks, names),
+      model.split && relayNote(model.split.blocks),
       legend(model.bytes_by_device, names),
-      model.split && stepTable(model.split),
+      model.split && this.#stepTable(model.split),
       model.ours && this.#buttons(model),
     );
   }
 
+  /** The node that loaded a model: pressed, it is selected and centred. */
+  #nodeLink(ours) {
+    if (!ours?.node_id) return null;
+    const { node_id: id, node_class: type, key } = ours;
+    const show = () => {
+      this.#message.textContent = showNode(id, type) ? "" : say("Node {id} is not in the workflow that is open.", { id });
+    };
+    const link = button(say("node {id}", { id }), show, {
+      class: "multigpu-link",
+      "data-action": `node-${key}`,
+      title: say("Show the node that loaded the model"),
+    });
+    return [", ", link];
+  }
+
+  #stepTable(split) {
+    const rows = [
+      [say("A step took"), split.step_seconds === null ? say("not yet measured") : seconds(split.step_seconds)],
+      split.predicted_seconds !== null && [say("predicted"), seconds(split.predicted_seconds)],
+      [say("moved in a step"), split.step_bytes === null ? say("not yet measured") : bytes(split.step_bytes)],
+      [say("staging"), bytes(split.staging_bytes)],
+      [say("allocation"), [wrapped(split.expert_string), this.#copyButton(split.expert_string)]],
+    ];
+    return element(
+      "dl",
+      { class: "multigpu-steps" },
+      rows.filter(Boolean).map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+    );
+  }
+
+  #copyButton(text) {
+    const copy = async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        this.#message.textContent = say("Copied the allocation string.");
+      } catch (error) {
+        // Browsers have no clipboard for pages of other machines without https.
+        this.#message.textContent = say("The browser refuses to copy: {error}", { error: error.message });
+      }
+    };
+    return button(say("Copy"), copy, { class: "multigpu-copy", title: say("Copy the allocation string") });
+  }
+
   #buttons(model) {
     const { key, keep_loaded: isKept } = model.ours;
-    const keep = button("Keep", () => this.#do("", () => server.keep(key, !isKept)), {
+    const keep = button(say("Keep"), () => this.#do("", () => server.keep(key, !isKept)), {
       "data-action": `keep-${key}`,
       "aria-pressed": String(isKept),
-      title: "Keep the model when ComfyUI is asked to unload models",
+      title: say("Keep the model when ComfyUI is asked to unload models"),
     });
-    const unload = button("Unload", () => this.#do(`Unloaded ${model.title}.`, () => server.unload(key)), {
+    const unload = button(say("Unload"), () => this.#do(say("Unloaded {model}.", { model: model.title }), () => server.unload(key)), {
       "data-action": `unload-${key}`,
-      title: "Unload the model from all devices to system memory",
+      title: say("Unload the model from all devices to system memory"),
     });
     return element("div", { class: "multigpu-buttons" }, keep, unload);
   }
@@ -131,7 +178,7 @@ export class Panel {
 
   #pluginReport() {
     const body = element("div", {});
-    const details = element("details", { class: "multigpu-plugins" }, element("summary", {}, "Plugins"), body);
+    const details = element("details", { class: "multigpu-plugins" }, element("summary", {}, say("Plugins")), body);
     details.addEventListener("toggle", async () => {
       if (!details.open) return;
       try {
@@ -145,12 +192,17 @@ export class Panel {
 }
 
 function deviceEntry(device, models, names) {
-  const used = `${bytes(device.free_bytes)} of ${bytes(device.total_bytes)} free`;
+  const used = say("{free} of {total} free", { free: bytes(device.free_bytes), total: bytes(device.total_bytes) });
   return element(
     "div",
     { class: "multigpu-device" },
     element("div", { class: "multigpu-line" }, element("strong", {}, device.name), element("span", {}, used)),
-    element("div", { class: "multigpu-detail" }, device.title),
+    element(
+      "div",
+      { class: "multigpu-detail multigpu-line" },
+      element("span", {}, device.title),
+      element("span", { class: "multigpu-activity" }, activity(device)),
+    ),
     deviceBar(device, models, names),
   );
 }
@@ -160,26 +212,25 @@ function titleOf(model) {
 }
 
 function subtitle(model) {
-  const node = model.ours?.node_id ? `, node ${model.ours.node_id}` : "";
-  if (model.node_class) return `kept by ${model.node_class}`;
-  if (!model.ours) return "loaded by a ComfyUI node or another pack";
-  if (!model.split) return `${model.name}, whole${node}`;
-  return `${model.name}, split (${model.split.strategy}), computes on ${model.split.compute_device}${node}`;
+  const { name, split } = model;
+  if (model.node_class) return say("kept by {node}", { node: model.node_class });
+  if (!model.ours) return say("loaded by a ComfyUI node or another pack");
+  if (!split) return say("{name}, whole", { name });
+  const values = { name, strategy: split.strategy, device: split.compute_device };
+  return say("{name}, split ({strategy}), computes on {device}", values);
 }
 
-function stepTable(split) {
-  const rows = [
-    ["A step took", split.step_seconds === null ? "not yet measured" : seconds(split.step_seconds)],
-    ["predicted", split.predicted_seconds === null ? "unknown" : seconds(split.predicted_seconds)],
-    ["moved in a step", bytes(split.step_bytes)],
-    ["staging", bytes(split.staging_bytes)],
-    ["allocation", split.expert_string],
-  ];
-  return element(
-    "dl",
-    { class: "multigpu-steps" },
-    rows.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
-  );
+/** What a driver reports of its device; nothing where it reports nothing. */
+function activity({ utilization_percent: percent, temperature_celsius: celsius }) {
+  return [
+    percent !== null && say("{percent} % busy", { percent }),
+    celsius !== null && say("{celsius} °C", { celsius }),
+  ].filter(Boolean).join(", ");
+}
+
+/** A string that breaks after semicolons, where its shares end. */
+function wrapped(text) {
+  return text.split(/(?<=;)/).flatMap((share) => [share, document.createElement("wbr")]);
 }
 
 function pluginEntry(plugin) {

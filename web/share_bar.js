@@ -1,11 +1,13 @@
 // A bar of shares with a border between each two devices, to be dragged or moved with the keyboard. A border that meets
-// the next one pushes it along.
+// the next one pushes it along. Borders in one place are drawn side by side, so that each can be taken.
 
 import { deviceColor } from "./device_colors.js";
 import { bytes, element } from "./elements.js";
+import { say } from "./words.js";
 
 const STEP = 0.01;
 const LARGE_STEP = 0.1;
+const HANDLE_PIXELS = 11;
 
 export class ShareBar {
   #devices;
@@ -25,7 +27,7 @@ export class ShareBar {
     this.#handles = this.#borders.map((_, index) => this.#handle(index));
     this.element = element(
       "div",
-      { class: "multigpu-sharebar", role: "group", "aria-label": "Shares of the model" },
+      { class: "multigpu-sharebar", role: "group", "aria-label": say("Shares of the model") },
       this.#segments,
       this.#handles,
     );
@@ -48,19 +50,22 @@ export class ShareBar {
       class: "multigpu-handle",
       role: "slider",
       tabindex: "0",
-      "aria-label": `Border between ${left} and ${right}`,
+      "aria-label": say("Border between {left} and {right}", { left, right }),
       "aria-valuemin": "0",
       "aria-valuemax": "100",
     });
+    let held = 0; // how far from its border the handle was taken
     handle.addEventListener("pointerdown", (event) => {
       event.preventDefault();
+      const box = this.element.getBoundingClientRect();
+      held = event.clientX - box.left - this.#borders[index] * box.width;
       handle.setPointerCapture(event.pointerId);
       handle.focus();
     });
     handle.addEventListener("pointermove", (event) => {
       if (!handle.hasPointerCapture(event.pointerId)) return;
       const box = this.element.getBoundingClientRect();
-      this.#move(index, (event.clientX - box.left) / box.width);
+      this.#move(index, (event.clientX - held - box.left) / box.width);
     });
     handle.addEventListener("keydown", (event) => {
       const to = this.#keyTarget(event, this.#borders[index]);
@@ -104,6 +109,14 @@ export class ShareBar {
     return new Map(this.#devices.map((name, index) => [name, (ends[index] - (ends[index - 1] ?? 0)) * this.#total]));
   }
 
+  /** By how many pixels a handle is beside its border, where others are in the same place. */
+  #aside(index) {
+    const at = this.#borders[index];
+    const together = this.#borders.flatMap((border, other) => (Math.abs(border - at) < STEP / 2 ? [other] : []));
+    const middle = at < STEP ? 0 : at > 1 - STEP ? together.length - 1 : (together.length - 1) / 2;
+    return HANDLE_PIXELS * (together.indexOf(index) - middle);
+  }
+
   #draw() {
     const shares = this.#shares();
     this.#devices.forEach((name, index) => {
@@ -115,7 +128,7 @@ export class ShareBar {
     });
     this.#borders.forEach((border, index) => {
       const handle = this.#handles[index];
-      handle.style.left = `${100 * border}%`;
+      handle.style.left = `calc(${100 * border}% + ${this.#aside(index)}px)`;
       handle.setAttribute("aria-valuenow", String(Math.round(100 * border)));
       const [left, right] = [this.#devices[index], this.#devices[index + 1]];
       handle.setAttribute("aria-valuetext", `${left} ${bytes(shares.get(left))}, ${right} ${bytes(shares.get(right))}`);

@@ -2,22 +2,23 @@
 
 import { button, element } from "./elements.js";
 import * as server from "./server.js";
+import { say } from "./words.js";
 
 export class Speeds {
   element;
   #text = element("p", { class: "multigpu-detail" });
-  #progress = element("progress", { hidden: true, "aria-label": "Measuring the speeds of this machine" });
+  #progress = element("progress", { hidden: true, "aria-label": say("Measuring the speeds of this machine") });
   #measure;
   #isMeasured = null;
 
   constructor() {
-    this.#measure = button("Measure", () => this.#run(), {
-      title: "Measure every link and device: takes under 20 seconds, while no prompt runs",
+    this.#measure = button(say("Measure"), () => this.#run(), {
+      title: say("Measure every link and device: takes under 20 seconds, while no prompt runs"),
     });
     this.element = element(
       "section",
-      { "aria-label": "Speeds" },
-      element("div", { class: "multigpu-line" }, element("h3", {}, "Speeds"), this.#measure),
+      { "aria-label": say("Speeds") },
+      element("div", { class: "multigpu-line" }, element("h3", {}, say("Speeds")), this.#measure),
       this.#text,
       this.#progress,
     );
@@ -27,8 +28,8 @@ export class Speeds {
     if (isMeasured === this.#isMeasured) return; // what went wrong stays to be read
     this.#isMeasured = isMeasured;
     this.#text.textContent = isMeasured
-      ? "Measured on this machine."
-      : "Published speeds for this kind of device. Measure yours for better predictions and a better “auto”.";
+      ? say("Measured on this machine.")
+      : say("Published speeds for this kind of device. Measure yours for better predictions and a better “auto”.");
   }
 
   async #run() {
@@ -38,7 +39,7 @@ export class Speeds {
     const stop = server.whenMeasured(({ what, number, total }) => {
       this.#progress.max = total;
       this.#progress.value = number;
-      this.#text.textContent = `Measured ${what}.`;
+      this.#text.textContent = say("Measured {what}.", { what });
     });
     try {
       await server.measureSpeeds();

@@ -23,8 +23,11 @@ class MyModelLoader:
         import torch
         from comfy.model_patcher import ModelPatcher
 
+        def block() -> torch.nn.Module:  # of several layers, as a real one: single layers are not split
+            return torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8))
+
         model = torch.nn.Module()
-        model.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        model.blocks = torch.nn.ModuleList(block() for _ in range(4))
         return (ModelPatcher(model, mm.get_torch_device(), mm.unet_offload_device()),)
 
 

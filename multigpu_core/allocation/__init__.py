@@ -1,5 +1,6 @@
 """The allocation language, the inventory of blocks and the planners."""
 
+from multigpu.multigpu_core.allocation.expected_step import expected_step
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
 from multigpu.multigpu_core.allocation.inventory.inventory import Block, BlockKind, Inventory
 from multigpu.multigpu_core.allocation.inventory.of_file import check_header, inventory_of_file
@@ -16,6 +17,7 @@ from multigpu.multigpu_core.allocation.planner.planner import plan_allocation
 from multigpu.multigpu_core.allocation.planner.staging_ring import StagingRing, staging_ring
 from multigpu.multigpu_core.allocation.planner.step_time import StepPrediction, predict_step
 from multigpu.multigpu_core.allocation.planner.table import plan_table
+from multigpu.multigpu_core.allocation.unmoved import warned_if_unmoved
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Strategy",
     "WorkShare",
     "check_header",
+    "expected_step",
     "format_bytes",
     "format_expert",
     "format_request",
@@ -52,4 +55,5 @@ __all__ = [
     "readable_bytes",
     "request_from_widgets",
     "staging_ring",
+    "warned_if_unmoved",
 ]

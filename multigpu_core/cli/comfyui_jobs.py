@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,14 +104,20 @@ def done_in(comfyui: Path, job: Job, seconds: float | None = None) -> dict[str, 
                         raise ComfyUIJobError(f"{comfyui} did not answer within {seconds:.0f} s.") from None
                     raise
         if not answered.is_file():
-            raise ComfyUIJobError(_why(comfyui, python, log.read_text(encoding="utf-8", errors="replace")))
+            raise ComfyUIJobError(
+                _why(comfyui, python, process.returncode, log.read_text(encoding="utf-8", errors="replace"))
+            )
         answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
     if "error" in answer:
         raise ComfyUIJobError(answer["error"])
     return answer
 
 
-def _why(comfyui: Path, python: Path, log: str) -> str:
+def _why(comfyui: Path, python: Path, exit_code: int, log: str) -> str:
+    if exit_code < 0:
+        name = signal.strsignal(-exit_code) or "unknown"
+        killed = " The system kills a process that uses too much memory." if exit_code == -signal.SIGKILL else ""
+        return f"ComfyUI in {comfyui} was ended by signal {-exit_code} ({name}).{killed}"
     lines = [line for line in log.splitlines() if line.strip()]
     last = lines[-1] if lines else "it printed nothing"
     hint = ""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from multigpu.multigpu_core.cli.in_words import in_words
 from multigpu.multigpu_core.files import write_atomically
 from multigpu.multigpu_core.plugins import PLUGIN_API
 from multigpu.multigpu_core.plugins.discovery import built_in_names
@@ -101,8 +102,11 @@ class MyModelLoader:
         import torch
         from comfy.model_patcher import ModelPatcher
 
+        def block() -> torch.nn.Module:  # of several layers, as a real one: single layers are not split
+            return torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8))
+
         model = torch.nn.Module()
-        model.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        model.blocks = torch.nn.ModuleList(block() for _ in range(4))
         return (ModelPatcher(model, mm.get_torch_device(), mm.unet_offload_device()),)
 
 
@@ -139,7 +143,7 @@ def new_integration(
         for file, text in package_files(name).items():
             write_atomically(folder / file, text)
     except OSError as error:
-        typer.echo(f"error: {error}: choose a writable folder with --directory.", err=True)
+        typer.echo(f"error: {in_words(error)} Choose a writable folder with --directory.", err=True)
         raise typer.Exit(2) from None
     # A bare name is a project in the package index to pip, not a folder.
     path = os.path.join(".", folder)

@@ -84,7 +84,7 @@ def problems_of_variant(
     with torch.inference_mode():
         one.load_plain()  # what the pack itself changes with its first load is its own affair
         before = _state(trial.loader)
-        for check in (_inputs, _device, _exceptions, _parity, _unloading):
+        for check in (_inputs, _device, _exceptions, _parity, _split, _unloading):
             try:
                 yield from check(one)
             except Exception as error:  # a variant can fail in any way; the other checks still tell something
@@ -193,6 +193,24 @@ def _parity(one: VariantTrial) -> Iterator[str]:
         values = one.computed(one.load(device))
         if len(values) != len(expected) or not all(torch.equal(a, b) for a, b in zip(values, expected, strict=False)):
             yield f"on {device} it computes something else than the loader itself does."
+
+
+def _split(one: VariantTrial) -> Iterator[str]:
+    """A split that moves nothing helps nobody: the model, or its stand-in, has no blocks that can be moved."""
+    split_outputs = {index for part in one.variant.parts if part.splits for index in part.outputs}
+    outputs = one.load(one.devices[0]) if split_outputs else ()
+    for index in sorted(index for index in split_outputs if index < len(outputs)):
+        patcher = _patcher_of(outputs[index])
+        placement = getattr(patcher, "multigpu_placement", None)
+        if placement is None:
+            continue
+        importlib.import_module("comfy.model_management").load_models_gpu([patcher])
+        plan = placement.distribution.plan
+        if plan is not None and not any(placed.block.size_bytes for placed in plan.offloaded):
+            yield (
+                f"the split of output {index} moves nothing: its model has no blocks of several layers. "
+                "Give a stand-in such blocks; a real model without them needs no variant that splits."
+            )
 
 
 def _unloading(one: VariantTrial) -> Iterator[str]:

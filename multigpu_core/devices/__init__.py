@@ -1,7 +1,7 @@
 """What devices there are and what they hold."""
 
 from multigpu.multigpu_core.devices.backends.accelerator import AcceleratorBackend, CudaBackend, PrivateUse1Backend
-from multigpu.multigpu_core.devices.backends.base import DeviceBackend, MemoryReading
+from multigpu.multigpu_core.devices.backends.base import DeviceActivity, DeviceBackend, MemoryReading
 from multigpu.multigpu_core.devices.backends.cpu import CpuBackend
 from multigpu.multigpu_core.devices.backends.directml import DirectMLBackend
 from multigpu.multigpu_core.devices.backends.mps import MpsBackend
@@ -33,6 +33,7 @@ __all__ = [
     "AfterCapture",
     "CpuBackend",
     "CudaBackend",
+    "DeviceActivity",
     "DeviceBackend",
     "DeviceError",
     "DeviceEvent",

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from multigpu.multigpu_core.devices.backends.base import DeviceBackend
+from multigpu.multigpu_core.devices.backends.base import DeviceActivity, DeviceBackend
 from multigpu.multigpu_core.devices.backends.streams import DeviceStream, Streams
 
 from .after_capture import AfterCapture
@@ -68,6 +68,11 @@ class DeviceRegistry:
     def names(self) -> tuple[str, ...]:
         """Canonical names, cpu first; touches no device."""
         return tuple(slot.name for slot in self._slots())
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether any of the devices is simulated."""
+        return any(slot.backend.is_simulated for slot in self._slots())
 
     def devices(self) -> tuple[DeviceInfo, ...]:
         """Every device with its memory as it is now; touches all of them."""
@@ -130,6 +135,11 @@ class DeviceRegistry:
         """What the vendor calls the device; creates no context on it."""
         slot = self._slot(name)
         return slot.backend.marketing_name(slot.index)
+
+    def activity(self, name: str) -> DeviceActivity:
+        """How busy and how warm the device is, as far as its driver reports it; creates no context on it."""
+        slot = self._slot(name)
+        return slot.backend.activity(slot.index)
 
     def empty_cache(self, name: str) -> None:
         """Give the memory that torch holds but does not use back to the driver."""

@@ -64,7 +64,7 @@ class Difference:
 class Parity:
     """A reference run, a split run, and what is between their outputs.
 
-    `reference_repeats` says whether the reference gives its own output again; asked only where the outputs differ.
+    `reference_repeats` says whether the reference gave its own output again, in a run after that of the split.
     `why_not_whole` says why the reference is not the model whole on the compute device; empty where it is.
     """
 
@@ -72,7 +72,7 @@ class Parity:
     reference: Run
     split: Run
     difference: Difference
-    reference_repeats: bool | None = None
+    reference_repeats: bool = True
     why_not_whole: str = ""
 
 

@@ -25,6 +25,11 @@ class StepRecord:
         return self._running_step_bytes if self._finished_step_bytes is None else self._finished_step_bytes
 
     @property
+    def whole_step_bytes(self) -> int | None:
+        """Bytes of the last finished step; None before one has finished."""
+        return self._finished_step_bytes
+
+    @property
     def step_seconds(self) -> float | None:
         """The median of the last steps, from one's beginning to the next one's; None before the second has begun.
 

@@ -25,7 +25,7 @@ from .tracing import HookTrace
 from .validation import HookImplementations, PluginError, check_answer, check_plugin
 
 if TYPE_CHECKING:
-    from multigpu.multigpu_core.allocation import AllocationPlan
+    from multigpu.multigpu_core.allocation import AllocationPlan, AllocationRequest
 
 log = structlog.get_logger("multigpu")
 MAX_ANSWERS = 10_000
@@ -113,13 +113,13 @@ class PluginManager:
                 plan: AllocationPlan | None = self._call(hook.name, name, implementation.plugin, arguments)
                 if plan is not None:
                     check_plan(plan, name, arguments["inventory"], arguments["request"], arguments["devices"])
-                    return plan
+                    return _warned(plan, arguments["request"])
             except passed_on:
                 raise
             except BaseException as error:
                 self.fail(name, error)
         made: AllocationPlan = self._call(hook.name, last_resort.plugin_name, last_resort.plugin, arguments)
-        return made
+        return _warned(made, arguments["request"])
 
     def kept_models(self, models: Sequence[LoadedModelInfo], reason: UnloadReason, bytes_wanted: int) -> set[int]:
         """Keys of the models that any plugin keeps."""
@@ -242,6 +242,12 @@ class PluginManager:
             raise PluginError(name, f"{hook} answered with more than {MAX_ANSWERS} things.")
         check_answer(said, kinds, name, hook)
         return said
+
+
+def _warned(plan: AllocationPlan, request: AllocationRequest) -> AllocationPlan:
+    from multigpu.multigpu_core.allocation import warned_if_unmoved  # needs torch, and a list of plugins does not
+
+    return warned_if_unmoved(plan, request)
 
 
 def _passed_on() -> tuple[type[BaseException], ...]:

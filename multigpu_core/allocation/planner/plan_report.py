@@ -8,8 +8,8 @@ from .plan import AllocationPlan
 from .step_time import StepPrediction
 
 
-def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, Any]:
-    """Sizes in bytes, times in seconds; blocks in execution order."""
+def plan_report(plan: AllocationPlan, prediction: StepPrediction | None) -> dict[str, Any]:
+    """Sizes in bytes, times in seconds, None where nothing is predicted; blocks in execution order."""
     return {
         "strategy": plan.strategy.name,
         "fits": True,
@@ -18,10 +18,10 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction) -> dict[str, A
         "bytes_by_device": dict(plan.bytes_by_device),
         "staging_bytes": plan.staging_bytes,
         "work_shares": {share.device: share.amount for share in plan.work_shares},
-        "predicted_seconds": prediction.step_seconds,
-        "limit_seconds": prediction.limit_seconds,
-        "bound_by": prediction.bound_by,
-        "assumes": prediction.assumes,
+        "predicted_seconds": prediction.step_seconds if prediction is not None else None,
+        "limit_seconds": prediction.limit_seconds if prediction is not None else None,
+        "bound_by": prediction.bound_by if prediction is not None else None,
+        "assumes": prediction.assumes if prediction is not None else "",
         "warnings": list(plan.warnings),
         "blocks": [
             {"name": p.block.name, "bytes": p.block.size_bytes, "device": p.device, "relayed": p.relayed}

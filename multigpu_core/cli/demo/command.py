@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from multigpu.multigpu_core.cli.in_words import in_words
+
 DEFAULT_DIRECTORY = Path(".cache/demo")
 DEFAULT_STEPS = 4
 
@@ -32,12 +34,12 @@ def demo(
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        complaints.print(f"error: {error}: choose a writable folder with --directory.")
+        complaints.print(f"error: {in_words(error)} Choose a writable folder with --directory.")
         raise typer.Exit(2) from None
     try:
         result = run_demo(directory.resolve(), steps, console)
     except (*DEMO_ERRORS, OSError) as error:
-        complaints.print(f"error: {error}")
+        complaints.print(f"error: {in_words(error)}")
         raise typer.Exit(1) from error
     print_report(result, console)
     raise typer.Exit(0 if result.differing_pixels == 0 else 1)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from multigpu.multigpu_core.cli.in_words import in_words
 from multigpu.multigpu_core.cli.plugins_here import PluginsHere
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
@@ -34,6 +35,7 @@ def plan(
     virtual_vram: Annotated[float, typer.Option(help="Gigabytes to offload from the compute device.")] = 0.0,
     donors: Annotated[str, typer.Option(help="Devices to offload to, separated by commas.")] = "cpu",
     strategy: Annotated[str, typer.Option(help="How blocks are chosen.")] = Strategy.INTERLEAVE.name,
+    weight_dtype: Annotated[str, typer.Option(help="The node's weight_dtype: default, fp8_e4m3fn, ….")] = "default",
     fit: Annotated[list[str] | None, typer.Option(help="Memory to leave free, as cuda:0=2gb; repeatable.")] = None,
     machine: Annotated[
         list[str] | None, typer.Option(help="Plan for other devices, as cuda:0=24gb; repeatable.")
@@ -48,8 +50,8 @@ def plan(
     # Imports torch, which the other commands do without.
     from multigpu.multigpu_core.allocation import AllocationWidgets, PlanError, request_from_widgets
     from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+    from multigpu.multigpu_core.allocation.inventory.as_loaded import LoadedAs, inventory_as_loaded
     from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPartError
-    from multigpu.multigpu_core.allocation.inventory.of_file import inventory_of_file
     from multigpu.multigpu_core.allocation.language.errors import AllocationError
     from multigpu.multigpu_core.devices import DeviceError
 
@@ -65,7 +67,7 @@ def plan(
             expert or ("" if virtual_vram else "auto"),
             here.strategies.named(strategy),
         )
-        inventory = inventory_of_file(file, formats=here.formats)
+        inventory = inventory_as_loaded([file], LoadedAs(widgets.compute_device, weight_dtype), here.formats)
         found = [
             _Outcome.of(here.manager, planned_for, reserve, inventory, request_from_widgets(wished, planned_for.names))
             for wished in ([replace(widgets, strategy=each) for each in here.strategies] if compare else [widgets])
@@ -73,11 +75,10 @@ def plan(
     except (AllocationError, DeviceError, HeaderError, CheckpointPartError, OSError, ValueError) as error:
         if isinstance(error, PlanError):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {in_words(error)}", err=True)
         raise typer.Exit(WRONG_INPUT) from None
     if as_json:
-        reports = [outcome.report() for outcome in found]
-        typer.echo(json.dumps(reports if compare else reports[0], indent=2))
+        typer.echo(json.dumps([each.report() for each in found] if compare else found[0].report(), indent=2))
     elif compare:
         console = Console()
         console.print(_comparison(found))
@@ -141,7 +142,7 @@ class _Outcome:
         inventory: Inventory,
         request: AllocationRequest,
     ) -> _Outcome:
-        from multigpu.multigpu_core.allocation import AllocationMode, PlanError, predict_step
+        from multigpu.multigpu_core.allocation import AllocationMode, PlanError, expected_step
         from multigpu.multigpu_core.allocation.inference_reserve import inference_reserve
 
         compute = next(info for info in machine.devices if info.name == request.compute_device)
@@ -159,7 +160,12 @@ class _Outcome:
         except PlanError as error:
             return cls(request, None, None, str(error))
         reserved = reserve.get(compute.name, 0)
-        return cls(request, found, predict_step(found, machine.profile), reserved_bytes=reserved)
+        return cls(request, found, expected_step(found, machine.profile), reserved_bytes=reserved)
+
+    @property
+    def predicted(self) -> tuple[float, ...]:
+        """Seconds of a step, and at best; none on simulated devices."""
+        return (self.prediction.step_seconds, self.prediction.limit_seconds) if self.prediction is not None else ()
 
     @property
     def string(self) -> str:
@@ -172,6 +178,8 @@ class _Outcome:
         if self.plan is None:
             return f"Does not fit: {self.why_not}"
         lines = [plan_table(self.plan, self.prediction)]
+        if self.prediction is None:
+            lines.append("  no step time is predicted for simulated devices")
         if self.reserved_bytes:
             device, size = self.request.compute_device, readable_bytes(self.reserved_bytes)
             lines.append(f"  {size} of {device} left for inference; --fit {device}=SIZE leaves another amount")
@@ -180,7 +188,7 @@ class _Outcome:
     def report(self) -> dict[str, Any]:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
-        if self.plan is None or self.prediction is None:
+        if self.plan is None:
             return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
         return {**plan_report(self.plan, self.prediction), "reserved_bytes": self.reserved_bytes}
 
@@ -192,12 +200,12 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
     for heading in ("Strategy", "A step", "At best", "Computing device", "Elsewhere"):
         table.add_column(heading, justify="left" if heading == "Strategy" else "right")
     for outcome in outcomes:
-        if outcome.plan is None or outcome.prediction is None:
+        if outcome.plan is None:
             table.add_row(outcome.request.strategy.name, "does not fit")
             continue
         stored = outcome.plan.compute_bytes + outcome.plan.staging_bytes
         elsewhere = sum(outcome.plan.bytes_by_device.values()) - outcome.plan.compute_bytes
-        seconds = (f"{outcome.prediction.step_seconds:.3g} s", f"{outcome.prediction.limit_seconds:.3g} s")
+        seconds = [f"{each:.3g} s" for each in outcome.predicted] or ["none", "none"]
         sizes = (readable_bytes(stored), readable_bytes(elsewhere))
         name = outcome.request.strategy.name
         if outcome.plan.strategy != outcome.request.strategy:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job, done_in, some_comfyui
+from multigpu.multigpu_core.cli.in_words import in_words
 from multigpu.multigpu_core.cli.plugins_here import PluginsHere
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
@@ -68,10 +69,11 @@ def verify(
         home = some_comfyui(comfyui)
         trial = {"compute_device": compute, "split": _inputs(widgets), "steps": steps, "size_pixels": size}
         job = Job("verify", {"file": str(file.resolve()), "trial": trial}, _packs(file, home))
+        _say_if_large(file, registry.free_bytes("cpu"))
         with Console(stderr=True).status(f"Sampling {file.name} whole and split, in {home}"):
             found = done_in(home, job)
     except (AllocationError, DeviceError, HeaderError, ComfyUIJobError, OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {in_words(error)}", err=True)
         raise typer.Exit(WRONG_INPUT) from None
     if as_json:
         typer.echo(json.dumps({"equal": is_equal(found), **found}, indent=2))
@@ -114,6 +116,19 @@ def _refuse_early(file: Path, widgets: AllocationWidgets, here: PluginsHere) -> 
             f"{request.compute_device} is the compute device in that string: use --device {request.compute_device}."
         )
     inventory_of_file(file, formats=here.formats)
+
+
+def _say_if_large(file: Path, free_bytes: int) -> None:
+    """Warn of a file that is read into memory and is larger than what is free there."""
+    from multigpu.multigpu_core.allocation import readable_bytes
+
+    size = file.stat().st_size
+    if size > free_bytes:
+        typer.echo(
+            f"warning: {file.name} has {readable_bytes(size)}, and {readable_bytes(free_bytes)} of system memory are "
+            "free: the system may swap, or end ComfyUI. Close other programs first.",
+            err=True,
+        )
 
 
 def _inputs(widgets: AllocationWidgets) -> dict[str, Any]:

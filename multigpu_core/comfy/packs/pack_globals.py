@@ -59,7 +59,7 @@ class PackGlobals:
         return [
             module
             for name, module in list(sys.modules.items())
-            if isinstance(module, ModuleType) and (name == self._root or name.startswith(inside))
+            if (name == self._root or name.startswith(inside)) and isinstance(module, ModuleType)
         ]
 
 

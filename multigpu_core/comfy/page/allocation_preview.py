@@ -13,12 +13,13 @@ from multigpu.multigpu_core.allocation import (
     AllocationWidgets,
     Inventory,
     PlanError,
-    predict_step,
+    expected_step,
     request_from_widgets,
 )
 from multigpu.multigpu_core.allocation.formats.header_error import HeaderError
+from multigpu.multigpu_core.allocation.inventory.as_loaded import LoadedAs, inventory_as_loaded
 from multigpu.multigpu_core.allocation.inventory.checkpoint_parts import CheckpointPart, CheckpointPartError
-from multigpu.multigpu_core.allocation.inventory.of_file import Formats, inventory_of_file
+from multigpu.multigpu_core.allocation.inventory.of_file import Formats
 from multigpu.multigpu_core.allocation.language.errors import ALLOCATION_STRING, AllocationError
 from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 from multigpu.multigpu_core.comfy.host.comfyui_names import MissingNameError
@@ -28,7 +29,6 @@ from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
 from multigpu.multigpu_core.devices import DeviceError, DeviceInfo
 from multigpu.multigpu_core.strategies.strategy import Strategy, UnknownStrategyError
 
-_FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Name = Annotated[str, Field(max_length=1000)]
 
 
@@ -78,7 +78,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
             draft=True,
         )
         return {
-            **plan_report(found, predict_step(found, host.profile)),
+            **plan_report(found, expected_step(found, host.profile)),
             "total_bytes": inventory.total_bytes,
             "room_bytes": {info.name: info.free_bytes for info in devices},
         }
@@ -103,36 +103,8 @@ def _refused(message: str, **more: Any) -> dict[str, Any]:
 
 def _inventory(wanted: PreviewRequest, formats: Formats) -> Inventory:
     part = CheckpointPart(wanted.part) if wanted.part else None
-    found = [
-        _as_loaded(inventory_of_file(model_file(file.name, file.input), part=part, formats=formats), wanted)
-        for file in wanted.files
-    ]
-    if len(found) == 1:
-        return found[0]
-    named = [
-        replace(block, name=f"{number}.{block.name}", parameters=tuple(f"{number}.{p}" for p in block.parameters))
-        for number, inventory in enumerate(found, 1)
-        for block in inventory.blocks
-    ]
-    return Inventory(tuple(named))
-
-
-def _as_loaded(inventory: Inventory, wanted: PreviewRequest) -> Inventory:
-    """The blocks with the sizes that ComfyUI loads them in: of floats, two bytes a number, or one where fp8 is chosen.
-
-    Quantised blocks are loaded as they are, and so are VAEs.
-    """
-    loaded_bytes = 1 if wanted.weight_dtype.startswith("fp8") else 2
-    if wanted.part == "vae":
-        return inventory
-    return Inventory(
-        tuple(
-            replace(block, size_bytes=block.size_bytes * loaded_bytes // max(loaded_bytes, _FLOAT_BYTES[block.dtype]))
-            if block.dtype in _FLOAT_BYTES
-            else block
-            for block in inventory.blocks
-        )
-    )
+    files = [model_file(file.name, file.input) for file in wanted.files]
+    return inventory_as_loaded(files, LoadedAs(wanted.compute_device, wanted.weight_dtype, part), formats)
 
 
 def _with_room(info: DeviceInfo) -> DeviceInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from multigpu.multigpu_core.allocation import AllocationPlan
@@ -12,7 +13,7 @@ from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
 from multigpu.multigpu_core.comfy.memory.tracked_models import TrackedModel
 from multigpu.multigpu_core.comfy.nodes.loading import LoadContext
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement
-from multigpu.multigpu_core.devices import DeviceInfo
+from multigpu.multigpu_core.devices import DeviceActivity, DeviceInfo
 
 
 def panel_state(context: LoadContext, worker: PromptWorker, kept: Iterable[KeptModel]) -> dict[str, Any]:
@@ -29,7 +30,10 @@ def panel_state(context: LoadContext, worker: PromptWorker, kept: Iterable[KeptM
         "busy": worker.is_prompt_running,
         "worker_fault": worker.fault,
         "speeds_measured": context.host.profile.is_measured,
-        "devices": [_device(info) for info in context.host.registry.survey(wake=False).devices],
+        "devices": [
+            _device(info, context.host.registry.activity(info.name))
+            for info in context.host.registry.survey(wake=False).devices
+        ],
         "models": [_model(context, loaded, patcher) for loaded, patcher in held if patcher is not None],
         "kept_by_nodes": [_kept(each) for each in kept if all(each.module is not model for model in known)],
     }
@@ -40,12 +44,13 @@ def _kept(kept: KeptModel) -> dict[str, Any]:
     return {"name": name, "node_class": kept.node_id, "bytes_by_device": dict(kept.bytes_by_device)}
 
 
-def _device(info: DeviceInfo) -> dict[str, Any]:
+def _device(info: DeviceInfo, activity: DeviceActivity) -> dict[str, Any]:
     return {
         "name": info.name,
         "title": info.marketing_name,
         "total_bytes": info.total_bytes,
         "free_bytes": info.free_bytes,
+        **asdict(activity),
     }
 
 
@@ -88,12 +93,13 @@ def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
         "strategy": plan.strategy.name,
         "expert_string": plan.expert_string,
         "staging_bytes": distribution.staging_bytes,
+        "warnings": list(plan.warnings),
         "blocks": [
             {"name": p.block.name, "bytes": p.block.size_bytes, "device": device, "relayed": p.relayed}
             for p, device in placed
         ],
         "step_seconds": steps.step_seconds,
         "predicted_seconds": prediction.step_seconds if prediction is not None else None,
-        "step_bytes": steps.step_bytes,
+        "step_bytes": steps.whole_step_bytes,
     }
     return {"bytes_by_device": sizes, "split": split}

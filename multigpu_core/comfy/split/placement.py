@@ -212,8 +212,7 @@ class ModelPlacement:
             whatever_fails.callback(self.distribution.release)
             residency = self.distribution.residency()
             if residency is not None:
-                if self.prediction is not None:
-                    log_steps(self.name, residency, self.prediction)
+                log_steps(self.name, residency, self.prediction)
                 log_unloaded(self.name, residency.bytes_by_device)
 
     def _forget(self) -> None:

@@ -43,20 +43,20 @@ def log_loaded(model: str, blocks: int, found: Mapping[str, int], seconds: float
     )
 
 
-def log_steps(model: str, residency: Residency, prediction: StepPrediction) -> None:
+def log_steps(model: str, residency: Residency, prediction: StepPrediction | None) -> None:
     """What a step was predicted to take and what it took, for whoever doubts the one or the other."""
     if residency.step_seconds is None:
         return
     moved = readable_bytes(residency.step_transfer_bytes)
+    predicted = f", {prediction.step_seconds:.3g} s predicted," if prediction is not None else ""
     log.info(
         "steps_measured",
-        message=f"{model}: a step took {residency.step_seconds:.3g} s, {prediction.step_seconds:.3g} s predicted, and "
-        f"moved {moved}",
+        message=f"{model}: a step took {residency.step_seconds:.3g} s{predicted} and moved {moved}",
         model=model,
         devices=list(residency.bytes_by_device),
         step_transfer_bytes=residency.step_transfer_bytes,
         milliseconds=residency.step_seconds * 1e3,
-        predicted_milliseconds=prediction.step_seconds * 1e3,
+        predicted_milliseconds=prediction.step_seconds * 1e3 if prediction is not None else None,
     )
 
 

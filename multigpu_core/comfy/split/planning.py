@@ -20,7 +20,7 @@ from multigpu.multigpu_core.allocation import (
     Inventory,
     PlanError,
     StepPrediction,
-    predict_step,
+    expected_step,
 )
 from multigpu.multigpu_core.comfy.host.host import Host
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
@@ -109,10 +109,7 @@ class Planning:
 
     def predict(self, plan: AllocationPlan) -> StepPrediction | None:
         """What a step is expected to take, where the machine's speeds are known."""
-        try:
-            return predict_step(plan, self._host.profile)
-        except KeyError:  # a device of the plan that its driver hides at the moment
-            return None
+        return expected_step(plan, self._host.profile)
 
     def refusal(
         self, shortage: Shortage, inventory: Inventory, plan: AllocationPlan, held: Mapping[str, int]

@@ -10,7 +10,7 @@ import torch
 
 from multigpu.multigpu_core.devices.after_capture import AfterCapture
 
-from .base import DeviceBackend, MemoryReading
+from .base import DeviceActivity, DeviceBackend, MemoryReading
 from .pinning import Pins
 from .streams import Streams
 from .vendor import VendorPackage
@@ -39,6 +39,10 @@ class AcceleratorBackend(DeviceBackend):
     def module(self) -> Any:
         """The torch module of this family; None if this torch has none."""
         return getattr(torch, self.type, None) if self._module is None else self._module
+
+    @property
+    def is_simulated(self) -> bool:
+        return hasattr(self.module, "simulated_machine")
 
     @property
     def can_pin_host_memory(self) -> bool:
@@ -101,6 +105,16 @@ class AcceleratorBackend(DeviceBackend):
 
     def marketing_name(self, index: int) -> str:
         return str(self.module.get_device_name(index)) or self.name(index)
+
+    def activity(self, index: int) -> DeviceActivity:
+        return DeviceActivity(self._reported("utilization", index), self._reported("temperature", index))
+
+    def _reported(self, what: str, index: int) -> int | None:
+        """What the driver's management library says, which torch asks by a package that may be missing."""
+        try:
+            return int(getattr(self.module, what)(index))
+        except Exception:  # no such function, package, right or sensor; a driver can fail in any way
+            return None
 
     def empty_cache(self, index: int) -> None:
         if not self._is_initialized():

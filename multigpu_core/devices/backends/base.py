@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,14 @@ class MemoryReading(NamedTuple):
 
     free_bytes: int
     total_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceActivity:
+    """How busy and how warm a device is, as its driver reports it; None where it does not."""
+
+    utilization_percent: int | None = None
+    temperature_celsius: int | None = None
 
 
 class DeviceBackend(ABC):
@@ -59,6 +68,11 @@ class DeviceBackend(ABC):
         return None
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether these devices only exist for tests and demonstrations: what a step takes on them says nothing."""
+        return False
+
+    @property
     def has_streams(self) -> bool:
         """Whether copies can run on a stream of their own."""
         return self.streams is not None
@@ -92,6 +106,10 @@ class DeviceBackend(ABC):
     def is_awake(self, index: int) -> bool:
         """Whether this process uses the device already: to wake one up takes some of its memory."""
         return True
+
+    def activity(self, index: int) -> DeviceActivity:
+        """How busy and how warm the device is; creates no context on it."""
+        return DeviceActivity()
 
     def empty_cache(self, index: int) -> None:
         """Give memory that is cached but unused back to the driver."""

@@ -29,9 +29,11 @@ class HardwareProfile:
     """`links` by (from, to), canonical device names.
 
     `flops_per_second` are those of matrix products, by device and then by dtype name (``bfloat16``). `is_measured` says
-    whether they are this machine's own, or as published for its kind.
+    whether they are this machine's own, or as published for its kind. `is_simulated`: published ones, of devices that
+    are only simulated; plans may be compared by them, but they predict nothing.
     """
 
     links: Mapping[tuple[str, str], LinkSpeed]
     flops_per_second: Mapping[str, Mapping[str, float]]
     is_measured: bool = False
+    is_simulated: bool = False

@@ -8,6 +8,7 @@ fastest of today's cards have ten times as much.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from multigpu.multigpu_core.devices.registry import DeviceRegistry
 
@@ -22,7 +23,8 @@ CPU_FLOPS_PER_SECOND = {"float32": 0.5e12}
 
 def published_profile(registry: DeviceRegistry) -> HardwareProfile:
     """A plausible profile of every pair of a registry's devices; asks the drivers for peer access and nothing else."""
-    return published_profile_of(registry.names(), registry.has_peer_access)
+    published = published_profile_of(registry.names(), registry.has_peer_access)
+    return replace(published, is_simulated=registry.is_simulated)
 
 
 def published_profile_of(

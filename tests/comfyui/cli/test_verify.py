@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from multigpu.multigpu_core.cli.app import app
 from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job
+from multigpu.multigpu_core.execution.parity import Run
 from multigpu.multigpu_core.provisioning import tiny_checkpoint, tiny_models
 from multigpu.testing import GB
 
@@ -159,6 +160,35 @@ def test_a_wrong_weight_in_the_split_model_is_seen(comfyui: ComfyUI, monkeypatch
 
 
 @pytest.mark.usefixtures("comfyui")
+def test_neither_order_nor_warm_up_favours_the_split(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = importlib.import_module("multigpu.multigpu_core.comfy.trials.trial_runs")
+    order: list[str] = []
+
+    class Runs:
+        """A machine on which each run takes half as long as the one before."""
+
+        def __init__(self, *_: Any) -> None: ...
+
+        def _run(self, what: str) -> tuple[Run, torch.Tensor]:
+            order.append(what)
+            return Run(what, 8.0 / 2 ** len(order), None, {}), torch.arange(3.0)
+
+        def whole(self) -> tuple[Run, torch.Tensor]:
+            return self._run("whole")
+
+        def split(self, what: str, widgets: Any) -> tuple[Run, torch.Tensor]:
+            return self._run(what)
+
+        def unload(self) -> None:
+            order.append("unload")
+
+    monkeypatch.setattr(trials, "_Runs", Runs)
+    found = trials.compared(trials.SplitTrial("", {}, "npu:0", {}), comfyui.registry)
+    assert order == ["whole", "split", "whole", "unload"]
+    assert (found.reference.step_seconds, found.split.step_seconds) == (1.0, 2.0)
+    assert found.reference_repeats and found.difference.is_none
+
+
 def test_a_model_of_unknown_inputs_is_named() -> None:
     inputs = importlib.import_module("multigpu.multigpu_core.comfy.trials.made_up_inputs")
     model = torch.nn.Module()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import gguf
 import pytest
 import torch
 
+from multigpu.multigpu_core.allocation import BlockKind, inventory_of_file, inventory_of_module
 from multigpu.multigpu_core.provisioning import tiny_models
 
-from ..support.gguf_files import FILES, SHAPE, write_gguf_files
+from ..support.architectures import ARCHITECTURES
+from ..support.gguf_files import FILES, SHAPE, write_gguf, write_gguf_files, write_gguf_header
 from ..support.in_process import ComfyUI, variants_of
 from ..support.outputs import conditioning, sampled
 from ..support.split_models import THIRDS
@@ -25,6 +28,7 @@ from ..support.split_models import THIRDS
 STAND_IN = Path(__file__).parents[1] / "packs" / "gguf"
 REAL = Path(os.environ.get("MULTIGPU_PACKS", "")) / "ComfyUI-GGUF"
 EXPECTED = json.loads((Path(__file__).parents[1] / "data" / "nodes.json").read_text())["nodes"]
+LTX_BLOCKS = 5
 NODE_IDS = [node_id for node_id in EXPECTED if "GGUF" in node_id]
 
 
@@ -78,6 +82,58 @@ def test_a_split_quantised_model_makes_the_picture_of_one_device(comfyui: ComfyU
     assert torch.equal(sampled(comfyui, _with_lora(comfyui, split, 0.7)), with_lora)
     assert torch.equal(sampled(comfyui, _with_lora(comfyui, split, 1.4)), stronger)
     assert torch.equal(sampled(comfyui, split), expected), "without the LoRA again it is the first picture"
+
+
+@pytest.fixture
+def ltx(comfyui: ComfyUI, pack: str) -> str:
+    """The file of a small LTX-Video, with the names of its weights that published files have."""
+    sizes = {"attention_head_dim": 4, "num_attention_heads": 32, "cross_attention_dim": 128, "num_layers": LTX_BLOCKS}
+    with torch.inference_mode(False):
+        model = replace(ARCHITECTURES["LTX-Video"], small=sizes).tiny().diffusion_model
+    write_gguf(
+        comfyui.models / "diffusion_models" / "ltx.gguf", "ltxv", model.state_dict(), gguf.GGMLQuantizationType.Q8_0
+    )
+    return "ltx"
+
+
+def _frames(comfyui: ComfyUI, model: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    prompt = [[torch.randn(1, 8, 4096, generator=generator), {"attention_mask": torch.ones(1, 8)}]]
+    latent = {"samples": torch.zeros(1, 128, 2, 4, 4)}
+    (result,) = comfyui.nodes.common_ksampler(model, 5, 1, 1.0, "euler", "simple", prompt, prompt, latent)
+    samples: torch.Tensor = result["samples"]
+    return samples
+
+
+@pytest.mark.parametrize("strategy", ["interleave", "relay"])
+def test_the_transformer_blocks_of_a_quantised_ltx_video_are_split(comfyui: ComfyUI, ltx: str, strategy: str) -> None:
+    whole = _whole(comfyui, ltx)
+    expected = _frames(comfyui, whole)
+    assert expected.isfinite().all() and expected.std() > 0
+    comfyui.reset()
+    split = _split(comfyui, ltx, expert_mode_allocations="npu:0,75%;npu:1,25%", strategy=strategy)
+    assert torch.equal(_frames(comfyui, split), expected)
+    plan = split.multigpu_placement.distribution.residency().plan
+    devices = {each.block.name: each.device for each in plan.placements if "transformer_blocks" in each.block.name}
+    assert [*devices] == [f"diffusion_model.transformer_blocks.{index}" for index in range(LTX_BLOCKS)]
+    assert {*devices.values()} == {"npu:0", "npu:1"}
+
+
+@pytest.mark.parametrize("name", ["LTX-Video", "LTX-2, video and audio"])
+def test_the_header_of_an_ltx_file_in_gguf_has_the_blocks_of_the_live_model(
+    comfyui: ComfyUI, tmp_path: Path, name: str
+) -> None:
+    model = ARCHITECTURES[name].real().diffusion_model
+    write_gguf_header(
+        tmp_path / "ltx.gguf", "ltxv", {key: value.shape for key, value in sorted(model.state_dict().items())}
+    )
+    of_file, live = inventory_of_file(tmp_path / "ltx.gguf"), inventory_of_module(model)
+    blocks, of_header = (
+        [(block.name, block.size_bytes) for block in inventory.blocks if block.kind is not BlockKind.HEAD]
+        for inventory in (live, of_file)
+    )
+    assert sum(name.startswith("transformer_blocks.") for name, _ in blocks) == len(model.transformer_blocks)
+    assert of_header == blocks and of_file.head_bytes == live.head_bytes
 
 
 def test_weights_are_stored_and_moved_quantised(comfyui: ComfyUI, pack: str) -> None:

@@ -30,7 +30,13 @@ from multigpu.multigpu_core.execution import Distribution, PinnedMemory
 from .architectures import Architecture, Draw
 
 COMPUTE = "npu:0"
-SAFETENSORS_TYPES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+SAFETENSORS_TYPES = {
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ class Trial:
         self.model = architecture.tiny().to(COMPUTE)
         self.inventory = inventory_of_module(self.model)
         self.called: list[str] = []
-        """The blocks that may move, as the whole model calls them for the first time."""
-        handles = [self._note(name) for name in movable(self.inventory)]
+        """The blocks that may move, as the whole model calls them, or parts of them, for the first time."""
+        handles = [handle for name in movable(self.inventory) for handle in self._note(name)]
         self.expected = self.output()
         for handle in handles:
             handle.remove()
@@ -134,9 +140,9 @@ class Trial:
     def _drawn(self) -> dict[str, Any]:
         return self._inputs(Draw())
 
-    def _note(self, name: str) -> Any:
+    def _note(self, name: str) -> list[Any]:
         def note(_module: nn.Module, _args: Any) -> None:
             if name not in self.called:
                 self.called.append(name)
 
-        return self.model.get_submodule(name).register_forward_pre_hook(note)
+        return [part.register_forward_pre_hook(note) for part in self.model.get_submodule(name).modules()]

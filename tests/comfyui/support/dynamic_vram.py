@@ -100,7 +100,7 @@ class ModelVBAR:
 
     driver: Driver
 
-    def __init__(self, size: int, device: int) -> None:
+    def __init__(self, size: int, device: int, pageout_callback: object = None) -> None:
         self.card = self.driver.card(device)
         addresses = SimulatedDevice(self.card.torch_device, "addresses without memory", sys.maxsize)
         with torch.inference_mode(False):
@@ -111,7 +111,7 @@ class ModelVBAR:
         self._watermark = sys.maxsize
         self.prioritize()
 
-    def prioritize(self) -> None:
+    def prioritize(self, malloc_async_clamp: int | None = None) -> None:
         """Make this the most important model, which may have all its pages again."""
         models = self.driver.models
         models[:] = [*(model for model in models if model is not self), self]
@@ -143,7 +143,8 @@ class ModelVBAR:
 
     def unpin(self, address: int, size: int) -> None:
         for page in self._pages(address, size):
-            assert self._pins.get(page), f"page {page} is not pinned"
+            if not self._pins.get(page):
+                raise RuntimeError(f"page {page} is not pinned")
             self._pins[page] -= 1
 
     def loaded_size(self) -> int:
@@ -179,9 +180,14 @@ class ModelVBAR:
         begin = address - self._memory.data_ptr()
         return range(begin // PAGE, -(-(begin + size) // PAGE))
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """End the addresses and give back their memory; a second time changes nothing."""
         self.driver.models[:] = [model for model in self.driver.models if model is not self]
         self.card.release(PAGE * len(self._granted))
+        self._granted.clear()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def switch_on(monkeypatch: pytest.MonkeyPatch, machine: SimulatedMachine) -> type:

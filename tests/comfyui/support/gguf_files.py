@@ -1,12 +1,16 @@
-"""A tiny Flux model as .gguf files, in the quantisations that the tests of ComfyUI-GGUF load."""
+"""Tiny models as .gguf files, in the quantisations that the tests of ComfyUI-GGUF load, and headers of large ones."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy
+from torch import Tensor
 
 from multigpu.multigpu_core.provisioning import tiny_models
 
@@ -20,19 +24,43 @@ FILES = ("q8_0", *K_QUANTS.values())
 
 
 def write_gguf_files(folder: Path) -> None:
-    """Write q8_0.gguf, q4_k.gguf and q5_k.gguf into ComfyUI's folder of diffusion models."""
-    weights = {name: value.float().numpy() for name, value in tiny_models.flux_weights(SHAPE).items()}
+    """Write q8_0.gguf, q4_k.gguf and q5_k.gguf, tiny Flux models, into ComfyUI's folder of diffusion models."""
+    weights = tiny_models.flux_weights(SHAPE)
     for name, kind in (("q8_0", gguf.GGMLQuantizationType.Q8_0), *((n, k) for k, n in K_QUANTS.items())):
-        writer = gguf.GGUFWriter(folder / f"{name}.gguf", "flux")
-        for key, value in weights.items():
-            if value.ndim == 2 and value.shape[1] % 256 == 0 and "_blocks." in key:
-                writer.add_tensor(key, _quantized(value, kind), raw_dtype=kind)
-            else:
-                writer.add_tensor(key, value.astype(numpy.float16) if value.ndim > 1 else value)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_gguf(folder / f"{name}.gguf", "flux", weights, kind)
+
+
+def write_gguf(path: Path, architecture: str, weights: Mapping[str, Tensor], kind: gguf.GGMLQuantizationType) -> None:
+    """Write a model file. The matrices of its blocks are quantised, as far as their rows can be."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, tensor in weights.items():
+        value = tensor.float().numpy()
+        is_matrix = value.ndim == 2 and "_blocks." in key and key.endswith(".weight")
+        if is_matrix and value.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] == 0:
+            writer.add_tensor(key, _quantized(value, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(key, value.astype(numpy.float16) if value.ndim > 1 else value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_gguf_header(path: Path, architecture: str, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Write the header of a model in float16, and no data: the file takes no room on the disk."""
+    writer = gguf.GGUFWriter(path, architecture)
+    size = 0
+    for key, shape in shapes.items():
+        stored = 2 * math.prod(shape)
+        writer.add_tensor_info(key, shape, numpy.dtype(numpy.float16), stored)
+        size += -(-stored // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        header = file.seek(0, os.SEEK_END)
+        file.truncate(-(-header // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT + size)
 
 
 def _quantized(value: Any, kind: gguf.GGMLQuantizationType) -> Any:

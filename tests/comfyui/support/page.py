@@ -96,7 +96,7 @@ class ComfyPage:
             node_type,
         )
         editor = self.page.locator("dialog.multigpu-editor")
-        editor.locator(".multigpu-shares tbody tr").first.wait_for()
+        self.page.locator("dialog.multigpu-editor[data-fits]").wait_for()
         return editor
 
     def widget(self, node_type: str, name: str) -> Any:

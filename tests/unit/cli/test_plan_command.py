@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from multigpu.multigpu_core.cli import plugins_here
 from multigpu.multigpu_core.cli.app import app
+from multigpu.testing import simulated
 
 from ..allocation.inventory.test_inventory_of_file import one_tensor, safetensors_file
 
@@ -193,3 +194,36 @@ def test_the_help_names_the_strategies_of_plugins() -> None:
     for command in ("plan", "verify"):
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
         assert "interleave, contiguous, parallel, relay, offload-all." in shown
+
+
+def test_a_float32_file_counts_as_it_is_loaded_and_fp8_as_chosen(tmp_path: Path) -> None:
+    header = {
+        f"blocks.{index}.{name}.weight": one_tensor("F32", [GB // 4], [at * GB, (at + 1) * GB])
+        for at, (index, name) in enumerate((index, name) for index in range(4) for name in "qk")
+    }
+    full = safetensors_file(tmp_path / "full.safetensors", header, 8 * GB)
+    assert sum(_json(full, *TWO_CARDS)["bytes_by_device"].values()) == 4 * GB
+    assert sum(_json(full, *TWO_CARDS, "--weight-dtype", "fp8_e5m2")["bytes_by_device"].values()) == 2 * GB
+
+
+def test_simulated_devices_show_no_prediction(file: Path) -> None:
+    with simulated((64 * GB, 4 * GB)):
+        shown, report = _plan(file, "--virtual-vram", "8").stdout, _json(file, "--virtual-vram", "8")
+        compared = _plan(file, "--virtual-vram", "8", "--compare").stdout
+    assert "no step time is predicted for simulated devices" in shown
+    assert " s predicted" not in shown and "assumes" not in shown
+    assert report["fits"] and report["predicted_seconds"] is None and report["assumes"] == ""
+    assert "none" in compared
+
+
+def test_a_split_that_moves_nothing_warns(tmp_path: Path) -> None:
+    header = {f"layer_{index}.weight": one_tensor("BF16", [8], [index * 16, index * 16 + 16]) for index in range(4)}
+    bare = safetensors_file(tmp_path / "bare.safetensors", header, 64)
+    shown = _plan(bare, *TWO_CARDS, "--expert", "cuda:0,50%;cuda:1,50%").stdout
+    assert "The split leaves the whole model on cuda:0: it has no blocks" in shown
+
+
+def test_errors_of_the_system_have_no_numbers(tmp_path: Path) -> None:
+    for path, told in ((tmp_path / "nothing.safetensors", "no such file or directory."), (tmp_path, "is a directory.")):
+        result = _plan(path, *TWO_CARDS)
+        assert result.exit_code == 2 and f"error: {path}: {told}" in result.output and "Errno" not in result.output

@@ -22,7 +22,7 @@ WRONG = {
     "a ComfyUI that is a file": (["doctor", "--comfyui", "{file}"], "is a file"),
     "a plugin name with a digit in front": (["new-integration", "9lives"], "is not a plugin name"),
     "a plugin named as one of ours": (["new-integration", "gguf"], "is a plugin of MultiGPU's own"),
-    "a plugin into a file": (["new-integration", "mine", "--directory", "{file}"], "choose a writable folder"),
+    "a plugin into a file": (["new-integration", "mine", "--directory", "{file}"], "Choose a writable folder"),
     "a demo into a file": (["demo", "--directory", "{file}"], "choose a writable folder"),
     "no steps": (["demo", "--steps", "0"], "--steps"),
     "a benchmark that is none": (["bench", "speed"], "speed"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from multigpu.multigpu_core.cli import comfyui_jobs
 from multigpu.multigpu_core.cli.app import app
+from multigpu.multigpu_core.cli.comfyui_jobs import ComfyUIJobError, Job
 from multigpu.multigpu_core.cli.verify.report import print_report
+from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.provisioning import tiny_models
 from multigpu.testing import GB, simulated
+
+command = importlib.import_module("multigpu.multigpu_core.cli.verify.command")
 
 FOUND: dict[str, Any] = {
     "compute_device": "cuda:0",
@@ -26,7 +33,7 @@ FOUND: dict[str, Any] = {
         "bytes_by_device": {"cuda:0": 1 << 20, "cpu": 1 << 20}, "expert_string": "cuda:0,1048576b;cpu,1048576b",
     },
     "difference": {"numbers": 64, "differing": 0, "largest": 0.0, "mean": 0.0},
-    "reference_repeats": None,
+    "reference_repeats": True,
     "why_not_whole": "",
 }  # fmt: skip
 
@@ -106,3 +113,32 @@ def test_a_difference_is_told_in_numbers_and_whose_it_is(repeats: bool, whose: s
 
 def test_a_reference_that_is_no_single_device_is_not_called_one() -> None:
     assert "Not compared with one device: too large" in _told(why_not_whole="too large")
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_file_larger_than_free_memory_is_announced_before_anything_starts(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    order: list[str] = []
+
+    def done(home: Path, job: Job) -> None:
+        order.append(job.name)
+        raise ComfyUIJobError("no result")
+
+    monkeypatch.setattr(command, "done_in", done)
+    monkeypatch.setattr(command, "some_comfyui", lambda chosen: tmp_path)
+    monkeypatch.setattr(DeviceRegistry, "free_bytes", lambda self, name: {"cpu": 1024}[name])
+    told = _refused(_verify(file))
+    assert told.startswith("warning: flux.safetensors has") and "1 kB of system memory are free" in told
+    assert order == ["verify"] and told.endswith("error: no result")
+    monkeypatch.setattr(DeviceRegistry, "free_bytes", lambda self, name: file.stat().st_size)
+    assert "warning" not in _refused(_verify(file))
+
+
+def test_the_signal_that_ended_comfyui_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(comfyui_jobs.inside_comfyui, "__file__", str(script))
+    monkeypatch.setattr(comfyui_jobs, "python_of", lambda comfyui: Path(sys.executable))
+    with pytest.raises(ComfyUIJobError, match=r"ended by signal 9 \(Killed\).* uses too much memory"):
+        comfyui_jobs.done_in(tmp_path, Job("verify", {}))

@@ -36,6 +36,8 @@ class Draw:
         return torch.randint(1, below, (1, count), generator=self._generator)
 
 
+BLOCKS_ALONE = "its blocks alone are checked here"
+
 Inputs = Callable[[Draw], dict[str, Any]]
 Build = Callable[[Any, Sizes, "Where"], nn.Module]
 
@@ -55,7 +57,10 @@ class Architecture:
     `home` is a module of the package `comfy` and `cls` its class. `small` replaces some of the real `sizes`, and
     `inputs` are those of one forward of the small model; without them there is none to compare. `serves` are the
     entries of `comfy.supported_models` that are built of this class. `real_device` is another than meta for a class
-    that computes while it is built; its weights are never written, so that they take no memory.
+    that computes while it is built; its weights are never written, so that they take no memory. `movable_share` is how
+    much of its bytes may move at least. With `keeps_vocabulary` that leaves out the embeddings of a vocabulary, which
+    are many and stay on the compute device. `since` is the first ComfyUI that has the class, if the tests run in older
+    ones. `not_computed` says why there are no inputs, and `not_relayed` why a donor cannot compute its blocks.
     """
 
     home: str
@@ -67,6 +72,11 @@ class Architecture:
     serves: tuple[str, ...] = ()
     parts: Parts = field(default_factory=dict)
     real_device: str = "meta"
+    movable_share: float = 0.95
+    keeps_vocabulary: bool = False
+    since: str = ""
+    not_computed: str = ""
+    not_relayed: str = ""
 
     def real(self) -> nn.Module:
         """The model at its real sizes, without weights."""
@@ -119,7 +129,13 @@ def _overriding(cls: Any, sizes: Sizes) -> Callable[..., nn.Module]:
 
 
 def diffusion(
-    home: str, cls: str, sizes: Sizes, small: Sizes, inputs: Inputs, serves: str = "", **also: Any
+    home: str,
+    cls: str,
+    sizes: Sizes,
+    small: Sizes | None = None,
+    inputs: Inputs | None = None,
+    serves: str = "",
+    **also: Any,
 ) -> Architecture:
     """A diffusion model, as a patcher holds it: under the attribute `diffusion_model`."""
 
@@ -144,7 +160,8 @@ def text_encoder(
         )
         return encoder
 
-    return Architecture(home, cls, build, {}, small, inputs or words, **also)
+    keeps = {"keeps_vocabulary": True, **also}
+    return Architecture(home, cls, build, {}, small, inputs or words, **keeps)
 
 
 def words(draw: Draw) -> dict[str, Any]:
@@ -159,7 +176,7 @@ def controlnet(home: str, cls: str, sizes: Sizes) -> Architecture:
         made: nn.Module = model(device=where.device, dtype=where.dtype, operations=_operations(), **sizes)
         return made
 
-    return Architecture(home, cls, build, sizes)
+    return Architecture(home, cls, build, sizes, not_computed=BLOCKS_ALONE)
 
 
 def vae(home: str, cls: str, sizes: Sizes) -> Architecture:
@@ -170,7 +187,7 @@ def vae(home: str, cls: str, sizes: Sizes) -> Architecture:
             made: nn.Module = model(**sizes)
         return made
 
-    return Architecture(f"ldm.{home}", cls, build, sizes)
+    return Architecture(f"ldm.{home}", cls, build, sizes, not_computed=BLOCKS_ALONE)
 
 
 def _operations() -> Any:

@@ -198,6 +198,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "HiDream-O1": diffusion(
         "hidream_o1.model", "HiDreamO1Transformer", {}, SMALL_HIDREAM_O1, _hidream_o1, serves="HiDreamO1",
+        keeps_vocabulary=True,
     ),
     "Hunyuan-DiT": diffusion(
         "hydit.models", "HunYuanDiT", {"hidden_size": 1408, "depth": 40, "mlp_ratio": 4.3637},

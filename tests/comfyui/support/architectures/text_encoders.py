@@ -32,7 +32,9 @@ def _picture(draw: Draw) -> dict[str, Any]:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "T5 XXL": text_encoder("text_encoders.t5", "T5", T5, config_file="t5_config_xxl.json"),
+    "T5 XXL": text_encoder(
+        "text_encoders.t5", "T5", T5, config_file="t5_config_xxl.json", keeps_vocabulary=False
+    ),
     "UMT5 XXL": text_encoder("text_encoders.t5", "T5", T5, config_file="umt5_config_xxl.json"),
     "CLIP L": text_encoder(
         "clip_model", "CLIPTextModel", CLIP, config_file="sd1_clip_config.json", inputs=_clip_words
@@ -42,10 +44,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "CLIP vision H": text_encoder(
         "clip_model", "CLIPVisionModelProjection", CLIP | {"projection_dim": 64},
-        config_file="clip_vision_config_h.json", inputs=_picture,
+        config_file="clip_vision_config_h.json", inputs=_picture, keeps_vocabulary=False,
     ),
     "Llama 3.1 8B": text_encoder("text_encoders.llama", "Llama2", LLAMA),
-    "Mistral Small 3 24B": text_encoder("text_encoders.llama", "Mistral3Small24B", LLAMA),
+    "Mistral Small 3 24B": text_encoder("text_encoders.llama", "Mistral3Small24B", LLAMA, keeps_vocabulary=False),
     "Qwen 2.5 3B": text_encoder("text_encoders.llama", "Qwen25_3B", LLAMA),
     "Qwen 2.5 VL 7B": text_encoder(
         "text_encoders.llama", "Qwen25_7BVLI", LLAMA, inputs=_qwen_words,
@@ -53,6 +55,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "Qwen 3 4B": text_encoder("text_encoders.llama", "Qwen3_4B", LLAMA),
     "Qwen 3 8B": text_encoder("text_encoders.llama", "Qwen3_8B", LLAMA),
+    "Qwen 3 8B, merged linears": text_encoder(
+        "text_encoders.llama", "Qwen3_8B", LLAMA | {"merged_qkv": True, "merged_mlp": True}, since="0.33"
+    ),
     "Qwen 3 VL 8B": text_encoder(
         "text_encoders.qwen3vl", "Qwen3VL", LLAMA,
         parts={"text_encoders.qwen3vl:Qwen3VLVisionModel": VISION | {"depth": 1, "deepstack_visual_indexes": [0]}},

@@ -49,6 +49,7 @@ IMAGE_VAE = {
     },
     "embed_dim": 16,
 }  # fmt: skip
+SAM_IS_LARGE = "its sizes, and images of 1008 pixels, are fixed in its class"
 UNET = ("modules.diffusionmodules.openaimodel", "UNetModel")
 
 
@@ -105,6 +106,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"c_cond": 64, "c_hidden": [32, 32, 64, 64], "nhead": [-1, -1, 1, 1],
          "blocks": [[1, 1, 2, 1], [1, 2, 1, 1]], "c_clip": 64},
         _stage_b, serves="Stable_Cascade_B",
+    ),
+    "Depth Anything 3": diffusion(
+        "depth_anything_3.model", "DepthAnything3Net", {},
+        {"head_dim_in": 64, "head_features": 16, "head_out_channels": (16, 16, 16, 16), "out_layers": (0, 1, 2, 3)},
+        lambda draw: {"image": draw(1, 3, 28, 28)}, serves="DepthAnything3",
+        parts={"ldm.depth_anything_3.model:Dinov2Model": {
+            "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 1,
+        }},
+        movable_share=0.90,
+    ),
+    "SAM 3": diffusion(
+        "sam3.detector", "SAM3Model", {"image_model": "SAM3"}, serves="SAM3", movable_share=0.93,
+        not_computed=SAM_IS_LARGE,
+    ),
+    "SAM 3.1": diffusion(
+        "sam3.detector", "SAM3Model", {"image_model": "SAM31"}, serves="SAM31", movable_share=0.92,
+        not_computed=SAM_IS_LARGE,
     ),
     "SDXL ControlNet": controlnet("cldm.cldm", "ControlNet", {"hint_channels": 3, **UNET_CONTROLNET}),
     "Flux ControlNet": controlnet(

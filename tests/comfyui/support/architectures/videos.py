@@ -167,6 +167,12 @@ ARCHITECTURES: dict[str, Architecture] = {
               face_pixel_values=lambda draw: draw(1, 3, 4, 16, 16)),
         serves="WAN22_Animate", parts={"ldm.wan.model_animate:Generator": Faces},
     ),
+    "Wan Animate 2": diffusion(
+        "wan.model_animate2", "WanAnimate2Model", WAN, SMALL_WAN,
+        video(36, clip_fea=_clip, clip_fea_pose=_clip, context_pose=lambda draw: draw(1, 7, 64),
+              pose_latents=lambda draw: draw(1, 16, 2, 8, 8)),
+        serves="WAN_Animate2", since="0.33",
+    ),
     "Wan SCAIL": diffusion(
         "wan.model", "SCAILWanModel", WAN | {"in_dim": 20}, SMALL_WAN,
         video(20, clip_fea=_clip, pose_latents=lambda draw: draw(1, 20, 3, 4, 4)), serves="WAN21_SCAIL",
@@ -250,7 +256,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"num_layers": 2, "vid_dim": 128, "txt_in_dim": 64, "heads": 1, "mm_layers": 1, "expand_ratio": 2},
         video(16, condition=lambda draw: draw(1, 17, 3, 8, 8),
               transformer_options={"cond_or_uncond": [0]}),
-        serves="SeedVR2",
+        serves="SeedVR2", not_relayed="its blocks share functions that hold tensors of one device",
     ),
     "ACE-Step": diffusion(
         "ace.model", "ACEStepTransformer2DModel", ACE,
@@ -265,6 +271,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ACE-Step 1.5": diffusion(
         "ace.ace_step15", "AceStepConditionGenerationModel", ACE15, SMALL_ACE15, _song, serves="ACEStep15",
         real_device="cpu",
+    ),
+    "MiniMax-Music 3": diffusion(
+        "minimax_music.dit", "MiniMaxMusic3DiT", {}, serves="MiniMaxMusic3", since="0.33",
+        not_computed="its sizes, 2 billion parameters, are fixed in its class",
     ),
     "Stable Audio": diffusion(
         "audio.dit", "AudioDiffusionTransformer", STABLE_AUDIO,
@@ -286,6 +296,13 @@ ARCHITECTURES: dict[str, Architecture] = {
          "num_experts": 4},
         lambda draw: {"x": draw(1, 8, 6), "t": torch.tensor([0.5]), "context": draw(1, 7, 64)},
         serves="Hunyuan3Dv2_1",
+    ),
+    "Trellis 2": diffusion(
+        "trellis2.model", "Trellis2", {"resolution": 64, "init_txt_model": True},
+        {"model_channels": 128, "cond_channels": 64, "num_blocks": 3, "num_heads": 1},
+        lambda draw: {"x": draw(1, 8, 16, 16, 16), "timestep": torch.tensor([0.5]), "context": draw(1, 7, 64),
+                      "embeds": draw(1, 7, 64), "transformer_options": {}},
+        serves="Trellis2", since="0.33",
     ),
     "TripoSplat": diffusion(
         "triposplat.model", "LatentSeqMMFlowModel", {},

@@ -12,6 +12,7 @@ from multigpu.multigpu_core.allocation import (
     Strategy,
     plan_allocation,
     plan_with_profile,
+    warned_if_unmoved,
 )
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile, LinkSpeed
 
@@ -97,3 +98,9 @@ def test_virtual_vram_is_what_is_streamed_to_the_gpus_that_are_named_as_donors()
 def test_on_the_cpu_nothing_is_replicated() -> None:
     request = expert("cpu,50%;cuda:0,50%", AMPLE, "cpu", Strategy.PARALLEL)
     assert plan_allocation(MODEL, request, AMPLE).work_shares == ()
+
+
+def test_a_model_that_is_whole_on_each_gpu_is_no_split_that_moves_nothing() -> None:
+    request = expert("cuda:0,50%;cuda:1,50%", AMPLE, strategy=Strategy.PARALLEL)
+    for inventory in (MODEL, model(head=10)):
+        assert warned_if_unmoved(plan_allocation(inventory, request, AMPLE), request).warnings == ()

@@ -12,7 +12,9 @@ import torch
 
 from multigpu.multigpu_core.devices import (
     AcceleratorBackend,
+    CpuBackend,
     CudaBackend,
+    DeviceActivity,
     DeviceError,
     DeviceRegistry,
     PrivateUse1Backend,
@@ -259,3 +261,22 @@ def _register(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _environment_of_this_process() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def test_a_driver_that_reports_how_busy_and_warm_a_card_is_is_asked_without_waking_the_card(fake_module: Any) -> None:
+    module = fake_module()
+    module.utilization = lambda index: 30 + index
+    module.temperature = lambda index: 60 + index
+    registry = DeviceRegistry([CudaBackend(module), CpuBackend()])
+    assert registry.activity("cuda:1") == DeviceActivity(utilization_percent=31, temperature_celsius=61)
+    assert registry.activity("cpu") == DeviceActivity()
+    assert module.touched == []
+
+
+def test_what_a_driver_does_not_report_is_unknown_and_harms_nothing(fake_module: Any) -> None:
+    def missing(index: int) -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    module = fake_module()
+    module.utilization = missing
+    assert DeviceRegistry([CudaBackend(module)]).activity("cuda:0") == DeviceActivity()
