@@ -163,10 +163,12 @@ def multigpu_plan_allocation(
     be all of a device's memory. A draft should be quick: it may be asked for often.
 
     The plan is an `AllocationPlan`, no subclass. It holds every block of the inventory exactly once, unchanged and in
-    the inventory's order, on one of `devices`. It computes on the request's compute device and keeps heads there. Only
-    with a strategy that relays are blocks relayed, on accelerators other than the compute device. `staging_bytes` are
-    not negative, and free on the compute device beside the blocks that it stores. Only with a strategy that replicates
-    are there `work_shares`: the compute device's first, and those of other accelerators, on which as much is free.
+    the inventory's order, on one of `devices`. In the place of a block it may hold all of its `layers`, in their order;
+    a block that is offloaded as a whole is divided into them afterwards. The plan computes on the request's compute
+    device and keeps heads there. Only with a strategy that relays are blocks relayed, on accelerators other than the
+    compute device. `staging_bytes` are not negative, and free on the compute device beside the blocks that it stores.
+    Only with a strategy that replicates are there `work_shares`: the compute device's first, and those of other
+    accelerators, on which as much is free.
 
     Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises anything else,
     or whose plan is not as said here, is left out and the next is asked; MultiGPU's own planner is the last.

@@ -25,9 +25,10 @@ def _flux_recipes() -> Iterator[Recipe]:
     )
     yield Recipe(
         "Flux on one small card",
-        "Flux on a card that holds a third of it: 16 GB of its weights wait in system memory and are copied ahead of "
-        "their turn.\n\nChange virtual_vram_gb to what your card lacks; donor_device may also be a second card.",
-        flux(split(file, virtual_vram_gb=16.0, donor_device="cpu"), "cpu", "cuda:0"),
+        "Flux on a card of 8 GB: 19 GB of its weights wait in system memory and are copied ahead of their turn, and "
+        "over 2 GB of the card are left for the picture.\n\nOn a larger card lower virtual_vram_gb, or write auto into "
+        "expert_mode_allocations.",
+        flux(split(file, virtual_vram_gb=19.0, donor_device="cpu"), "cpu", "cuda:0"),
     )
     yield Recipe(
         "Flux split by bytes",

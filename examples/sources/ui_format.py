@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model_links import links_of
+
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3", "COLORCODE")
 SEEDS = ("seed", "noise_seed")  # the front end adds "control after generate" to every widget of these names
 FILE_SUFFIXES = (".safetensors", ".gguf", ".bin", ".png", ".mp4", ".mp3")
@@ -115,7 +117,7 @@ class _Writer:
         made = {
             "id": self._ids[name], "type": node.type, "pos": [0, 0],
             "size": [NODE_WIDTH, height], "flags": {}, "order": self._ids[name] - 1,
-            "mode": 0, "inputs": sockets, "outputs": outputs, "properties": {"Node name for S&R": node.type},
+            "mode": 0, "inputs": sockets, "outputs": outputs, "properties": _properties(node),
             "widgets_values": widgets,
         }  # fmt: skip
         return {**made, "title": node.title} if node.title else made
@@ -157,6 +159,11 @@ class _Writer:
             at = column(node["id"])
             node["pos"] = [GAP + at * COLUMN, heights.get(at, 0)]
             heights[at] = heights.get(at, 0) + node["size"][1] + GAP
+
+
+def _properties(node: Node) -> dict[str, Any]:
+    links = links_of(node.inputs)
+    return {"Node name for S&R": node.type, **({"models": links} if links else {})}
 
 
 def _texts(inputs: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ import multigpu
 from multigpu import hookspecs
 from multigpu.multigpu_core.logs import configure_logging, printable
 from multigpu.multigpu_core.plugins import (
+    Configuration,
     PackState,
     PluginManager,
     PluginRecord,
@@ -78,16 +79,18 @@ def plugins(
 
 
 def plugins_of(
-    custom_nodes: Iterable[Path], user_directory: Path | None, default_planner: object | None = None
+    custom_nodes: Iterable[Path],
+    user_directory: Path | None,
+    default_planner: Callable[[Configuration], object] | None = None,
 ) -> PluginManager:
     """All plugins that are found from outside of ComfyUI, registered, and what is wrong in the settings.
 
-    `default_planner` makes the plans that no plugin makes; without it none can be asked for.
+    `default_planner` gives, for the settings, what makes the plans that no plugin makes; without it there are none.
     """
     configuration = read_configuration([SHIPPED, *user_files(user_directory)], built_in_names())
     manager = PluginManager(hookspecs, configuration)
     if default_planner is not None:
-        manager.register(default_planner, "default_planner")
+        manager.register(default_planner(configuration), "default_planner")
     for found in (built_in(), installed(), carried_by_packs(packs_in(custom_nodes))):
         manager.register_all(found)
     manager.problems += [*configuration.unknown_plugins(manager.records), *configuration.idle_options()]

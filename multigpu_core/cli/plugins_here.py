@@ -31,7 +31,8 @@ class PluginsHere:
     def manager(self) -> PluginManager:
         """The plugins themselves; a plan is asked of them as before a load in ComfyUI."""
         folders = own_custom_nodes()
-        return plugins_of(folders, folders[0].parent / "user" if folders else None, default_planner=DefaultPlanner())
+        user_directory = folders[0].parent / "user" if folders else None
+        return plugins_of(folders, user_directory, lambda settings: DefaultPlanner(settings.planner.staging))
 
     @cached_property
     def registry(self) -> DeviceRegistry:

@@ -117,7 +117,7 @@ def start() -> Framework:
     start_logging(configuration.logging, user_directory)
     missing = missing_features()
     plugins = PluginManager(hookspecs, configuration)
-    plugins.register(DefaultPlanner(), "default_planner")
+    plugins.register(DefaultPlanner(configuration.planner.staging), "default_planner")
     plugins.register(KeepWhatNodesKeep(), "keep_what_nodes_keep")
     plugins.register_all(_candidates())
     registry = comfyui_registry(device_backends(plugins), missing)

@@ -24,6 +24,7 @@ from multigpu.multigpu_core.execution.storage.tensor_slots import (
     stored_bytes,
 )
 from multigpu.multigpu_core.execution.streaming.called_modules import slots_by_called_module
+from multigpu.multigpu_core.execution.streaming.layer_order import LayerOrders
 from multigpu.multigpu_core.execution.streaming.streamer import Streamer
 
 from .device_guard import CurrentDevice
@@ -111,6 +112,10 @@ class Distribution:
         self._registry = registry
         self._locked = locked
         self._state: State = Home()
+        self._orders = LayerOrders()
+        self.inventory = inventory
+        self.parts = inventory.blocks
+        """What is placed: the blocks and layers of the plan in force, in execution order."""
         self.take_stock(inventory)
 
     def take_stock(self, inventory: Inventory) -> None:
@@ -119,11 +124,17 @@ class Distribution:
         Raises:
             KeyError: a block names a tensor that the module does not have.
         """
+        is_known = isinstance(self._state, Placing) and inventory == self.inventory
         self.inventory = inventory
-        slots = slots_of_module(self.module)
         self._modules = dict(self.module.named_modules())
-        self._slots = {block.name: tuple(slots.pop(name) for name in block.parameters) for block in inventory.blocks}
+        self._divide(self.parts if is_known else inventory.blocks)
+
+    def _divide(self, parts: tuple[Block, ...]) -> None:
+        """Look up the tensors of these blocks and layers, which together are the whole model."""
+        slots = slots_of_module(self.module)
+        self._slots = {part.name: tuple(slots.pop(name) for name in part.parameters) for part in parts}
         self._uncounted = tuple(slots.values())
+        self.parts = parts
 
     @property
     def plan(self) -> AllocationPlan | None:
@@ -167,12 +178,13 @@ class Distribution:
     def begin(self, plan: AllocationPlan) -> None:
         """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
         self._detach()
+        self._divide(tuple(placement.block for placement in plan.placements))
         compute = plan.compute_device
         is_relayed = any(placement.relayed for placement in plan.placements)
         has_streams = self._registry.streams(compute) is not None
         self._state = Placing(
             plan,
-            Streamer(self._registry, compute, self._locked, plan.staging_bytes),
+            Streamer(self._registry, compute, self._locked, plan.staging_bytes, self._orders),
             Relay(self._registry, compute) if is_relayed else None,
             CurrentDevice(self._registry, compute),
             PackedStorage(self._registry, compute, self._locked) if has_streams else None,
@@ -223,7 +235,7 @@ class Distribution:
         assert isinstance(self._state, Placing), "serve() follows begin()"
         state = self._state = _placing(self._state)
         expected: dict[str, int] = {}
-        for block in self.inventory.blocks:
+        for block in self.parts:
             device = devices[block.name]
             expected[device] = expected.get(device, 0) + block.size_bytes
         actual = self._own_bytes_by_device()
@@ -248,10 +260,10 @@ class Distribution:
             if relayed and not streamed:
                 computing = (compute, *dict.fromkeys(relayed.values()))
                 state.relay.micro_batches = micro_batches_on(self._registry, computing, self.module, self.settle)
-        state.streamer.attach(self.module, {name: self._slots[name] for name in streamed})
+        state.streamer.attach(self.module, {name: self._slots[name] for name in streamed}, self.parts)
         if state.replicas is not None:
             blocks = [block for block in self.inventory.blocks if block.kind is not BlockKind.HEAD]
-            state.replicas.attach(blocks, [block for block in blocks if devices[block.name] != compute])
+            state.replicas.attach(blocks, [part for part in self.parts if devices[part.name] != compute], self.parts)
         self._state = Serving(**vars(state), devices=dict(devices))
 
     def demote(self, bytes_wanted: int, device: str, source: str | None = None) -> int:
@@ -263,7 +275,7 @@ class Distribution:
         plan = self.plan
         if plan is None or device in (plan.compute_device, source):
             return 0
-        devices = {block.name: self.device_of(block) for block in self.inventory.blocks}
+        devices = {block.name: self.device_of(block) for block in self.parts}
         movable = self.movable_on(source or plan.compute_device)
         staging = self.staging_bytes
         growth = max(0, max(map(staged_bytes, movable), default=0) - staging)
@@ -285,7 +297,7 @@ class Distribution:
 
     def movable_on(self, device: str) -> list[Block]:
         """The blocks that lie on a device and need not."""
-        blocks = (block for block in self.inventory.blocks if block.kind is not BlockKind.HEAD)
+        blocks = (block for block in self.parts if block.kind is not BlockKind.HEAD)
         return [block for block in blocks if self.device_of(block) == device]
 
     def release(self) -> None:
@@ -353,7 +365,7 @@ class Distribution:
             raise
 
     def _place_all(self, devices: Mapping[str, str]) -> None:
-        for block in self.inventory.blocks:
+        for block in self.parts:
             if not self.is_placed(block, devices[block.name]):
                 self.place(block, devices[block.name])
         self.serve(devices)

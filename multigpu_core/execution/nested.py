@@ -1,12 +1,14 @@
 """Tensors inside the arguments and results of a call: dicts, lists, tuples, named tuples and dataclasses of them.
 
-An argument may also be an object of the model's own that holds tensors: LTX-2 passes its timesteps so.
+An argument may also be an object of the model's own that holds tensors, or a function that was made with some: LTX-2
+passes its timesteps so, Qwen-Image 2.1 its attention with the masks.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from types import CellType, FunctionType
 from typing import Any
 
 from torch import Tensor
@@ -20,10 +22,13 @@ def replace_tensors(tree: Any, replace: Replace, *, in_place: bool = False) -> A
 
     With `in_place`, dicts and lists keep their identity and get the new tensors, so that what the callee writes into
     them reaches the caller; tuples, dataclasses and other objects are always made anew. Of an object that is no
-    dataclass, only the tensors right in it are replaced, and only where it is `tree` itself: what lies deeper, in the
-    options of a sampling, is somebody else's and may hold anything.
+    dataclass, only the tensors right in it are replaced, and of a function those of the variables that it took from
+    the function around it. Both only where they are `tree` itself: what lies deeper, in the options of a sampling, is
+    somebody else's and may hold anything.
     """
     walk = _Walk(replace, in_place)
+    if isinstance(tree, FunctionType):
+        return walk.function(tree)
     return walk.holder(tree) if _holds_tensors(tree) else walk.call(tree)
 
 
@@ -71,6 +76,25 @@ class _Walk:
     def holder(self, value: Any) -> Any:
         """An object that is no dataclass, with the tensors right in it replaced."""
         return self._with_attributes(value, [name for name, item in _attributes(value) if isinstance(item, Tensor)])
+
+    def function(self, value: FunctionType) -> FunctionType:
+        """A function with other tensors in its closure."""
+        cells = value.__closure__ or ()
+        made = tuple(self._cell(cell) for cell in cells)
+        if all(new is cell for new, cell in zip(made, cells, strict=True)):
+            return value
+        copied = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, made)
+        copied.__kwdefaults__ = value.__kwdefaults__
+        copied.__dict__.update(value.__dict__)
+        return copied
+
+    def _cell(self, cell: CellType) -> CellType:
+        try:
+            held = cell.cell_contents
+        except ValueError:  # a variable that has no value yet
+            return cell
+        new = self.call(held)
+        return cell if new is held else CellType(new)
 
     def _with_attributes(self, value: Any, names: Iterable[str]) -> Any:
         made = value

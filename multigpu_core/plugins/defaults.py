@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from multigpu import hookimpl
 from multigpu.multigpu_core.contract.unloading import LoadedModelInfo, UnloadReason
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class DefaultPlanner:
-    """The last resort of plan allocation."""
+    """The last resort of plan allocation. `staging` is the setting of that name."""
+
+    def __init__(self, staging: Literal["auto", "small", "large"] | int = "auto") -> None:
+        self._staging = staging
 
     @hookimpl(trylast=True)
     def multigpu_plan_allocation(
@@ -28,7 +31,7 @@ class DefaultPlanner:
         # Imports torch, which most commands of the command line do without.
         from multigpu.multigpu_core.allocation import plan_with_profile
 
-        return plan_with_profile(inventory, request, devices, reserve_bytes, profile)
+        return plan_with_profile(inventory, request, devices, reserve_bytes, profile, self._staging)
 
 
 class KeepWhatNodesKeep:

@@ -113,7 +113,7 @@ class PluginManager:
                 plan: AllocationPlan | None = self._call(hook.name, name, implementation.plugin, arguments)
                 if plan is not None:
                     check_plan(plan, name, arguments["inventory"], arguments["request"], arguments["devices"])
-                    return _warned(plan, arguments["request"])
+                    return _warned(plan.by_layers, arguments["request"])
             except passed_on:
                 raise
             except BaseException as error:

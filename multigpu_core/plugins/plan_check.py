@@ -52,7 +52,7 @@ def _faults(
 
 def _faults_of_blocks(plan: AllocationPlan, inventory: Inventory) -> Iterator[str]:
     placed = [placement.block for placement in plan.placements]
-    if placed == list(inventory.blocks):
+    if tuple(part for block in placed for part in block.parts) == inventory.by_layers.blocks:
         return
     counts = Counter(block.name for block in placed)
     for block in inventory.blocks:

@@ -18,6 +18,8 @@ class PlannerSettings(CoreSettings):
 
     strategy: str = "interleave"
     """What split nodes offer first. Plugins add strategies, so the name is checked when they are loaded."""
+    staging: Literal["auto", "small", "large"] | Annotated[int, Field(ge=0)] = "auto"
+    """Memory of the compute device to stream through: the least that costs no time, the least, much, or bytes."""
 
 
 class MemorySettings(CoreSettings):

@@ -1,5 +1,7 @@
 """Which blocks hold a wanted number of bytes: evenly spread ones, or the first ones.
 
+A block whose layers are placed one by one is a run of neighbours here; what is said of blocks holds for these layers.
+
 The pickers are projections: of all the selections in a fixed family they take the one whose bytes come nearest to what
 is wanted, so that wanting exactly those bytes picks the same blocks again: so a byte string can reproduce a plan. They
 never pick more than `limit` bytes and stay within one block of what is wanted if the limit allows it.
@@ -12,7 +14,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
 
 def pick_first(sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
@@ -34,12 +37,21 @@ def pick_evenly(sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
     return _pick_along(sizes, wanted, limit, _proportional)
 
 
-def keep_evenly(work: Sequence[int], sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
-    """About `wanted` bytes, so that what is left is in proportion to the blocks' `work` all along the sequence.
+class Layer(NamedTuple):
+    """A layer, or a whole block, as far as choosing goes; those of one `block` are neighbours."""
 
-    What is left is transferred while the blocks compute: so each transfer has the same time in which to hide.
+    size_bytes: int
+    work: int
+    block: str
+
+
+def keep_evenly(layers: Sequence[Layer], sizes: Sequence[int], wanted: int, limit: int) -> list[bool]:
+    """About `wanted` bytes, so that what is left is in proportion to the blocks' work all along the sequence.
+
+    What is left is transferred while the blocks compute: so each transfer has the same time in which to hide. Of one
+    block the layers that come first are picked first.
     """
-    return _pick_along(sizes, wanted, limit, partial(_beside_work, work))
+    return _pick_along(sizes, wanted, limit, partial(_beside_work, layers))
 
 
 Amounts = Callable[[Sequence[int], int], tuple[list[int], int]]
@@ -62,13 +74,14 @@ def _pick_along(sizes: Sequence[int], wanted: int, limit: int, amounts: Amounts)
         return [True] * len(sizes)
     lower, upper = _neighbours(sizes, wanted, amounts)
     smallest, largest = _size(sizes, lower), _size(sizes, upper)
-    best, best_distance, running = 0, wanted - smallest, smallest
+    best, nearest, running = 0, (wanted - smallest, smallest), smallest
     for i, size in enumerate(sizes):
         if lower[i] != upper[i]:
             running += size if upper[i] else -size
-            if smallest <= running < largest and running <= limit and abs(running - wanted) < best_distance:
-                best, best_distance = i + 1, abs(running - wanted)
-    if largest <= limit and largest - wanted < best_distance:
+            found = (abs(running - wanted), running)  # of two that are equally near, the smaller
+            if smallest <= running < largest and running <= limit and found < nearest:
+                best, nearest = i + 1, found
+    if largest <= limit and (largest - wanted, largest) < nearest:
         return upper
     return upper[:best] + lower[best:]
 
@@ -105,15 +118,24 @@ def _proportional(sizes: Sequence[int], wanted: int) -> tuple[list[int], int]:
     return [wanted * size for size in sizes], sum(sizes)
 
 
-def _beside_work(work: Sequence[int], sizes: Sequence[int], wanted: int) -> tuple[list[int], int]:
+def _beside_work(layers: Sequence[Layer], sizes: Sequence[int], wanted: int) -> tuple[list[int], int]:
     """What is left of each block beside a share of the others' bytes in proportion to its work.
 
-    A block that is too small for its share is left out whole, and the others have the more.
+    The first layer of a block bears what the whole block does.
     """
+    blocks = [list(of_block) for _, of_block in groupby(layers, key=lambda layer: layer.block)]
+    block_sizes = [sum(layer.size_bytes for layer in block) for block in blocks]
+    parts, divisor = _blocks_beside_work([sum(layer.work for layer in block) for block in blocks], block_sizes, wanted)
+    spread = [part if i == 0 else 0 for part, block in zip(parts, blocks, strict=True) for i in range(len(block))]
+    return spread, divisor
+
+
+def _blocks_beside_work(work: Sequence[int], sizes: Sequence[int], wanted: int) -> tuple[list[int], int]:
+    """The same of whole blocks. One that is too small for its share is left out, and the others have the more."""
     others = sum(sizes) - wanted
     open_work = sum(work)
     whole = [False] * len(sizes)
-    for i in sorted(range(len(sizes)), key=lambda i: (Fraction(sizes[i], max(1, work[i])), i)):
+    for i in sorted(range(len(sizes)), key=lambda i: (not work[i], Fraction(sizes[i], work[i] or 1), i)):
         if not open_work or sizes[i] * open_work > others * work[i]:
             break
         whole[i] = True

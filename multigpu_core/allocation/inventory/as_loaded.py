@@ -34,12 +34,19 @@ def inventory_as_loaded(files: Sequence[Path], how: LoadedAs, formats: Formats =
     found = [_loaded(inventory_of_file(file, part=how.part, formats=formats), how) for file in files]
     if len(found) == 1:
         return found[0]
-    named = [
-        replace(block, name=f"{number}.{block.name}", parameters=tuple(f"{number}.{p}" for p in block.parameters))
-        for number, inventory in enumerate(found, 1)
-        for block in inventory.blocks
-    ]
+    named = (_numbered(block, number) for number, inventory in enumerate(found, 1) for block in inventory.blocks)
     return Inventory(tuple(named))
+
+
+def _numbered(block: Block, number: int) -> Block:
+    """A block of one of several files, under a name that none of another has."""
+    return replace(
+        block,
+        name=f"{number}.{block.name}",
+        parameters=tuple(f"{number}.{parameter}" for parameter in block.parameters),
+        layers=tuple(_numbered(layer, number) for layer in block.layers),
+        part_of=f"{number}.{block.part_of}" if block.part_of else "",
+    )
 
 
 def _loaded(inventory: Inventory, how: LoadedAs) -> Inventory:
@@ -51,6 +58,10 @@ def _loaded(inventory: Inventory, how: LoadedAs) -> Inventory:
 
 
 def _narrowed(block: Block, dtype: str, number_bytes: int) -> Block:
+    if block.layers:
+        layers = tuple(_narrowed(layer, dtype, number_bytes) for layer in block.layers)
+        largest = max(layers, key=lambda layer: layer.size_bytes)
+        return replace(block, dtype=largest.dtype, size_bytes=sum(layer.size_bytes for layer in layers), layers=layers)
     own_bytes = _FLOAT_BYTES.get(block.dtype, 0)
     if own_bytes <= number_bytes:
         return block

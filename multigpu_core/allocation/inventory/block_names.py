@@ -65,6 +65,11 @@ def group_by_block(names: Iterable[str]) -> dict[str, BlockKey]:
     return {name: _block(name, chain, units) for name, chain in chains.items()}
 
 
+def owner_of(name: str) -> str:
+    """The path of the module that owns the tensor `name`."""
+    return _layer_of(name) or name.rpartition(".")[0]
+
+
 def _layer_of(name: str) -> str | None:
     """The path of the single layer that owns the tensor `name`; None where the tensor stands alone."""
     parts = name.split(".")

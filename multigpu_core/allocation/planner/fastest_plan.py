@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 
 from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
 from multigpu.multigpu_core.allocation.language.errors import PlanError
@@ -13,21 +14,15 @@ from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .capacity import CPU, Capacity, measure_capacity
-from .every_plan import every_plan
 from .plan import AllocationPlan
 from .planner import plan_allocation
 from .replicated import shared_by_speed
-from .staging_bytes import MOST_BLOCKS, staged_bytes
-from .step_time import TOKENS, link_to, predict_step
+from .staging_bytes import Staging
+from .staging_choice import REASON, TOLERANCE, staging_sizes, with_least_staging
+from .step_time import link_to, predict_step
 
-_MOST_BLOCKS = 500
-"""Real models have up to a hundred or so; with many more, trying plans takes longer than it can gain."""
-
-_WORTHWHILE = 0.999
-"""What a plan must gain if the bytes on each device do not tell it, so that no string can pin it."""
-
-_KEPT_STEPS = 8
-"""How many sizes of the compute device's share are tried: with less there, more is on its way in time."""
+_MOST_PARTS = 2000
+"""The largest models have half as many layers; with more, trying plans takes longer than it can gain."""
 
 
 def plan_with_profile(
@@ -36,41 +31,47 @@ def plan_with_profile(
     devices: Sequence[DeviceInfo],
     reserve_bytes: Mapping[str, int],
     profile: HardwareProfile,
-    tokens: int = TOKENS,
+    staging: Staging = "auto",
 ) -> AllocationPlan:
-    """As `plan_allocation`; in AUTO mode the plan with the shortest predicted step.
+    """As `plan_allocation`; in AUTO mode the plan with the shortest predicted step, and staging as small as it may be.
 
     There, donors whose link is slower than that of pinned host memory are passed over; where a request names one,
-    the plan warns of it with both figures. The default strategy is free to choose: every plan is tried if there are few
-    blocks, and between cards of one model blocks may be relayed, where that is faster: they compute the same there, bit
-    for bit. Another strategy's choice of blocks is kept.
+    the plan warns of it with both figures. The default strategy is free to choose: between cards of one model blocks
+    may be relayed, where that is faster: they compute the same there, bit for bit. Another strategy's choice of blocks
+    is kept.
 
     Raises:
         PlanError: a device cannot store what falls to it.
         DeviceError: the request names a device that is not in `devices`.
     """
-    plan = plan_allocation(inventory, request, devices, reserve_bytes)
+    plan = plan_allocation(inventory, request, devices, reserve_bytes, staging)
     if request.compute_device == CPU:
         return plan  # host memory is no donor there, and nothing hides a transfer
     if request.strategy.replicates and not request.is_explicit:
         return shared_by_speed(plan, profile)
     if request.mode is not AllocationMode.AUTO:
-        return replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
-    if not plan.offloaded or len(inventory.blocks) > _MOST_BLOCKS:
+        plan = replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
+    if not plan.streamed or len(plan.placements) > _MOST_PARTS:
         return plan
     capacity = measure_capacity(inventory, request, devices, reserve_bytes)
+    if staging != "auto":
+        plan = replace(plan, staging_reason=f"planner.staging is {staging}")
+    if request.mode is not AllocationMode.AUTO:
+        spare = capacity.free_bytes[request.compute_device] + capacity.head_bytes - plan.compute_bytes
+        return with_least_staging(plan, profile, spare) if staging == "auto" else plan
+    sizes = staging_sizes(plan) if staging == "auto" else [plan.staging_bytes]
+    found = _least_staging_of(list(_candidates(inventory, request, devices, capacity, profile, sizes)), profile)
+    reason = plan.staging_reason or REASON
+    return replace(found, warnings=plan.warnings, staging_reason=reason if found.streamed else "") if found else plan
 
-    def predict(each: AllocationPlan) -> float:
-        return predict_step(each, profile, tokens).step_seconds
 
-    best = min(_candidates(inventory, request, devices, capacity, profile), key=predict, default=None)
-    if best is None:
-        return plan
-    if request.strategy == Strategy.INTERLEAVE:
-        found = min(every_plan(plan, _useful_bytes(capacity, profile)), key=predict, default=best)
-        if predict(found) < predict(best) * _WORTHWHILE:
-            best = replace(found, wish="auto")
-    return replace(best, warnings=plan.warnings)
+def _least_staging_of(plans: Sequence[AllocationPlan], profile: HardwareProfile) -> AllocationPlan | None:
+    """Of the plans whose step is within a hundredth of the fastest one's, the one with the least staging."""
+    seconds = [predict_step(plan, profile).step_seconds for plan in plans]
+    best = min(seconds, default=0.0)
+    near = [(plan.staging_bytes, took, i) for i, (plan, took) in enumerate(zip(plans, seconds, strict=True))]
+    near = [each for each in near if each[1] <= best * TOLERANCE]
+    return plans[min(near)[-1]] if near else None
 
 
 def _candidates(
@@ -79,6 +80,7 @@ def _candidates(
     devices: Sequence[DeviceInfo],
     capacity: Capacity,
     profile: HardwareProfile,
+    staging_sizes: Sequence[int],
 ) -> Iterator[AllocationPlan]:
     compute = request.compute_device
     names = {info.name: info.marketing_name for info in devices}
@@ -88,33 +90,32 @@ def _candidates(
         ways = [(request.strategy, [*(name for name in capacity.accelerators if name != compute), CPU])]
     if twins and request.strategy == Strategy.INTERLEAVE:
         ways.append((Strategy.RELAY, [*twins, CPU]))
-    for strategy, donors in ways:
-        for kept in _kept_bytes(inventory, capacity):
+    free = capacity.free_bytes[compute]
+    largest = max(part.size_bytes for part in inventory.by_layers.blocks)
+    for (strategy, donors), staging in product(ways, staging_sizes):
+        # A plan can come to half a layer more than its share: then the next smaller share.
+        for less in (0, largest // 2, largest):
+            kept = min(capacity.movable_bytes, max(0, free - staging - less))
+            fitting = False
             for stored in _shares(capacity.movable_bytes - kept, donors, capacity, profile):
                 shares = [Share(compute, Fraction(kept + capacity.head_bytes))]
                 shares += [Share(device, Fraction(size)) for device, size in stored.items() if size]
                 wish = replace(request, mode=AllocationMode.BYTES, shares=tuple(shares), strategy=strategy)
-                try:
-                    plan = plan_allocation(inventory, wish, devices)
-                except PlanError:
-                    continue
-                if plan.compute_bytes + plan.staging_bytes <= capacity.free_bytes[compute] + capacity.head_bytes:
+                plan = _plan_or_none(inventory, wish, devices, staging)
+                if plan is not None and plan.compute_bytes + plan.staging_bytes <= free + capacity.head_bytes:
+                    fitting = True
                     yield plan
+            if fitting:
+                break
 
 
-def _kept_bytes(inventory: Inventory, capacity: Capacity) -> Iterator[int]:
-    """Shares of the compute device, beside one to three staged blocks and a little less each.
-
-    A plan's blocks can come to half a block more than its share: the least shares leave room for that.
-    """
-    free = capacity.free_bytes[capacity.compute_device]
-    largest = max(map(staged_bytes, inventory.blocks))
-    tried = {max(0, free - places * largest) for places in range(1, MOST_BLOCKS + 1)}
-    average = capacity.movable_bytes // len(inventory.blocks)
-    most, least = max(tried), min(tried)
-    tried |= {max(0, least - step * average // 2) for step in (1, 2)}
-    tried |= {most - step * average // 2 for step in range(_KEPT_STEPS) if most > step * average // 2}
-    yield from sorted((size for size in tried if size <= capacity.movable_bytes), reverse=True)
+def _plan_or_none(
+    inventory: Inventory, request: AllocationRequest, devices: Sequence[DeviceInfo], staging: int
+) -> AllocationPlan | None:
+    try:
+        return plan_allocation(inventory, request, devices, staging=staging)
+    except PlanError:
+        return None
 
 
 def _useful_donors(capacity: Capacity, profile: HardwareProfile) -> list[str]:
@@ -124,13 +125,6 @@ def _useful_donors(capacity: Capacity, profile: HardwareProfile) -> list[str]:
     useful = by_speed[: by_speed.index(CPU) + 1]
     least = capacity.movable_bytes - capacity.free_bytes[capacity.compute_device]
     return useful if sum(capacity.free_bytes[device] for device in useful) >= least else by_speed
-
-
-def _useful_bytes(capacity: Capacity, profile: HardwareProfile) -> dict[str, int]:
-    """What the compute device and its useful donors can store; heads and staging included."""
-    useful = {device: capacity.free_bytes[device] for device in _useful_donors(capacity, profile)}
-    useful[capacity.compute_device] = capacity.free_bytes[capacity.compute_device] + capacity.head_bytes
-    return useful
 
 
 def _donors(capacity: Capacity) -> list[str]:

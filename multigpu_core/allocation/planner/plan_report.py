@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plan import AllocationPlan
+from multigpu.multigpu_core.devices import HardwareProfile
+
+from .plan import AllocationPlan, block_shares
+from .staging_choice import trade_off
 from .step_time import StepPrediction
 
 
-def plan_report(plan: AllocationPlan, prediction: StepPrediction | None) -> dict[str, Any]:
-    """Sizes in bytes, times in seconds, None where nothing is predicted; blocks in execution order."""
+def plan_report(plan: AllocationPlan, prediction: StepPrediction | None, profile: HardwareProfile) -> dict[str, Any]:
+    """Sizes in bytes, times in seconds, None where nothing is predicted; blocks in execution order.
+
+    A block on several devices is there once for each.
+    """
+    trade_offs = trade_off(plan, profile) if prediction is not None else ()
     return {
         "strategy": plan.strategy.name,
         "fits": True,
@@ -17,6 +24,8 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction | None) -> dict
         "expert_string": plan.expert_string,
         "bytes_by_device": dict(plan.bytes_by_device),
         "staging_bytes": plan.staging_bytes,
+        "staging_reason": plan.staging_reason,
+        "staging_trade_off": [{"staging_bytes": size, "predicted_seconds": seconds} for size, seconds in trade_offs],
         "work_shares": {share.device: share.amount for share in plan.work_shares},
         "predicted_seconds": prediction.step_seconds if prediction is not None else None,
         "limit_seconds": prediction.limit_seconds if prediction is not None else None,
@@ -24,7 +33,7 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction | None) -> dict
         "assumes": prediction.assumes if prediction is not None else "",
         "warnings": list(plan.warnings),
         "blocks": [
-            {"name": p.block.name, "bytes": p.block.size_bytes, "device": p.device, "relayed": p.relayed}
-            for p in plan.placements
+            {"name": share.name, "bytes": share.size_bytes, "device": share.device, "relayed": share.relayed}
+            for share in block_shares(plan.placements)
         ],
     }

@@ -17,7 +17,7 @@ from .byte_targets import ByteTargets, byte_targets
 from .capacity import CPU, Capacity, is_movable, measure_capacity
 from .plan import AllocationPlan, Placement
 from .replicated import plan_replicas
-from .staging_bytes import capacity_beside_staging, staging_bytes
+from .staging_bytes import Staging, capacity_beside_staging, refuse_without_staging, staging_bytes
 
 
 def plan_allocation(
@@ -25,6 +25,7 @@ def plan_allocation(
     request: AllocationRequest,
     devices: Sequence[DeviceInfo],
     reserve_bytes: Mapping[str, int] | None = None,
+    staging: Staging = "auto",
 ) -> AllocationPlan:
     """The plan for `request` on `devices`, whose free bytes are what the weights may use (what the model itself
     occupies already, and will give up, counts as free). `reserve_bytes` by device name is kept free for inference.
@@ -38,29 +39,31 @@ def plan_allocation(
     """
     if request.mode is AllocationMode.NONE:
         return _plan(inventory, request, {})
+    if not request.strategy.relays:
+        inventory = inventory.by_layers  # donors that compute do so with whole blocks
     all_capacities = measure_capacity(inventory, request, devices, reserve_bytes or {})
     if request.strategy.replicates and request.compute_device != CPU:
-        return plan_replicas(inventory, request, all_capacities, _way_out(request))
+        return plan_replicas(inventory, request, all_capacities, _way_out(request), staging)
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
-    sizes = {i: inventory.blocks[i].size_bytes for i in movable}
     capacity = all_capacities
     if not request.is_explicit and not _fits_whole(request, capacity):
-        capacity = capacity_beside_staging(capacity, [inventory.blocks[i] for i in movable])
+        capacity = capacity_beside_staging(capacity, [inventory.blocks[i] for i in movable], staging)
     targets, warnings = byte_targets(request, capacity)
     way_out = _way_out(request)
     capacity.refuse_overfull(targets, way_out)
     blocks = [inventory.blocks[i] for i in movable]
     chosen = request.strategy.assign(blocks, request.compute_device, targets, capacity.free_bytes)
-    device_of = dict(zip(movable, chosen, strict=True))
-    stored = dict.fromkeys(targets, 0)
-    for i, device in device_of.items():
-        stored[device] += sizes[i]
+    plan = _plan(inventory, request, dict(zip(movable, chosen, strict=True))).by_layers
+    stored = {**dict.fromkeys(targets, 0), **plan.bytes_by_device}
+    stored[request.compute_device] -= capacity.head_bytes
     capacity.refuse_overfull(stored, way_out)
     warnings = [*capacity.warnings, *warnings, *_rounding_warnings(request, targets, stored)]
-    plan = _plan(inventory, request, device_of, tuple(warnings))
+    plan = replace(plan, warnings=tuple(warnings))
     streamed = [placement.block for placement in plan.streamed if placement.block.size_bytes]
-    staging = staging_bytes(streamed, stored[request.compute_device], all_capacities, way_out)
-    return replace(plan, staging_bytes=staging)
+    own_bytes = stored[request.compute_device]
+    refuse_without_staging(streamed, own_bytes, all_capacities, way_out)
+    spare = all_capacities.free_bytes[request.compute_device] - own_bytes
+    return replace(plan, staging_bytes=staging_bytes(streamed, spare, staging))
 
 
 def _fits_whole(request: AllocationRequest, capacity: Capacity) -> bool:
@@ -69,14 +72,12 @@ def _fits_whole(request: AllocationRequest, capacity: Capacity) -> bool:
     return is_all_wanted and capacity.movable_bytes <= capacity.free_bytes[capacity.compute_device]
 
 
-def _plan(
-    inventory: Inventory, request: AllocationRequest, device_of: Mapping[int, str], warnings: tuple[str, ...] = ()
-) -> AllocationPlan:
+def _plan(inventory: Inventory, request: AllocationRequest, device_of: Mapping[int, str]) -> AllocationPlan:
     compute = request.compute_device
     devices = [device_of.get(i, compute) for i in range(len(inventory.blocks))]
     relays = set(devices) - {compute, CPU} if request.strategy.relays else set()
     placements = tuple(Placement(b, d, relayed=d in relays) for b, d in zip(inventory.blocks, devices, strict=True))
-    return AllocationPlan(compute, request.strategy, placements, warnings)
+    return AllocationPlan(compute, request.strategy, placements)
 
 
 def _way_out(request: AllocationRequest) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 
-from multigpu.multigpu_core.allocation.inventory.inventory import Block, Inventory
+from multigpu.multigpu_core.allocation.inventory.inventory import Inventory
 from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 from multigpu.multigpu_core.allocation.language.errors import PlanError
 from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
@@ -21,13 +21,15 @@ from multigpu.multigpu_core.devices import HardwareProfile
 from .byte_targets import ByteTargets, byte_targets, fill, proportional
 from .capacity import CPU, Capacity, is_movable
 from .plan import AllocationPlan, Placement, WorkShare
-from .staging_bytes import capacity_beside_staging, staging_bytes
+from .staging_bytes import Staging, capacity_beside_staging, refuse_without_staging, staging_bytes
 
 Weights = dict[str, Fraction]
 """The devices that compute, the compute device first, with their parts of the work."""
 
 
-def plan_replicas(inventory: Inventory, request: AllocationRequest, capacity: Capacity, way_out: str) -> AllocationPlan:
+def plan_replicas(
+    inventory: Inventory, request: AllocationRequest, capacity: Capacity, way_out: str, staging: Staging
+) -> AllocationPlan:
     """The plan for a request in any mode but NONE; `way_out` says what to do where it does not fit.
 
     Raises:
@@ -41,7 +43,8 @@ def plan_replicas(inventory: Inventory, request: AllocationRequest, capacity: Ca
     room = {device: _room(capacity, device) for device in computing}
     tightest = min(room, key=lambda device: room[device])
     common = replace(capacity, free_bytes={**capacity.free_bytes, compute: room[tightest]})
-    targets, weights, warnings, beside_staging = _targets(request, common, computing, blocks)
+    beside_staging = common if _fits(request, common) else capacity_beside_staging(common, blocks, staging)
+    targets, weights, warnings = _targets(request, beside_staging, computing)
     with _naming(tightest, common):
         common.refuse_overfull(targets, way_out)
         chosen = request.strategy.assign(blocks, compute, targets, beside_staging.free_bytes)
@@ -51,8 +54,10 @@ def plan_replicas(inventory: Inventory, request: AllocationRequest, capacity: Ca
         stored = plan.bytes_by_device | {compute: plan.compute_bytes - common.head_bytes}
         common.refuse_overfull(stored, way_out)
         streamed = [placement.block for placement in plan.streamed]
-        staging = staging_bytes(streamed, stored[compute], common, way_out)
-    return replace(plan, staging_bytes=staging, work_shares=_work_shares(plan, weights))
+        refuse_without_staging(streamed, stored[compute], common, way_out)
+    spare = common.free_bytes[compute] - stored[compute]
+    size = staging_bytes(streamed, spare, staging) if streamed else 0
+    return replace(plan, staging_bytes=size, work_shares=_work_shares(plan, weights))
 
 
 def shared_by_speed(plan: AllocationPlan, profile: HardwareProfile) -> AllocationPlan:
@@ -75,26 +80,27 @@ def _computing(request: AllocationRequest, capacity: Capacity) -> tuple[str, ...
     return tuple(dict.fromkeys((compute, *(name for name in others if name.partition(":")[0] == family))))
 
 
+def _fits(request: AllocationRequest, common: Capacity) -> bool:
+    """Whether the request has said what is stored, or nothing needs to be streamed."""
+    is_all_kept = not request.virtual_vram_bytes and common.movable_bytes <= common.free_bytes[common.compute_device]
+    return request.is_explicit or is_all_kept
+
+
 def _targets(
-    request: AllocationRequest, common: Capacity, computing: tuple[str, ...], blocks: list[Block]
-) -> tuple[ByteTargets, Weights, list[str], Capacity]:
-    """Bytes by device, with those that compute as one; their weights; warnings; and the capacity to choose within."""
-    compute = request.compute_device
+    request: AllocationRequest, room: Capacity, computing: tuple[str, ...]
+) -> tuple[ByteTargets, Weights, list[str]]:
+    """Bytes by device, with those that compute as one; their weights; and warnings."""
     if request.is_explicit:
-        merged, weights = _merged(request, computing, common)
-        targets, warnings = byte_targets(merged, common)
-        return targets, weights, warnings, common
-    kept = max(0, common.movable_bytes - request.virtual_vram_bytes)
-    free = common.free_bytes[compute]
+        merged, weights = _merged(request, computing, room)
+        targets, warnings = byte_targets(merged, room)
+        return targets, weights, warnings
+    kept, free = max(0, room.movable_bytes - request.virtual_vram_bytes), room.free_bytes[room.compute_device]
     warnings = []
     if kept > free and request.mode is AllocationMode.VIRTUAL_VRAM:
         more = readable_bytes(kept - free)
         warnings = [f"A GPU cannot store all weights that virtual VRAM leaves there: offloading {more} more."]
-    is_all_kept = kept == common.movable_bytes <= free
-    beside_staging = common if is_all_kept else capacity_beside_staging(common, blocks)
     storing = [device for device in request.donors if device not in computing]
-    targets = fill(beside_staging, kept, dict.fromkeys((*storing, CPU)))
-    return targets, dict.fromkeys(computing, Fraction(1)), warnings, beside_staging
+    return fill(room, kept, dict.fromkeys((*storing, CPU))), dict.fromkeys(computing, Fraction(1)), warnings
 
 
 def _merged(

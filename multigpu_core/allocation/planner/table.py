@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from string import ascii_uppercase
 
 from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
 
-from .plan import AllocationPlan
+from .plan import AllocationPlan, BlockShare, block_shares
 from .step_time import TOKENS, StepPrediction
 
 _BAR_WIDTH = 20
@@ -18,14 +19,15 @@ _LONGEST_MAP = 256
 def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -> str:
     """Lines of plain ASCII: bytes by device, the device of every block in execution order, and the expert string.
 
+    A block whose layers are on several devices counts where the most of it is.
+
     With a prediction, also what a step is expected to take.
     """
     sizes = plan.bytes_by_device
     total = sum(sizes.values())
     letters = dict(zip(sizes, ascii_uppercase, strict=False))
-    counts = dict.fromkeys(sizes, 0)
-    for placement in plan.placements:
-        counts[placement.device] += 1
+    devices = _device_of_each_block(plan)
+    counts = dict.fromkeys(sizes, 0) | Counter(devices)
     width = max(len("device"), *map(len, sizes))
     lines = [
         f"{readable_bytes(total)} on {len(sizes)} device{'s'[: len(sizes) != 1]}, {plan.strategy.name}",
@@ -40,10 +42,13 @@ def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -
             f"  {bar:<{_BAR_WIDTH}}{role}".rstrip()
         )
     if plan.staging_bytes:
-        lines.append(f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} reserved for streaming")
+        reason = f": {plan.staging_reason}" if plan.staging_reason else ""
+        lines.append(
+            f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} reserved for streaming{reason}"
+        )
     if plan.work_shares:
         lines.append(f"  work: {_work(plan)}; each stores the same as {plan.compute_device}")
-    lines += _block_map(plan, letters)
+    lines += _block_map(devices, letters) if plan.offloaded else []
     if prediction is not None and plan.offloaded:
         lines.append(
             f"  a {_unit(plan)} of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
@@ -69,9 +74,19 @@ def _bound(prediction: StepPrediction) -> str:
     return "computing" if prediction.bound_by == "compute" else f"the link from {prediction.bound_by}"
 
 
-def _block_map(plan: AllocationPlan, letters: dict[str, str]) -> list[str]:
-    """One letter for each block, in execution order; nothing where there is nothing to see."""
-    if not plan.offloaded or len(plan.placements) > _LONGEST_MAP:
+def _device_of_each_block(plan: AllocationPlan) -> list[str]:
+    """Where the most of each block is stored, in execution order."""
+    largest: dict[str, BlockShare] = {}
+    for share in block_shares(plan.placements):
+        known = largest.get(share.name)
+        if known is None or share.size_bytes > known.size_bytes:
+            largest[share.name] = share
+    return [share.device for share in largest.values()]
+
+
+def _block_map(devices: list[str], letters: dict[str, str]) -> list[str]:
+    """One letter for each block, in execution order; nothing where it would be too long."""
+    if len(devices) > _LONGEST_MAP:
         return []
-    order = "".join(letters.get(placement.device, "?") for placement in plan.placements)
+    order = "".join(letters.get(device, "?") for device in devices)
     return [f"  {order[i : i + _LINE_WIDTH]}" for i in range(0, len(order), _LINE_WIDTH)]

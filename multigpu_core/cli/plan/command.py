@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,10 +81,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps([each.report() for each in found] if compare else found[0].report(), indent=2))
     elif compare:
-        console = Console()
-        console.print(_comparison(found))
-        for outcome in found:
-            console.print(f"{outcome.request.strategy.name}: {outcome.string}", soft_wrap=True, markup=False)
+        _print_comparison(found)
     else:
         typer.echo(found[0].text())
     raise typer.Exit(DOES_NOT_FIT if all(outcome.plan is None for outcome in found) else 0)
@@ -129,6 +127,7 @@ class _Outcome:
     request: AllocationRequest
     plan: AllocationPlan | None
     prediction: StepPrediction | None
+    profile: HardwareProfile | None = None
     why_not: str = ""
     reserved_bytes: int = 0
     """Of the compute device, left for inference."""
@@ -158,9 +157,9 @@ class _Outcome:
                 draft=True,
             )
         except PlanError as error:
-            return cls(request, None, None, str(error))
+            return cls(request, None, None, why_not=str(error))
         reserved = reserve.get(compute.name, 0)
-        return cls(request, found, expected_step(found, machine.profile), reserved_bytes=reserved)
+        return cls(request, found, expected_step(found, machine.profile), machine.profile, reserved_bytes=reserved)
 
     @property
     def predicted(self) -> tuple[float, ...]:
@@ -188,9 +187,19 @@ class _Outcome:
     def report(self) -> dict[str, Any]:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
-        if self.plan is None:
+        if self.plan is None or self.profile is None:
             return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
-        return {**plan_report(self.plan, self.prediction), "reserved_bytes": self.reserved_bytes}
+        return {**plan_report(self.plan, self.prediction, self.profile), "reserved_bytes": self.reserved_bytes}
+
+
+def _print_comparison(outcomes: list[_Outcome]) -> None:
+    console = Console()
+    console.print(_comparison(outcomes))
+    streaming = (each for each in outcomes if each.plan and each.plan.streamed and each.prediction)
+    for outcome in islice(streaming, 1):
+        console.print(_trade_off(outcome))
+    for outcome in outcomes:
+        console.print(f"{outcome.request.strategy.name}: {outcome.string}", soft_wrap=True, markup=False)
 
 
 def _comparison(outcomes: list[_Outcome]) -> Table:
@@ -211,4 +220,19 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
         if outcome.plan.strategy != outcome.request.strategy:
             name += f", better as {outcome.plan.strategy.name}"
         table.add_row(name, *seconds, *sizes)
+    return table
+
+
+def _trade_off(outcome: _Outcome) -> Table:
+    """What a step would take with more and with less memory kept for streaming."""
+    from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
+    from multigpu.multigpu_core.allocation.planner.staging_choice import trade_off
+
+    assert outcome.plan is not None and outcome.profile is not None
+    table = Table(title=f"{outcome.plan.strategy.name}: memory against time")
+    for heading in ("Reserved for streaming", "A step", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for size, seconds in trade_off(outcome.plan, outcome.profile):
+        chosen = "chosen" if size == outcome.plan.staging_bytes else ""
+        table.add_row(readable_bytes(size), f"{seconds:.3g} s", chosen)
     return table

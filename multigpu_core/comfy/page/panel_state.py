@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from multigpu.multigpu_core.allocation import AllocationPlan
+from multigpu.multigpu_core.allocation.planner.plan import block_shares
 from multigpu.multigpu_core.comfy.any_node.kept.kept_models import KeptModel
 from multigpu.multigpu_core.comfy.host.compatibility import model_management as mm
 from multigpu.multigpu_core.comfy.host.prompt_worker import PromptWorker
@@ -81,10 +82,10 @@ def _tracked(tracked: TrackedModel | None) -> dict[str, Any] | None:
 def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
     distribution = placement.distribution
     devices, steps, prediction = distribution.served_devices, distribution.record, placement.prediction
-    placed = [(p, devices.get(p.block.name, p.device)) for p in plan.placements]
+    placed = [replace(each, device=devices.get(each.block.name, each.device)) for each in plan.placements]
     sizes: dict[str, int] = dict.fromkeys(plan.bytes_by_device, 0)
-    for block_placement, device in placed:
-        sizes[device] = sizes.get(device, 0) + block_placement.block.size_bytes
+    for each in placed:
+        sizes[each.device] = sizes.get(each.device, 0) + each.block.size_bytes
     if distribution.replicas is not None:
         for device, size in distribution.replicas.bytes_by_device.items():
             sizes[device] = sizes.get(device, 0) + size
@@ -95,8 +96,8 @@ def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
         "staging_bytes": distribution.staging_bytes,
         "warnings": list(plan.warnings),
         "blocks": [
-            {"name": p.block.name, "bytes": p.block.size_bytes, "device": device, "relayed": p.relayed}
-            for p, device in placed
+            {"name": share.name, "bytes": share.size_bytes, "device": share.device, "relayed": share.relayed}
+            for share in block_shares(placed)
         ],
         "step_seconds": steps.step_seconds,
         "predicted_seconds": prediction.step_seconds if prediction is not None else None,

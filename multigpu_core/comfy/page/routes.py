@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from multigpu.multigpu_core.allocation.planner.plan import block_shares
 from multigpu.multigpu_core.comfy.any_node.kept.kept_models import KeptModel
 from multigpu.multigpu_core.comfy.host.comfyui_names import WAY_OUT
 from multigpu.multigpu_core.comfy.host.compatibility import Feature
@@ -136,8 +137,8 @@ def split_models(models: TrackedModels) -> list[dict[str, Any]]:
             "staging_bytes": residency.staging_bytes,
             "step_seconds": residency.step_seconds,
             "blocks": [
-                {"name": p.block.name, "kind": p.block.kind.value, "bytes": p.block.size_bytes, "device": p.device}
-                for p in residency.plan.placements
+                {"name": share.name, "kind": share.kind.value, "bytes": share.size_bytes, "device": share.device}
+                for share in block_shares(residency.plan.placements)
             ],
         }
         for tracked, residency in models.residencies()

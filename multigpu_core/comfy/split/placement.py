@@ -51,6 +51,8 @@ class ModelPlacement:
         self.distribution = Distribution(module, inventory_of_module(module), host.registry, host.pinned)
         self._demoted_bytes = 0
         self._held_back_bytes = 0
+        self.are_weights_held_back = False
+        """Whether weights were moved to system memory because a sampling ran out of memory, until `release`."""
         self._warned_of: set[str] = set()
         self._filling = options.request.compute_device
         self.prediction: StepPrediction | None = None
@@ -100,7 +102,7 @@ class ModelPlacement:
         devices = self._targets(plan, weight_budget_bytes)
         todo = [
             (block, devices[block.name], keys)
-            for block in self.distribution.inventory.blocks
+            for block in self.distribution.parts
             if (keys := outdated.intersection(block.parameters))
             or not self.distribution.is_placed(block, devices[block.name])
         ]
@@ -131,16 +133,18 @@ class ModelPlacement:
         return freed
 
     def offload_more(self, share: float) -> int:
-        """Move a share of the movable weights on the fullest of the computing devices to the cpu until `release`.
+        """Free memory of the computing devices until `release`. Returns the bytes freed.
 
-        Staging becomes as small as it can be. Returns the bytes freed.
+        The staging buffer becomes as small as it can be. Where that frees nothing, or all is to go, so does that share
+        of the movable weights on the fullest of the devices.
         """
         freed = self.distribution.save_staging()
         movable = {device: self.distribution.movable_on(device) for device in self._computing}
-        if any(movable.values()):
+        if any(movable.values()) and (share == 1 or not freed):
             fullest = min(filter(movable.get, movable), key=self.host.registry.free_bytes)
             size = sum(block.size_bytes for block in movable[fullest])
             freed += self.distribution.demote(math.ceil(share * size), "cpu", fullest)
+            self.are_weights_held_back = True
         self._held_back_bytes += freed
         return freed
 
@@ -176,6 +180,8 @@ class ModelPlacement:
     @property
     def setting_in_force(self) -> str:
         """What a user sets to get by intent what the loaded model came to."""
+        if self._held_back_bytes and not self.are_weights_held_back:
+            return 'planner.staging to "small" in plugins.toml'
         return setting_for(self.options.request, self.distribution.bytes_by_device())
 
     def shortage(self) -> Shortage:
@@ -218,6 +224,7 @@ class ModelPlacement:
     def _forget(self) -> None:
         self._applied.forget()
         self._demoted_bytes = self._held_back_bytes = 0
+        self.are_weights_held_back = False
         self._planning.limits.clear()
 
     def _plan_in_force(self, weight_budget_bytes: float) -> AllocationPlan:
@@ -248,10 +255,9 @@ class ModelPlacement:
             is_auto = self.options.request.mode is AllocationMode.AUTO
             room = weight_budget_bytes if is_auto else self.host.registry.free_bytes(compute)
             if self._held_back_bytes or room < self._demoted_bytes:
-                blocks = self.distribution.inventory.blocks
                 return {
                     b.name: self.distribution.device_of(b) if wanted[b.name] in self._computing else wanted[b.name]
-                    for b in blocks
+                    for b in self.distribution.parts
                 }
             self._demoted_bytes = 0
         return wanted

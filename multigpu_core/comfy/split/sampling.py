@@ -29,8 +29,23 @@ log = structlog.get_logger("multigpu")
 SHARES_OFFLOADED = {2: 0.5, 1: 1.0}
 """By the tries that are left, the share of weights still on the computing devices that is offloaded before the next.
 
-No allocator tells what a whole sampling would have needed: half of it first, and if that was too little, all.
+No allocator tells what a whole sampling would have needed: most of the staging buffer first, or half of the weights
+where that frees nothing, and if that was too little, all.
 """
+
+ON_OTHER_DEVICES = "Expected all tensors to be on the same device"
+"""How torch's error begins when an operator gets tensors of several devices."""
+
+
+class NotRelayableError(RuntimeError):
+    """A block on a donor uses a tensor that stayed on the compute device; the message says what to set."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"{model} cannot be computed with the strategy relay: a block on a donor uses a tensor that is none of its "
+            "arguments, so the tensor stayed where it was. Set strategy to interleave or contiguous. "
+            f"torch says: {reason}"
+        )
 
 
 def guard_sampling(patcher: Any, placement: ModelPlacement) -> None:
@@ -58,6 +73,8 @@ def _sample(sample: Callable[[], Tensor], guider: Any, placement: ModelPlacement
             return sample()
         except BaseException as error:  # an interrupt, too, leaves the weights in their places
             placement.distribution.settle()
+            if placement.options.request.strategy.relays and str(error).startswith(ON_OTHER_DEVICES):
+                raise NotRelayableError(type(guider.model_patcher.model).__name__, str(error)) from error
             may_offload = tries_left > 0 and placement.can_offload_more
             may_retry = may_offload or (placement.host.memory.sampling_retries and placement.distribution.replicas)
             if not mm.is_oom(error) or not may_retry:
@@ -80,10 +97,16 @@ def _offload_more(patcher: Any, placement: ModelPlacement, share: float) -> None
     freed = patcher.offload_more(share)
     mm.soft_empty_cache()
     model, setting = type(patcher.model).__name__, placement.setting_in_force
+    size = readable_bytes(freed)
+    what = (
+        f"Moved {size} of its weights to system memory"
+        if placement.are_weights_held_back
+        else f"Freed {size} of staging"
+    )
     log.warning(
         "sampling_out_of_memory",
-        message=f"{model}: sampling ran out of memory. Moved {readable_bytes(freed)} of its weights to system memory; "
-        f"retrying with the same seed. To avoid this, set {setting}.",
+        message=f"{model}: sampling ran out of memory. {what}; retrying with the same seed. "
+        f"To avoid this, set {setting}.",
         model=model,
         devices=[str(device) for device in placement.computing_devices],
         freed_bytes=freed,

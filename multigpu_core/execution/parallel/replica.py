@@ -10,7 +10,7 @@ What the model stores elsewhere, the replica shares: it is streamed to both from
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -84,11 +84,17 @@ class Replica:
             tensor = same[0].tensor
             put_all([self._own[slot.name] for slot in same], self._copy_of(tensor) if id(tensor) in here else tensor)
 
-    def attach(self, blocks: Iterable[Block], streamed: Iterable[Block], before_block: Callable[[], object]) -> None:
-        """Let the replica be called. `before_block` is called before each of its blocks; some of them are streamed."""
+    def attach(
+        self,
+        blocks: Sequence[Block],
+        streamed: Sequence[Block],
+        parts: Sequence[Block],
+        before_block: Callable[[], object],
+    ) -> None:
+        """Let the replica be called. `before_block` is called before each block; of all `parts` some are streamed."""
         self._unhook()
         self._current_device.attach(self.module)
-        self._streamer.attach(self.module, {block.name: self._slots_of(block) for block in streamed})
+        self._streamer.attach(self.module, {part.name: self._slots_of(part) for part in streamed}, parts)
         self._handles = hooks_before_blocks(self.module, blocks, before_block)
 
     def detach(self) -> None:

@@ -14,7 +14,7 @@ Devices without streams, and threads whose state cannot be taken along, work one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -96,12 +96,11 @@ class Replicas:
             replica.mirror(model)
         self.filling = None
 
-    def attach(self, blocks: Iterable[Block], streamed: Iterable[Block]) -> None:
-        """Let the model and all replicas take turns before each of these blocks; some of them are streamed."""
-        blocks, streamed = list(blocks), list(streamed)
+    def attach(self, blocks: Sequence[Block], streamed: Sequence[Block], parts: Sequence[Block]) -> None:
+        """Let the model and all replicas take turns before each of these blocks; of all `parts` some are streamed."""
         self._handles = hooks_before_blocks(self._model, blocks, self._hand_over)
         for replica in self._replicas:
-            replica.attach(blocks, streamed, self._hand_over)
+            replica.attach(blocks, streamed, parts, self._hand_over)
 
     def are_like_the_model(self) -> bool:
         """Whether nobody has changed the model's modules or weights since `mirror`."""

@@ -47,7 +47,8 @@ class RemoteCall:
                 return tensor if original is None else original
             return hand_over(tensor)
 
-        replace_tensors(self._nested, restore, in_place=True)
+        for value in self._nested:
+            replace_tensors(value, restore, in_place=True)
         return replace_tensors(output, hand_over)
 
     def _moved(self, value: Any, argument: Hashable) -> Any:

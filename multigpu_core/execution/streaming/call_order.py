@@ -28,12 +28,18 @@ class CallOrder:
         self._running.append(index)
         return is_new_step
 
+    def teach(self, expected: Sequence[int]) -> None:
+        """Expect this order, until a whole step has been seen."""
+        if not self._is_learned:
+            self.expected = tuple(expected)
+
     def break_off(self) -> None:
         """Forget the step that runs."""
         self._running.clear()
 
     def _learn(self, seen: tuple[int, ...]) -> None:
         if seen == self._previous or not self._is_learned:
-            self.expected = seen
             self._is_learned = True
+            if seen != self.expected:
+                self.expected = seen
         self._previous = seen

@@ -9,7 +9,6 @@ import torch
 
 from multigpu.multigpu_core.allocation.planner.staging_ring import ALIGNMENT
 from multigpu.multigpu_core.devices import DeviceRegistry, Streams
-from multigpu.multigpu_core.execution.storage.packed_layout import packed_memory
 from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
 from multigpu.multigpu_core.execution.storage.tensor_parts import parts_of
 
@@ -38,13 +37,13 @@ class ChannelChoice:
 
     def channel_for(self, tensors: Sequence[torch.Tensor]) -> CopyChannel | None:
         """Return the copy channel for tensors of one device; None for tensors of several, or where no stream leads."""
-        devices = {part.device for tensor in tensors for part in parts_of(tensor)}
+        parts = [part for tensor in tensors for part in parts_of(tensor)]
+        devices = {part.device for part in parts}
         if len(devices) != 1:
             return None
         source = devices.pop()
         if source.type == "cpu":
-            memory = packed_memory(tensors)
-            is_locked = memory is not None and self._locked.holds(memory)
+            is_locked = all(map(self._locked.holds, parts))
             return self._known("pinned" if is_locked else "pageable", source)
         if source.type != self._registry.torch_device(self._compute).type:
             return None

@@ -14,7 +14,7 @@ ones of this step compute. After a few steps, when the ring begins again, turns 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,9 @@ from multigpu.multigpu_core.execution.storage.packed_layout import Layout, packe
 
 from .copy_channels import CopyChannel
 from .offloaded_module import OffloadedModule
+
+_OUTDATED = (-1,)
+"""Versions that no tensors have."""
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Prefetcher:
         self._no_buffer = torch.empty(0, dtype=torch.uint8, device=compute)
         self._buffer = self._no_buffer
         self._turns: list[Turn] = []
+        self._segments: tuple[tuple[Segment, ...], ...] = ()
+        """Of each turn, as the ring has them."""
         self._channels: tuple[CopyChannel, ...] = ()
         self._begin = 0
         self._done = 0
@@ -91,10 +96,32 @@ class Prefetcher:
             with torch.inference_mode(False):
                 self._buffer = torch.empty(ring.size_bytes, dtype=torch.uint8, device=self._compute)
         self._channels = tuple(dict.fromkeys(channel for _, channel in offloaded_modules))
+        self._segments = ring.segments
         self._turns = [
-            self._make_turn(*offloaded_modules[turn % len(offloaded_modules)], begin, segments)
+            self._make_turn(*offloaded_modules[turn % len(offloaded_modules)], self._place(begin, segments), segments)
             for turn, (begin, segments) in enumerate(zip(ring.offsets, ring.segments, strict=True))
         ]
+
+    def renew(self, offloaded: OffloadedModule, channel: CopyChannel) -> bool:
+        """Copy what an offloaded module stores now, in all of its turns from here on; what was copied is not used.
+
+        False, with nothing done, where that does not fit in the place of what was stored.
+        """
+        turns = [index for index, turn in enumerate(self._turns) if turn.offloaded is offloaded]
+        size_bytes = Layout(offloaded.tensors).size_bytes
+        if any(self._turns[index].staging.numel() != size_bytes for index in turns):
+            return False
+        self.wait()  # copies from what was stored may be under way, and nobody else may keep it alive
+        self._channels = tuple(dict.fromkeys((*self._channels, channel)))
+        for index in turns:
+            former = self._turns[index]
+            turn = self._make_turn(offloaded, channel, former.staging, self._segments[index])
+            self._turns[index] = replace(turn, copied=former.copied, computed=former.computed, versions=_OUTDATED)
+        if turns and self._turn(self._issued).offloaded is offloaded:
+            self._issued_segments = 0
+        if turns:
+            channel.wait_for_writers()
+        return True
 
     def take(self, offloaded: OffloadedModule) -> list[torch.Tensor] | None:
         """The offloaded module's tensors on the compute device, for work that the caller queues on the current stream.
@@ -147,10 +174,12 @@ class Prefetcher:
         self._turns.clear()
         self._buffer = self._no_buffer
 
+    def _place(self, begin: int, segments: tuple[Segment, ...]) -> torch.Tensor:
+        return self._buffer[begin : begin + max(segment.end for segment in segments)]
+
     def _make_turn(
-        self, offloaded: OffloadedModule, channel: CopyChannel, begin: int, segments: tuple[Segment, ...]
+        self, offloaded: OffloadedModule, channel: CopyChannel, staging: torch.Tensor, segments: tuple[Segment, ...]
     ) -> Turn:
-        staging = self._buffer[begin : begin + max(segment.end for segment in segments)]
         return Turn(
             offloaded=offloaded,
             channel=channel,

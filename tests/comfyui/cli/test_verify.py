@@ -183,7 +183,7 @@ def test_neither_order_nor_warm_up_favours_the_split(comfyui: ComfyUI, monkeypat
             order.append("unload")
 
     monkeypatch.setattr(trials, "_Runs", Runs)
-    found = trials.compared(trials.SplitTrial("", {}, "npu:0", {}), comfyui.registry)
+    found = trials.compared(trials.SplitTrial("", {}, "npu:0", {}), comfyui.framework.context.host.registry)
     assert order == ["whole", "split", "whole", "unload"]
     assert (found.reference.step_seconds, found.split.step_seconds) == (1.0, 2.0)
     assert found.reference_repeats and found.difference.is_none

@@ -160,6 +160,19 @@ def test_a_variant_that_splits_what_has_no_managed_weights_is_found(comfyui: Com
         check_loader(Plugin(), replace(TRIAL, loader=bare), comfyui)
 
 
+def test_a_split_that_moves_nothing_is_found(comfyui: ComfyUI) -> None:
+    def load(self: FluxLoader, **inputs: Any) -> Any:
+        mm, patchers = (importlib.import_module(f"comfy.{name}") for name in ("model_management", "model_patcher"))
+        model = torch.nn.Module()
+        model.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        return (patchers.ModelPatcher(model, mm.get_torch_device(), mm.unet_offload_device()),)
+
+    bare = type("SingleLayers", (FluxLoader,), {"load": load})
+    with pytest.raises(ConformanceError, match=r"the split of output 0 moves nothing") as found:
+        check_loader(Plugin(), replace(TRIAL, loader=bare), comfyui)
+    assert len(found.value.problems) == 1
+
+
 def test_a_loader_that_leaves_its_pack_s_device_changed_is_found(comfyui: ComfyUI, monkeypatch: Any) -> None:
     module = importlib.import_module(__name__)
     monkeypatch.setattr(module, "device", torch.device("cpu"), raising=False)

@@ -209,7 +209,7 @@ def test_the_panel_shows_what_drivers_report_and_what_a_split_warns_of(page: Com
 
     def change(state: dict[str, Any]) -> None:
         state["devices"][1] |= {"utilization_percent": 87, "temperature_celsius": 64}
-        split = state["models"][0]["split"]
+        split = next(model["split"] for model in state["models"] if model["split"])
         split |= {"warnings": ["Nothing moved."], "step_bytes": None, "predicted_seconds": 2.5}
         split["blocks"][0]["relayed"] = True
 

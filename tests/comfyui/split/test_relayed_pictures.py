@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -306,3 +308,22 @@ def test_unloading_gives_all_memory_back(sampler: Sampler) -> None:
     split.detach()
     assert sampler.comfyui.held_bytes() == [0, 0, 0]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in split.model.modules())
+
+
+def test_a_block_that_uses_a_tensor_it_was_not_given_is_refused_with_what_to_set(
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SeedVR2's blocks share a cache of functions that hold tensors of one device."""
+    layers = importlib.import_module("comfy.ldm.flux.layers")
+    forward, cached = layers.SingleStreamBlock.forward, SimpleNamespace(shift=torch.zeros(1, device="npu:0"))
+
+    def with_cache(block: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return forward(block, *args, **kwargs).add_(cached.shift)
+
+    monkeypatch.setattr(layers.SingleStreamBlock, "forward", with_cache)
+    sampler = Sampler(comfyui, "flux")
+    expected = sampler.picture(sampler.whole())
+    with pytest.raises(RuntimeError, match=r"strategy relay: .*Set strategy to interleave or contiguous.*npu:1"):
+        sampler.picture(sampler.split(**RELAY))
+    allocation = RELAY["expert_mode_allocations"]
+    assert torch.equal(sampler.picture(sampler.split(expert_mode_allocations=allocation)), expected)

@@ -36,6 +36,7 @@ SAFETENSORS_TYPES = {
     torch.float16: "F16",
     torch.int64: "I64",
     torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
 }
 
 

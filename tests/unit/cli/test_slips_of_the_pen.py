@@ -23,7 +23,7 @@ WRONG = {
     "a plugin name with a digit in front": (["new-integration", "9lives"], "is not a plugin name"),
     "a plugin named as one of ours": (["new-integration", "gguf"], "is a plugin of MultiGPU's own"),
     "a plugin into a file": (["new-integration", "mine", "--directory", "{file}"], "Choose a writable folder"),
-    "a demo into a file": (["demo", "--directory", "{file}"], "choose a writable folder"),
+    "a demo into a file": (["demo", "--directory", "{file}"], "Choose a writable folder"),
     "no steps": (["demo", "--steps", "0"], "--steps"),
     "a benchmark that is none": (["bench", "speed"], "speed"),
     "a command that is none": (["devises"], "devises"),

@@ -29,6 +29,21 @@ def model(*sizes: int, head: int = 0, work: Sequence[int] = ()) -> Inventory:
     return Inventory((heads[0], *blocks, heads[1]))
 
 
+def layered(count: int, *layers: int, work: Sequence[int] = ()) -> Inventory:
+    """So many equal blocks of layers of these sizes; `work` is in proportion to the sizes if it is not given."""
+
+    def block(name: str) -> Block:
+        parts = tuple(
+            Block(f"{name}.{i}", BlockKind.TRANSFORMER, "bfloat16", size, (f"{name}.{i}.weight",), each, (), name)
+            for i, (size, each) in enumerate(zip(layers, work or layers, strict=True))
+        )
+        parameters = tuple(parameter for part in parts for parameter in part.parameters)
+        size, total = sum(part.size_bytes for part in parts), sum(part.work for part in parts)
+        return Block(name, BlockKind.TRANSFORMER, "bfloat16", size, parameters, total, parts)
+
+    return Inventory(tuple(block(f"blocks.{i}") for i in range(count)))
+
+
 def machine(free: Mapping[str, int], total: Mapping[str, int] | None = None) -> list[DeviceInfo]:
     """A machine whose devices have that much free memory, and in all as much or `total`."""
     return [

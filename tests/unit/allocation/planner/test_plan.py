@@ -141,8 +141,8 @@ def test_a_split_needs_room_for_one_block_on_its_way() -> None:
     assert "256 bytes of that are reserved for streaming" in str(error)
 
 
-def test_three_blocks_on_their_way_are_enough_and_fewer_do_where_memory_is_short() -> None:
-    for blocks_free, places in ((4, 3), (3, 2), (2, 1)):
+def test_four_places_are_enough_and_fewer_do_where_memory_is_short() -> None:
+    for blocks_free, places in ((6, 4), (5, 4), (4, 3), (3, 2), (2, 1)):
         devices = machine({"cpu": 10_000, "cuda:0": (blocks_free + 4) * STAGING - 5})
         request = expert("cuda:0,50%;cpu,50%", devices)
         assert plan_allocation(model(*[STAGING] * 8), request, devices).staging_bytes == places * STAGING

@@ -17,7 +17,7 @@ def test_the_table_shows_shares_the_order_of_blocks_and_the_string() -> None:
         "    device  blocks    stores      %",
         "  A cuda:0       6   2.00 GB  50.0%  ##########            computes",
         "  B cpu          4   2.00 GB  50.0%  ##########",
-        "  + 1.50 GB of cuda:0 reserved for streaming",
+        "  + 2.00 GB of cuda:0 reserved for streaming",
         "  ABBBBAAAAA",
         "  to reproduce: cuda:0,2147483648b;cpu,2147483648b",
     ]

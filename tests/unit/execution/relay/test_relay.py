@@ -238,6 +238,34 @@ def test_the_tensors_of_an_object_that_a_block_is_given_travel_and_the_object_st
     assert torch.equal(model(inputs()).cpu(), expected)
 
 
+class TakesFunction(Block):
+    def forward(self, x: Tensor, attention: Any, **options: Any) -> Tensor:
+        return attention(super().forward(x))
+
+
+def test_the_tensors_that_a_function_was_made_with_travel_and_the_function_stays_as_it_was() -> None:
+    """Qwen-Image 2.1 passes its attention so, with the masks of its segments."""
+    homes = []
+
+    def glue(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        mask, segments, written = 2 * x, [(0, x + 1), (1, None)], torch.zeros_like(x)
+
+        def attention(y: Tensor, *, scale: float = 0.5) -> Tensor:
+            written.add_(y)
+            return y * mask * scale + segments[0][1]
+
+        for block in blocks:
+            x = block(x, attention)
+        homes.append({str(tensor.device) for tensor in (mask, written, segments[0][1])})
+        return x + written
+
+    model = Model(glue, [TakesFunction() for _ in range(5)])
+    expected = resident(model)(inputs())
+    relayed(model, ["npu:1", "npu:1", "npu:2", "cpu", "npu:1"])
+    assert torch.equal(model(inputs()), expected) and torch.equal(model(inputs()), expected)
+    assert homes == [{COMPUTE}] * 3
+
+
 class NotesLayout(Block):
     strides: tuple[int, ...] = ()
 
