@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Placement,
         PlanError,
         Share,
+        WorkShare,
     )
     from multigpu.multigpu_core.allocation.formats.file_format import FileFormat
     from multigpu.multigpu_core.allocation.formats.stored_tensor import StoredTensor
@@ -65,6 +66,7 @@ _MODULES = {
         "Placement",
         "PlanError",
         "Share",
+        "WorkShare",
     ),
     "allocation.formats.file_format": ("FileFormat",),
     "allocation.formats.stored_tensor": ("StoredTensor",),
@@ -117,6 +119,7 @@ __all__ = [
     "Strategy",
     "TargetPack",
     "UnloadReason",
+    "WorkShare",
     "WrappedLoader",
     "device_only",
     "is_split",

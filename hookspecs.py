@@ -167,6 +167,8 @@ def multigpu_plan_allocation(
     a block that is offloaded as a whole is divided into them afterwards. The plan computes on the request's compute
     device and keeps heads there. Only with a strategy that relays are blocks relayed, on accelerators other than the
     compute device. `staging_bytes` are not negative, and free on the compute device beside the blocks that it stores.
+    Only with a strategy that replicates are there `work_shares`: the compute device's first, and those of other
+    accelerators, on which as much is free.
 
     Raise `PlanError` where the request cannot be met: the user sees its message. A plugin that raises anything else,
     or whose plan is not as said here, is left out and the next is asked; MultiGPU's own planner is the last.

@@ -12,7 +12,7 @@ from multigpu.multigpu_core.allocation.language.parser import format_expert, for
 from multigpu.multigpu_core.allocation.language.request import AllocationMode, AllocationRequest, Share
 from multigpu.multigpu_core.allocation.language.widgets import AllocationWidgets, request_from_widgets
 from multigpu.multigpu_core.allocation.planner.fastest_plan import plan_with_profile
-from multigpu.multigpu_core.allocation.planner.plan import AllocationPlan, Placement
+from multigpu.multigpu_core.allocation.planner.plan import AllocationPlan, Placement, WorkShare
 from multigpu.multigpu_core.allocation.planner.planner import plan_allocation
 from multigpu.multigpu_core.allocation.planner.staging_ring import StagingRing, staging_ring
 from multigpu.multigpu_core.allocation.planner.step_time import StepPrediction, predict_step
@@ -38,6 +38,7 @@ __all__ = [
     "StagingRing",
     "StepPrediction",
     "Strategy",
+    "WorkShare",
     "check_header",
     "expected_step",
     "format_bytes",

@@ -11,7 +11,7 @@ from .planner.plan import AllocationPlan
 
 def warned_if_unmoved(plan: AllocationPlan, request: AllocationRequest) -> AllocationPlan:
     """The plan, with a warning where the request offloads weights and the plan offloads none."""
-    if not _offloads(request) or any(placement.block.size_bytes for placement in plan.offloaded):
+    if plan.work_shares or not _offloads(request) or any(placement.block.size_bytes for placement in plan.offloaded):
         return plan
     has_blocks = any(p.block.kind is not BlockKind.HEAD and p.block.size_bytes for p in plan.placements)
     if has_blocks and request.is_explicit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from multigpu.multigpu_core.allocation import AllocationPlan, Block, BlockKind, 
 from multigpu.multigpu_core.allocation.planner.staging_bytes import staged_bytes
 from multigpu.multigpu_core.devices import DeviceRegistry
 from multigpu.multigpu_core.execution.parallel.micro_batches import MicroBatches, micro_batches_on
+from multigpu.multigpu_core.execution.parallel.replicas import Replicas
 from multigpu.multigpu_core.execution.relay.relay import Relay
 from multigpu.multigpu_core.execution.storage.packed_storage import PackedStorage
 from multigpu.multigpu_core.execution.storage.pinned_memory import PinnedMemory
@@ -27,6 +28,7 @@ from multigpu.multigpu_core.execution.streaming.layer_order import LayerOrders
 from multigpu.multigpu_core.execution.streaming.streamer import Streamer
 
 from .device_guard import CurrentDevice
+from .distribution_state import Home, Placing, Serving, State
 from .step_record import StepRecord
 
 
@@ -55,45 +57,6 @@ class Residency:
     """Bytes of the compute device reserved for streaming, beside the weights."""
     step_seconds: float | None = None
     """What a step took of late; None before the second."""
-
-
-@dataclass(frozen=True)
-class Home:
-    """The model is whole on its offload device, and none of our hooks is on it."""
-
-
-@dataclass(frozen=True)
-class Placing:
-    """A plan is in force. Blocks are being placed, and none of our hooks is on the model."""
-
-    plan: AllocationPlan
-    streamer: Streamer
-    relay: Relay | None
-    """Where the plan has other devices compute."""
-    current_device: CurrentDevice
-    storage: PackedStorage | None
-    """Where the compute device has streams, so that packed weights can be copied ahead of time."""
-
-    @property
-    def hooks(self) -> tuple[Streamer | Relay | CurrentDevice, ...]:
-        """What is attached to the model while it is served."""
-        return tuple(filter(None, (self.streamer, self.relay, self.current_device)))
-
-    @property
-    def micro_batches(self) -> MicroBatches | None:
-        return self.relay.micro_batches if self.relay is not None else None
-
-
-@dataclass(frozen=True)
-class Serving(Placing):
-    """Every block is placed, and the hooks are on that bring each offloaded block to where it is computed."""
-
-    devices: Mapping[str, str]
-    """Where each block was placed, by block name."""
-
-
-State = Home | Placing
-"""``Home ─begin▶ Placing ─serve▶ Serving ─place▶ Placing``, and `release` leads ``Home`` from anywhere."""
 
 
 class Distribution:
@@ -169,6 +132,8 @@ class Distribution:
         """Say that stored weights have been written to in place, so that no earlier copy of them is used."""
         if isinstance(self._state, Placing):
             self._state.streamer.forget_copies()
+            if self._state.replicas is not None:
+                self._state.replicas.forget_copies()
 
     def begin(self, plan: AllocationPlan) -> None:
         """Put a plan in force. Nothing moves yet: the caller places every block and then calls `serve`."""
@@ -183,6 +148,7 @@ class Distribution:
             Relay(self._registry, compute) if is_relayed else None,
             CurrentDevice(self._registry, compute),
             PackedStorage(self._registry, compute, self._locked) if has_streams else None,
+            Replicas(self._registry, plan, self._locked) if plan.work_shares else None,
         )
 
     def device_of(self, block: Block) -> str:
@@ -203,8 +169,10 @@ class Distribution:
     def place(self, block: Block, device: str) -> None:
         """Store one block on a device: ready to be streamed, unless it computes there. `serve` follows."""
         if isinstance(self._state, Serving):
-            self._state = _placing(self._state)
+            self._state = self._state.without_hooks()
             self._state.streamer.detach()  # it holds on to the memory that blocks leave
+            if self._state.replicas is not None:
+                self._state.replicas.suspend()
         state = self._state
         assert isinstance(state, Placing), "place() follows begin()"
         slots = self._slots[block.name]
@@ -225,12 +193,12 @@ class Distribution:
             DistributionError: the tensors are not there.
         """
         assert isinstance(self._state, Placing), "serve() follows begin()"
-        state = self._state = _placing(self._state)
+        state = self._state = self._state.without_hooks()
         expected: dict[str, int] = {}
         for block in self.parts:
             device = devices[block.name]
             expected[device] = expected.get(device, 0) + block.size_bytes
-        actual = self.bytes_by_device()
+        actual = self._own_bytes_by_device()
         if expected != actual:
             raise DistributionError(expected, actual)
         compute = state.plan.compute_device
@@ -240,6 +208,10 @@ class Distribution:
         for slot in self._uncounted:  # caches of rotations and the like: small, and in no file
             home = next((device for name, device in relayed.items() if slot.name.startswith(f"{name}.")), compute)
             move_slots([slot], self._registry.torch_device(home))
+        if state.replicas is not None:
+            state.streamer.detach()  # replicas have the hooks of others, but none of ours
+            state.current_device.detach()
+            state.replicas.mirror(self.module)
         # Before the relay, which then comes first in a forward: after one that was interrupted it leaves the donor, and
         # only what is current then is to be current again afterwards.
         state.current_device.attach(self.module)
@@ -249,6 +221,9 @@ class Distribution:
                 computing = (compute, *dict.fromkeys(relayed.values()))
                 state.relay.micro_batches = micro_batches_on(self._registry, computing, self.module, self.settle)
         state.streamer.attach(self.module, {name: self._slots[name] for name in streamed}, self.parts)
+        if state.replicas is not None:
+            blocks = [block for block in self.inventory.blocks if block.kind is not BlockKind.HEAD]
+            state.replicas.attach(blocks, [part for part in self.parts if devices[part.name] != compute], self.parts)
         self._state = Serving(**vars(state), devices=dict(devices))
 
     def demote(self, bytes_wanted: int, device: str, source: str | None = None) -> int:
@@ -276,6 +251,8 @@ class Distribution:
         before = self.staging_bytes
         if isinstance(self._state, Placing):
             self._state.streamer.save_memory()
+            if self._state.replicas is not None:
+                self._state.replicas.save_memory()
         return before - self.staging_bytes
 
     def movable_on(self, device: str) -> list[Block]:
@@ -292,8 +269,22 @@ class Distribution:
                 storage.unpin(slots)
             self._locked.forget_refusals()
 
+    def compute_alone(self) -> None:
+        """Free the replicas until `begin`: the compute device does all the work."""
+        if isinstance(self._state, Placing) and self._state.replicas is not None:
+            replicas, self._state = self._state.replicas, replace(self._state, replicas=None)
+            replicas.detach()
+
     def bytes_by_device(self) -> dict[str, int]:
-        """The bytes that really lie on each device, by device name; a tensor under two names counts once."""
+        """The bytes that really lie on each device, replicas included, by device name."""
+        sizes = self._own_bytes_by_device()
+        if self.replicas is not None:
+            for device, size in self.replicas.bytes_by_device.items():
+                sizes[device] = sizes.get(device, 0) + size
+        return sizes
+
+    def _own_bytes_by_device(self) -> dict[str, int]:
+        """Those of the model itself; a tensor under two names counts once."""
         sizes: dict[str, int] = {}
         for device, size in stored_bytes(slot for slots in self._slots.values() for slot in slots):
             name = self._registry.name_of(device)
@@ -313,6 +304,11 @@ class Distribution:
     def micro_batches(self) -> MicroBatches | None:
         """How to run two halves of a step at once; None where they are not to be split."""
         return self._state.micro_batches if isinstance(self._state, Placing) else None
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """The replicas that compute a part of each step; None where there are none."""
+        return self._state.replicas if isinstance(self._state, Placing) else None
 
     @property
     def staging_bytes(self) -> int:
@@ -338,7 +334,7 @@ class Distribution:
         """Take all of our hooks off. Where one cannot be taken off, this raises, and may be called again."""
         if isinstance(self._state, Home):
             return
-        state = self._state = _placing(self._state)
+        state = self._state = self._state.without_hooks()
         with ExitStack() as all_of_them:  # also after one that fails
             for hooks in state.hooks:
                 all_of_them.callback(hooks.detach)
@@ -352,11 +348,6 @@ class Distribution:
         parts = [part for _, part in slots_by_called_module(root, slots)]
         tensors = sum(len(list(slots_by_tensor(part))) for part in parts)
         return parts if tensors == len(list(slots_by_tensor(slots))) else [slots]
-
-
-def _placing(state: Placing) -> Placing:
-    """The state without hooks that serve; what carries out the plan stays."""
-    return Placing(state.plan, state.streamer, state.relay, state.current_device, state.storage)
 
 
 def _spread(blocks: Sequence[Block], bytes_wanted: int) -> Sequence[Block]:

@@ -45,6 +45,7 @@ def _faults(
         yield f"has the strategy {plan.strategy!r:.80}, which is no Strategy"
     yield from _faults_of_blocks(plan, inventory)
     yield from _faults_of_devices(plan, free_bytes)
+    yield from _faults_of_work(plan, free_bytes)
     yield from _faults_of_texts(plan)
     yield from _faults_of_staging(plan, free_bytes)
 
@@ -81,6 +82,25 @@ def _faults_of_devices(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> I
             yield f"relays {name} on {device}, and only other accelerators relay"
 
 
+def _faults_of_work(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> Iterator[str]:
+    from multigpu.multigpu_core.allocation import WorkShare
+
+    shares = plan.work_shares
+    if not isinstance(shares, tuple) or not all(type(each) is WorkShare for each in shares):
+        yield "has work_shares that are no tuple of WorkShare"
+        return
+    devices = [share.device for share in shares]
+    if shares and not plan.strategy.replicates:
+        yield f"shares work with the strategy {plan.strategy.name}"
+    if shares and (devices[0] != plan.compute_device or len(devices) != len(set(devices)) or len(devices) < 2):
+        yield "shares work, and its work_shares are not the compute device's and those of others, each once"
+    for share in shares:
+        if share.device not in free_bytes or share.device == "cpu":
+            yield f"gives work to {share.device!r:.80}, which is no accelerator of the request"
+        if type(share.amount) is not int or share.amount < 0:
+            yield f"gives {share.device} {share.amount!r:.80} of the work, which is no number of bytes"
+
+
 def _faults_of_texts(plan: AllocationPlan) -> Iterator[str]:
     if not isinstance(plan.warnings, tuple) or not all(isinstance(warning, str) for warning in plan.warnings):
         yield "has warnings that are no tuple of texts"
@@ -89,11 +109,13 @@ def _faults_of_texts(plan: AllocationPlan) -> Iterator[str]:
 
 
 def _faults_of_staging(plan: AllocationPlan, free_bytes: Mapping[str, int]) -> Iterator[str]:
-    staging, device = plan.staging_bytes, plan.compute_device
+    staging = plan.staging_bytes
     if type(staging) is not int or staging < 0:
         yield f"keeps {staging!r:.80} bytes for staging, which is no number of bytes"
-    elif staging and plan.compute_bytes + staging > free_bytes[device]:
-        yield (
-            f"keeps {staging} bytes for staging beside {plan.compute_bytes} bytes of blocks on {device}, which has "
-            f"{free_bytes[device]} free"
-        )
+        return
+    for device in (plan.compute_device, *plan.replica_devices):
+        if staging and plan.compute_bytes + staging > free_bytes[device]:
+            yield (
+                f"keeps {staging} bytes for staging beside {plan.compute_bytes} bytes of blocks on {device}, which has "
+                f"{free_bytes[device]} free"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from multigpu.multigpu_core.strategies.built_in import built_in_strategies
@@ -30,10 +31,12 @@ def strategies(plugins: PluginManager) -> Strategies:
             raise PluginError(plugin, f"{found.name!r:.80} is no strategy name: use small letters, digits, - and _.")
         if found.name in taken:
             raise PluginError(plugin, f"There is a strategy {found.name} already: choose another name.")
-        if not isinstance(found.summary, str) or not callable(found.assign) or type(found.relays) is not bool:
-            raise PluginError(plugin, f"Strategy {found.name}: it takes a text, a function and a bool.")
+        if not isinstance(found.summary, str) or not callable(found.assign):
+            raise PluginError(plugin, f"Strategy {found.name}: it takes a text and a function.")
+        if type(found.relays) is not bool or type(found.replicates) is not bool or (found.relays and found.replicates):
+            raise PluginError(plugin, f"Strategy {found.name}: relays and replicates are bools, at most one is true.")
         taken.add(found.name)
-        return Strategy(found.name, found.summary, _guarded(plugins, plugin, found), found.relays)
+        return replace(found, assign=_guarded(plugins, plugin, found))
 
     return Strategies((*built_in, *checked(plugins, "multigpu_strategies", Strategy, check)))
 

@@ -47,16 +47,20 @@ class Strategy(FormerMember, metaclass=FormerEnum):
     """Which blocks each device of a split stores; its `name` identifies it.
 
     `summary` continues a sentence that begins with the name. Where it `relays`, accelerators other than the compute
-    device compute the blocks that they store.
+    device compute the blocks that they store. Where it `replicates`, each accelerator that is named computes a part of
+    every step, in proportion to its share, and stores all that the compute device stores; `assign` is then asked with
+    these as one device, the compute device.
     """
 
     name: str
     summary: str = field(compare=False)
     assign: Assign = field(compare=False, repr=False)
     relays: bool = field(default=False, compare=False)
+    replicates: bool = field(default=False, compare=False)
 
     INTERLEAVE = _BuiltIn()
     CONTIGUOUS = _BuiltIn()
+    PARALLEL = _BuiltIn()
     RELAY = _BuiltIn()
 
 

@@ -25,7 +25,7 @@ def byte_targets(request: AllocationRequest, capacity: Capacity) -> tuple[ByteTa
     for device in (*(share.device for share in request.shares), *request.donors):
         capacity.require(device)
     if request.mode is AllocationMode.AUTO:
-        return _fill(capacity, capacity.movable_bytes, (*capacity.accelerators, CPU)), []
+        return fill(capacity, capacity.movable_bytes, (*capacity.accelerators, CPU)), []
     if request.mode is AllocationMode.VIRTUAL_VRAM:
         return _virtual_vram(request, capacity)
     if request.mode is AllocationMode.RATIO:
@@ -33,7 +33,7 @@ def byte_targets(request: AllocationRequest, capacity: Capacity) -> tuple[ByteTa
     return _by_size(request, capacity)
 
 
-def _fill(capacity: Capacity, kept: int, donors: Iterable[str]) -> ByteTargets:
+def fill(capacity: Capacity, kept: int, donors: Iterable[str]) -> ByteTargets:
     """Up to `kept` bytes on the compute device, then each donor full in turn; what fits nowhere is left to the last."""
     targets = {capacity.compute_device: min(kept, capacity.free_bytes[capacity.compute_device])}
     for device in donors:
@@ -51,7 +51,7 @@ def _virtual_vram(request: AllocationRequest, capacity: Capacity) -> tuple[ByteT
     if kept > capacity.free_bytes[compute]:
         more = readable_bytes(kept - capacity.free_bytes[compute])
         warnings.append(f"{compute} cannot store all weights that virtual VRAM leaves there: offloading {more} more.")
-    return _fill(capacity, kept, dict.fromkeys((*request.donors, CPU))), warnings
+    return fill(capacity, kept, dict.fromkeys((*request.donors, CPU))), warnings
 
 
 def _by_weight(request: AllocationRequest, capacity: Capacity) -> tuple[ByteTargets, list[str]]:
@@ -66,12 +66,12 @@ def _by_weight(request: AllocationRequest, capacity: Capacity) -> tuple[ByteTarg
         return {capacity.compute_device: capacity.movable_bytes}, []
     asked = None if own is None else int((capacity.movable_bytes + capacity.head_bytes) * own / (own + others))
     kept = max(0, (asked or 0) - capacity.head_bytes)
-    return {capacity.compute_device: kept, **_proportional(capacity.movable_bytes - kept, weights)}, _heads_warning(
+    return {capacity.compute_device: kept, **proportional(capacity.movable_bytes - kept, weights)}, _heads_warning(
         asked, capacity
     )
 
 
-def _proportional(size: int, weights: Mapping[str, Fraction]) -> ByteTargets:
+def proportional(size: int, weights: Mapping[str, Fraction]) -> ByteTargets:
     """`size` split in proportion without losing a byte: each border is rounded down, not each part."""
     total = sum(weights.values(), Fraction(0))
     targets: ByteTargets = {}

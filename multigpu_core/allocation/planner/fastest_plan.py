@@ -16,6 +16,7 @@ from multigpu.multigpu_core.strategies.strategy import Strategy
 from .capacity import CPU, Capacity, measure_capacity
 from .plan import AllocationPlan
 from .planner import plan_allocation
+from .replicated import shared_by_speed
 from .staging_bytes import Staging
 from .staging_choice import REASON, TOLERANCE, staging_sizes, with_least_staging
 from .step_time import link_to, predict_step
@@ -46,6 +47,8 @@ def plan_with_profile(
     plan = plan_allocation(inventory, request, devices, reserve_bytes, staging)
     if request.compute_device == CPU:
         return plan  # host memory is no donor there, and nothing hides a transfer
+    if request.strategy.replicates and not request.is_explicit:
+        return shared_by_speed(plan, profile)
     if request.mode is not AllocationMode.AUTO:
         plan = replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
     if not plan.streamed or len(plan.placements) > _MOST_PARTS:

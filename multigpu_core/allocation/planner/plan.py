@@ -25,13 +25,22 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class WorkShare:
+    """A device that computes with a replica of the model, and its part of the work, as bytes of the expert string."""
+
+    device: str
+    amount: int
+
+
+@dataclass(frozen=True)
 class AllocationPlan:
     """Where every block of a model is stored; `placements` is in execution order and complete.
 
     A block that has layers may be placed as a whole or layer by layer.
 
     `warnings` are sentences for the user: what was bent so that the request fits. `staging_bytes` are kept on the
-    compute device, beside the blocks that it stores, for those that are streamed there.
+    compute device, beside the blocks that it stores, for those that are streamed there. With `work_shares` each of
+    these devices, the compute device first, stores and keeps as much, and computes its part of every step.
     """
 
     compute_device: str
@@ -43,6 +52,7 @@ class AllocationPlan:
     """Why it is so many bytes, as the end of a sentence."""
     wish: str = ""
     """The expert string that made the plan, where its bytes by device alone do not tell which blocks are where."""
+    work_shares: tuple[WorkShare, ...] = ()
 
     @cached_property
     def by_layers(self) -> AllocationPlan:
@@ -85,13 +95,20 @@ class AllocationPlan:
         return tuple(p for p in self.offloaded if not p.relayed)
 
     @property
+    def replica_devices(self) -> tuple[str, ...]:
+        """The devices that hold a replica of what the compute device stores."""
+        return tuple(share.device for share in self.work_shares if share.device != self.compute_device)
+
+    @property
     def expert_string(self) -> str:
         """The string that, with the same strategy, reproduces this plan: bytes, unless it was made by another wish."""
         if self.wish:
             return self.wish
         if not any(self.bytes_by_device.values()):
             return f"{self.compute_device},*"
-        return ";".join(f"{device},{size}b" for device, size in self.bytes_by_device.items())
+        sizes = {share.device: share.amount for share in self.work_shares} or {self.compute_device: self.compute_bytes}
+        sizes |= {device: size for device, size in self.bytes_by_device.items() if device != self.compute_device}
+        return ";".join(f"{device},{size}b" for device, size in sizes.items())
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction | None, profile
         "staging_bytes": plan.staging_bytes,
         "staging_reason": plan.staging_reason,
         "staging_trade_off": [{"staging_bytes": size, "predicted_seconds": seconds} for size, seconds in trade_offs],
+        "work_shares": {share.device: share.amount for share in plan.work_shares},
         "predicted_seconds": prediction.step_seconds if prediction is not None else None,
         "limit_seconds": prediction.limit_seconds if prediction is not None else None,
         "bound_by": prediction.bound_by if prediction is not None else None,

@@ -16,6 +16,7 @@ from multigpu.multigpu_core.devices import DeviceInfo
 from .byte_targets import ByteTargets, byte_targets
 from .capacity import CPU, Capacity, is_movable, measure_capacity
 from .plan import AllocationPlan, Placement
+from .replicated import plan_replicas
 from .staging_bytes import Staging, capacity_beside_staging, refuse_without_staging, staging_bytes
 
 
@@ -41,6 +42,8 @@ def plan_allocation(
     if not request.strategy.relays:
         inventory = inventory.by_layers  # donors that compute do so with whole blocks
     all_capacities = measure_capacity(inventory, request, devices, reserve_bytes or {})
+    if request.strategy.replicates and request.compute_device != CPU:
+        return plan_replicas(inventory, request, all_capacities, _way_out(request), staging)
     movable = [i for i, block in enumerate(inventory.blocks) if is_movable(block.kind, block.size_bytes)]
     capacity = all_capacities
     if not request.is_explicit and not _fits_whole(request, capacity):

@@ -46,16 +46,28 @@ def plan_table(plan: AllocationPlan, prediction: StepPrediction | None = None) -
         lines.append(
             f"  + {readable_bytes(plan.staging_bytes)} of {plan.compute_device} reserved for streaming{reason}"
         )
+    if plan.work_shares:
+        lines.append(f"  work: {_work(plan)}; each stores the same as {plan.compute_device}")
     lines += _block_map(devices, letters) if plan.offloaded else []
     if prediction is not None and plan.offloaded:
         lines.append(
-            f"  a step of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
+            f"  a {_unit(plan)} of {TOKENS:,} tokens: {prediction.step_seconds:.3g} s predicted, "
             f"{prediction.limit_seconds:.3g} s at best, bound by {_bound(prediction)}"
         )
         if prediction.assumes:
             lines.append(f"    assumes {prediction.assumes}; measure to replace")
     lines += [f"  to reproduce: {plan.expert_string}"]
     return "\n".join(lines)
+
+
+def _work(plan: AllocationPlan) -> str:
+    total = sum(share.amount for share in plan.work_shares)
+    return ", ".join(f"{share.device} {share.amount / total:.0%}" for share in plan.work_shares)
+
+
+def _unit(plan: AllocationPlan) -> str:
+    """What a prediction is for: devices with a replica each do passes at the same time."""
+    return "pass through one replica" if plan.work_shares else "step"
 
 
 def _bound(prediction: StepPrediction) -> str:

@@ -42,6 +42,7 @@ from multigpu.multigpu_core.comfy.split.patcher import distribute, placement_of,
 from multigpu.multigpu_core.comfy.split.placement import ModelPlacement, PlacementOptions
 from multigpu.multigpu_core.comfy.split.planning import PlanAllocation
 from multigpu.multigpu_core.contract.loaders import DevicePart, NodeVariant
+from multigpu.multigpu_core.strategies.strategy import Strategy
 
 from .current_while_called import current_while_called
 from .model_files import is_model_file
@@ -219,7 +220,7 @@ class LoadJob:
         wanted = self._wanted_for(index)
         if wanted is None or value is None:
             return value
-        part, request = wanted
+        part, request = wanted[0], _for(value, wanted[1])
         splits = request.splits and part.splits and index == part.split_output
         placement = placement_of(value)
         if placement is not None and placement not in map(placement_of, self.loader_inputs.values()):
@@ -297,6 +298,14 @@ class LoadJob:
         """The part that an output belongs to, and its request; None for an output that the variant leaves alone."""
         pairs = zip(self.target.variant.parts, self.requests, strict=True)
         return next((pair for pair in pairs if index in pair[0].outputs), None)
+
+
+def _for(value: Any, request: AllocationRequest) -> AllocationRequest:
+    """The request as it is carried out for an output: only the steps of a sampling are shared by several devices."""
+    patcher = patcher_of(value)
+    if not request.strategy.replicates or (patcher is not None and hasattr(patcher.model, "apply_model")):
+        return request
+    return replace(request, strategy=Strategy.INTERLEAVE)
 
 
 def _offload(variant: NodeVariant, inputs: Mapping[str, Any], host: Host) -> torch.device | None:

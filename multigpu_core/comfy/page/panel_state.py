@@ -86,6 +86,9 @@ def _split(placement: ModelPlacement, plan: AllocationPlan) -> dict[str, Any]:
     sizes: dict[str, int] = dict.fromkeys(plan.bytes_by_device, 0)
     for each in placed:
         sizes[each.device] = sizes.get(each.device, 0) + each.block.size_bytes
+    if distribution.replicas is not None:
+        for device, size in distribution.replicas.bytes_by_device.items():
+            sizes[device] = sizes.get(device, 0) + size
     split = {
         "compute_device": plan.compute_device,
         "strategy": plan.strategy.name,

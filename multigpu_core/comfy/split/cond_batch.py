@@ -10,7 +10,7 @@ one of their calls to the next, so with any of them the halves run one after the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,14 @@ class ModelCall:
         return int(self.args[0].shape[0])
 
     @property
+    def parts(self) -> int:
+        """How many parts of the batch can be computed without the others: prompts, or the images of one prompt."""
+        chunks = len(self.transformer_options.get("cond_or_uncond", ()))
+        if chunks != 1:
+            return chunks if chunks and self.batch_size % chunks == 0 else 1
+        return 1 if any(name in self.kwargs for name in _FRAMES_IN_BATCH) else self.batch_size
+
+    @property
     def has_micro_batches(self) -> bool:
         """Whether both halves of the batch can be computed without the other."""
         chunks = len(self.transformer_options.get("cond_or_uncond", ()))
@@ -56,12 +64,8 @@ class ModelCall:
     @property
     def calls_other_extensions(self) -> bool:
         """Whether the forward calls functions of other extensions, which may hold state between two calls."""
-        options = self.transformer_options
         kinds = patcher_extension.WrappersMP
-        inside_the_forward = (kinds.APPLY_MODEL, kinds.DIFFUSION_MODEL)
-        wrappers = (options.get("wrappers", {}).get(name, {}) for name in inside_the_forward)
-        is_wrapped = any(functions for of_kind in wrappers for key, functions in of_kind.items() if key != WRAPPER_KEY)
-        return self._has_patches or is_wrapped or any(callable(option) for option in options.values())
+        return calls_other_extensions(self.transformer_options, (kinds.APPLY_MODEL, kinds.DIFFUSION_MODEL))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -80,24 +84,46 @@ class ModelCall:
         return any(self.transformer_options.get(name) for name in _PATCHES)
 
     def half(self, index: int) -> ModelCall:
-        """The first half (0) or the second (1). Models may change its dicts and lists, which are its own."""
+        """The first half (0) or the second (1)."""
         size = self.batch_size // 2
+        return self._narrowed(index * size, size)
+
+    def part(self, begin: int, end: int) -> ModelCall:
+        """Some of the `parts`, which are consecutive."""
+        size = self.batch_size // self.parts
+        return self._narrowed(begin * size, (end - begin) * size)
+
+    def _narrowed(self, begin: int, size: int) -> ModelCall:
+        """A part of the batch. Models may change its dicts and lists, which are its own."""
+        whole = self.batch_size
 
         def narrowed(tensor: Tensor) -> Tensor:
-            is_batched = tensor.dim() > 0 and tensor.shape[0] == 2 * size
-            return tensor.narrow(0, index * size, size) if is_batched else tensor.view_as(tensor)
+            is_batched = tensor.dim() > 0 and tensor.shape[0] == whole
+            return tensor.narrow(0, begin, size) if is_batched else tensor.view_as(tensor)
 
         options = dict(self.transformer_options)
         chunks = len(options["cond_or_uncond"])
         for name in _OF_EACH_CHUNK:
             if chunks > 1 and name in options:
-                options[name] = options[name][index * chunks // 2 : (index + 1) * chunks // 2]
+                options[name] = options[name][begin * chunks // whole : (begin + size) * chunks // whole]
         if isinstance(options.get("sigmas"), Tensor):
             options["sigmas"] = narrowed(options["sigmas"])
         return ModelCall(replace_tensors(self.args, narrowed), replace_tensors(dict(self.kwargs), narrowed), options)
 
     def run(self, model: Callable[..., Tensor]) -> Tensor:
         return model(*self.args, self.transformer_options, **self.kwargs)
+
+
+def calls_other_extensions(transformer_options: Mapping[str, Any], inside: Sequence[str]) -> bool:
+    """Whether a forward calls functions of other extensions, which may hold state between two calls.
+
+    `inside` are the kinds of wrappers that are called within it.
+    """
+    options = transformer_options
+    wrappers = (options.get("wrappers", {}).get(name, {}) for name in inside)
+    is_wrapped = any(functions for of_kind in wrappers for key, functions in of_kind.items() if key != WRAPPER_KEY)
+    is_patched = any(options.get(name) for name in _PATCHES)
+    return is_patched or is_wrapped or any(callable(option) for option in options.values())
 
 
 def run_micro_batches(patcher: Any, placement: ModelPlacement) -> None:

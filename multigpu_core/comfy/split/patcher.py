@@ -21,6 +21,7 @@ from multigpu.multigpu_core.comfy.host.loader_outputs import patcher_of, unload_
 from .cond_batch import WRAPPER_KEY, run_micro_batches
 from .placement import ModelPlacement
 from .sampling import guard_sampling
+from .work_items import run_on_replicas
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher as PatcherClass
@@ -244,6 +245,8 @@ def distribute(patcher: Any, placement: ModelPlacement, compute: torch.device) -
     guard_sampling(patcher, placement)
     if placement.options.request.strategy.relays:
         run_micro_batches(patcher, placement)
+    if placement.options.request.strategy.replicates:
+        run_on_replicas(patcher, placement)
     return patcher
 
 
@@ -269,7 +272,7 @@ def undistribute(patcher: Any) -> None:
     """Make a distributed patcher what its loader made it, unloaded: the opposite of `distribute`."""
     unload_model(patcher)
     kinds = patcher_extension.WrappersMP
-    for kind in (kinds.OUTER_SAMPLE, kinds.APPLY_MODEL, kinds.PREPARE_SAMPLING):
+    for kind in (kinds.OUTER_SAMPLE, kinds.CALC_COND_BATCH, kinds.APPLY_MODEL, kinds.PREPARE_SAMPLING):
         patcher.remove_wrappers_with_key(kind, WRAPPER_KEY)
     patcher.__class__ = patcher.BASE
     del patcher.multigpu_placement

@@ -26,6 +26,8 @@ from .placement_events import log_demoted, log_loaded, log_planned, log_steps, l
 from .planning import MakeRoom, PlanAllocation, Planning, setting_for
 from .weight_patches import AppliedPatches, WeightPatcher
 
+NO_OTHER_GPU = "Only {} computes. Name another GPU of its kind in the allocation string to let it compute a part."
+
 
 @dataclass(frozen=True)
 class PlacementOptions:
@@ -119,7 +121,7 @@ class ModelPlacement:
         if todo or not self.distribution.is_served:
             self.distribution.serve(devices)
             seconds = time.perf_counter() - begin
-            log_loaded(self._name, len(todo), self.distribution.bytes_by_device(), seconds)
+            log_loaded(self.name, len(todo), self.distribution.bytes_by_device(), seconds)
         self._shrink_to_grant(weight_budget_bytes)
 
     def demote(self, size_bytes: int) -> int:
@@ -127,7 +129,7 @@ class ModelPlacement:
         freed = self.distribution.demote(size_bytes, "cpu")
         self._demoted_bytes += freed
         if freed:
-            log_demoted(self._name, self.options.request.compute_device, freed)
+            log_demoted(self.name, self.options.request.compute_device, freed)
         return freed
 
     def offload_more(self, share: float) -> int:
@@ -146,6 +148,10 @@ class ModelPlacement:
         self._held_back_bytes += freed
         return freed
 
+    def compute_alone(self) -> None:
+        """Free the replicas until `release`: the compute device does all the work."""
+        self.distribution.compute_alone()
+
     @property
     def can_offload_more(self) -> bool:
         """Whether a computing device stores anything that could be offloaded."""
@@ -158,7 +164,8 @@ class ModelPlacement:
         return tuple(self.host.registry.torch_device(device) for device in self._computing)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The model's, for messages."""
         return type(self.distribution.module).__name__
 
     @property
@@ -167,7 +174,8 @@ class ModelPlacement:
         if plan is None:
             return ()
         relays = (placement.device for placement in plan.placements if placement.relayed)
-        return tuple(dict.fromkeys((plan.compute_device, *relays)))
+        replicas = plan.replica_devices if self.distribution.replicas is not None else ()
+        return tuple(dict.fromkeys((plan.compute_device, *relays, *replicas)))
 
     @property
     def setting_in_force(self) -> str:
@@ -182,7 +190,10 @@ class ModelPlacement:
         planned = dict(plan.bytes_by_device) if plan is not None else {}
         if plan is not None:
             planned[plan.compute_device] += plan.staging_bytes
-        return Shortage(self._filling, planned.get(self._filling, 0), placed.get(self._filling, 0))
+            planned |= dict.fromkeys(plan.replica_devices, planned[plan.compute_device])
+        replicas = self.distribution.replicas
+        filling = (replicas.filling if replicas is not None else None) or self._filling
+        return Shortage(filling, planned.get(filling, 0), placed.get(filling, 0))
 
     def limit(self, shortage: Shortage) -> None:
         """Plan no more for a device than fit there, until `release`."""
@@ -207,8 +218,8 @@ class ModelPlacement:
             whatever_fails.callback(self.distribution.release)
             residency = self.distribution.residency()
             if residency is not None:
-                log_steps(self._name, residency, self.prediction)
-                log_unloaded(self._name, residency.bytes_by_device)
+                log_steps(self.name, residency, self.prediction)
+                log_unloaded(self.name, residency.bytes_by_device)
 
     def _forget(self) -> None:
         self._applied.forget()
@@ -227,10 +238,13 @@ class ModelPlacement:
         plan = self._planning.plan(inventory, distribution.module, held, weight_budget_bytes)
         self.distribution.begin(plan)
         self.prediction = self._planning.predict(plan)
-        log_planned(self._name, plan, self.prediction)
+        log_planned(self.name, plan, self.prediction)
         for warning in (each for each in plan.warnings if each not in self._warned_of):
-            log_warning(self._name, warning)  # once, not at every load
+            log_warning(self.name, warning)  # once, not at every load
         self._warned_of.update(plan.warnings)
+        if plan.strategy.replicates and not plan.work_shares and NO_OTHER_GPU not in self._warned_of:
+            log_warning(self.name, NO_OTHER_GPU.format(plan.compute_device))
+            self._warned_of.add(NO_OTHER_GPU)
         return plan
 
     def _targets(self, plan: AllocationPlan, weight_budget_bytes: float) -> dict[str, str]:

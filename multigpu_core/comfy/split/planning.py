@@ -87,9 +87,12 @@ class Planning:
         """
         request = self.request
         if request.mode is not AllocationMode.AUTO:
-            for device, wanted in self.draft(inventory).bytes_by_device.items():
+            draft = self.draft(inventory)
+            wanted = dict(draft.bytes_by_device)
+            wanted |= dict.fromkeys(draft.replica_devices, draft.compute_bytes + draft.staging_bytes)
+            for device, size in wanted.items():
                 if device != request.compute_device:  # ComfyUI has made room there already
-                    self._make_room(wanted - held.get(device, 0), device, module)
+                    self._make_room(size - held.get(device, 0), device, module)
         reserve = {}
         if request.mode is AllocationMode.AUTO:
             granted = weight_budget_bytes + held.get(request.compute_device, 0)

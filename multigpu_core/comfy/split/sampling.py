@@ -75,12 +75,17 @@ def _sample(sample: Callable[[], Tensor], guider: Any, placement: ModelPlacement
             placement.distribution.settle()
             if placement.options.request.strategy.relays and str(error).startswith(ON_OTHER_DEVICES):
                 raise NotRelayableError(type(guider.model_patcher.model).__name__, str(error)) from error
-            if not tries_left or not mm.is_oom(error) or not placement.can_offload_more:
+            may_offload = tries_left > 0 and placement.can_offload_more
+            may_retry = may_offload or (placement.host.memory.sampling_retries and placement.distribution.replicas)
+            if not mm.is_oom(error) or not may_retry:
                 raise
         # Only now is the error gone, and with it all that its frames held on the device.
         beginning.restore(guider)
-        share = SHARES_OFFLOADED[tries_left]
-        tries_left -= 1
+        share = SHARES_OFFLOADED[tries_left] if may_offload else 0.0
+        if may_offload:
+            tries_left -= 1
+        else:
+            _compute_alone(placement)
 
 
 def _offload_more(patcher: Any, placement: ModelPlacement, share: float) -> None:
@@ -106,6 +111,20 @@ def _offload_more(patcher: Any, placement: ModelPlacement, share: float) -> None
         devices=[str(device) for device in placement.computing_devices],
         freed_bytes=freed,
         setting=setting,
+    )
+
+
+def _compute_alone(placement: ModelPlacement) -> None:
+    """Free the replicas, where nothing more can be offloaded."""
+    devices = [str(device) for device in placement.computing_devices]
+    placement.compute_alone()
+    mm.soft_empty_cache()
+    log.warning(
+        "sampling_on_one_device",
+        message=f"{placement.name}: sampling ran out of memory on {', '.join(devices)}. Retrying with the same seed on "
+        f"{devices[0]} alone.",
+        model=placement.name,
+        devices=devices,
     )
 
 

@@ -1,10 +1,11 @@
-"""Two calls on two host threads that take turns: only one of them runs at any moment.
+"""Calls on host threads of their own that take turns: only one of them runs at any moment.
 
-The first runs on the thread of the caller, the second on a thread that ends with it. Each runs until it hands over, and
-goes on when the other has handed over, or has ended:
+The first runs on the thread of the caller, each other one on a thread that ends with it. A call runs until it hands
+over to the next, and goes on when the turn has come round to it:
 
-    first    [1]─┐     ┌─[2]─┐     ┌─[3]───┐
-    second       └─[1]─┘     └─[2]─┘       └─[3]──
+    first    [1]─┐           ┌─[2]─┐
+    second       └─[1]─┐     │     └─[2]─┐
+    third              └─[1]─┘           └─[2]─
 
 What belongs to a thread each call has to itself: context variables, torch's modes, current device and streams.
 """
@@ -21,86 +22,113 @@ T = TypeVar("T")
 
 
 class Abandoned(BaseException):
-    """Ends a call because the other one has failed. No Exception: model code that catches those is not to go on."""
+    """Ends a call because another one has failed. No Exception: model code that catches those is not to go on."""
 
 
 class Alternation(Generic[T]):
-    """Runs one pair of calls.
+    """Runs some calls, once.
 
-    A turn is a token in a queue: of Python's ways to wait, the one that an interrupt at any moment leaves whole.
+    A thread waits on a queue: of Python's ways to wait, the one that an interrupt at any moment leaves whole. What is
+    in the queue only wakes it; whose turn it is says `_turn`.
     """
 
     def __init__(self) -> None:
-        self._turns: tuple[SimpleQueue[None], SimpleQueue[None]] = (SimpleQueue(), SimpleQueue())
-        self._has_ended = [False, False]
+        self._wakes: list[SimpleQueue[None]] = []
+        self._has_ended: list[bool] = []
+        self._turn = 0
         self._is_broken = False
-        self._second_result: list[T] = []
-        self._second_error: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._results: dict[int, T] = {}
+        self._error: BaseException | None = None
+        self._index_of: dict[threading.Thread, int] = {}
 
-    def run(self, first: Callable[[], T], second: Callable[[], T]) -> list[T]:
-        """Return both results. If a call fails, the other ends at its next `hand_over`, and the error is raised."""
-        results: list[T] = []
-        self._thread = thread = threading.Thread(
-            target=copy_context().run, args=(self._run_second, second), name="multigpu second half", daemon=True
-        )
-        thread.start()
+    def run(self, *calls: Callable[[], T]) -> list[T]:
+        """Return all results. If a call fails, the others end at their next `hand_over`, and the error is raised."""
+        self._wakes = [SimpleQueue() for _ in calls]
+        self._has_ended = [False for _ in calls]
+        for index, call in enumerate(calls[1:], 1):
+            name = f"multigpu call {index + 1}"
+            thread = threading.Thread(
+                target=copy_context().run, args=(self._run_other, index, call), name=name, daemon=True
+            )
+            self._index_of[thread] = index
+        for thread in self._index_of:
+            thread.start()
         try:
-            results.append(first())
-            self._has_ended[0] = True
-            self._turns[1].put(None)
-            self._wait_for_second()
+            self._results[0] = calls[0]()
+            self._end(0)
+            self._wait_for_others()
         except BaseException as error:  # also an interrupt, which Python raises in the main thread, wherever that is
-            self._stop_second()
-            if not isinstance(error, Abandoned) or self._second_error is None:
+            self._stop_others()
+            if not isinstance(error, Abandoned) or self._error is None:
                 raise
-        thread.join()
-        failure, self._second_error = self._second_error, None
+        for thread in self._index_of:
+            thread.join()
+        failure, self._error = self._error, None
         if failure is not None:
             try:
                 raise failure
             finally:
-                del failure  # or its traceback would keep it, and all that the forwards held, until the next collection
-        return results + self._second_result
+                del failure  # or its traceback would keep it, and all that the calls held, until the next collection
+        return [self._results[index] for index in range(len(calls))]
 
     def hand_over(self) -> None:
-        """Let the other call run until it hands over as well. Returns at once where that has ended.
+        """Let each other call run until it hands over as well. Returns at once where all others have ended.
 
         Raises:
-            Abandoned: the other call has failed.
+            Abandoned: another call has failed.
         """
-        own = int(threading.current_thread() is self._thread)
-        other = 1 - own
-        if not self._has_ended[other]:
+        own = self._index_of.get(threading.current_thread(), 0)
+        if not self._is_broken:
             try:
-                self._turns[other].put(None)
-                self._turns[own].get()
-            except BaseException:  # an interrupt, as above: the first is not to unwind while the second runs
-                self._stop_second()
+                self._pass_on(own)
+                self._wait_for_turn(own)
+            except BaseException:  # an interrupt, as above: the first is not to unwind while another one runs
+                self._stop_others()
                 raise
         if self._is_broken:
             raise Abandoned
 
-    def _run_second(self, call: Callable[[], T]) -> None:
-        self._turns[1].get()
+    def _run_other(self, index: int, call: Callable[[], T]) -> None:
+        self._wait_for_turn(index)
         try:
             if not self._is_broken:
-                self._second_result.append(call())
+                self._results[index] = call()
         except Abandoned:
             pass
         except BaseException as error:
-            self._second_error = error
+            self._error = self._error or error
             self._is_broken = True
         finally:
-            self._has_ended[1] = True
-            self._turns[0].put(None)
+            self._end(index)
 
-    def _stop_second(self) -> None:
-        """Let the second end at its next `hand_over`, and wait for that."""
+    def _end(self, own: int) -> None:
+        self._has_ended[own] = True
+        self._pass_on(own)
+        self._wakes[0].put(None)  # it may wait for all others
+
+    def _pass_on(self, own: int) -> None:
+        """Give the turn to the next call that has not ended; keep it where there is none."""
+        count = len(self._has_ended)
+        for other in ((own + step) % count for step in range(1, count)):
+            if not self._has_ended[other]:
+                self._turn = other
+                self._wakes[other].put(None)
+                return
+
+    def _wait_for_turn(self, own: int) -> None:
+        while self._turn != own:
+            self._wakes[own].get()
+
+    def _stop_others(self) -> None:
+        """Let the others end at their next `hand_over`, one after the other, and wait for that."""
         self._is_broken = True
-        self._turns[1].put(None)
-        self._wait_for_second()
+        self._has_ended[0] = True
+        if self._turn == 0:
+            self._pass_on(0)
+        for wake in self._wakes[1:]:  # the turn may have been given without one
+            wake.put(None)
+        self._wait_for_others()
 
-    def _wait_for_second(self) -> None:
-        while not self._has_ended[1]:  # `Thread.join` that is interrupted takes it for ended
-            self._turns[0].get()
+    def _wait_for_others(self) -> None:
+        while not all(self._has_ended[1:]):  # `Thread.join` that is interrupted takes it for ended
+            self._wakes[0].get()

@@ -21,7 +21,7 @@ from ..support.tiny_files import T5_WIDTH
 RELAY = MODES["relay"]
 STEPS = 2
 MARK: ContextVar[str] = ContextVar("mark", default="none")
-SECOND_HALF = "multigpu second half"
+SECOND_HALF = "multigpu call 2"
 """The thread that issues it."""
 
 

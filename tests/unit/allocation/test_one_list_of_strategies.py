@@ -51,7 +51,9 @@ def test_the_list_is_read_without_torch_and_no_other_is_kept_in_the_page_or_the_
 
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are() -> None:
-    with pytest.raises(UnknownStrategyError, match="no strategy 'relais': it is one of interleave, contiguous, relay"):
+    with pytest.raises(
+        UnknownStrategyError, match="no strategy 'relais': it is one of interleave, contiguous, parallel, relay"
+    ):
         built_in_strategies().named("relais")
 
 

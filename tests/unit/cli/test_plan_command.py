@@ -63,7 +63,7 @@ def test_virtual_vram_moves_so_much_to_the_donors(file: Path) -> None:
 
 def test_strategies_are_compared_side_by_side(file: Path) -> None:
     plans = _json(file, *TWO_CARDS, "--compare")
-    assert [plan["strategy"] for plan in plans] == ["interleave", "contiguous", "relay"]
+    assert [plan["strategy"] for plan in plans] == ["interleave", "contiguous", "parallel", "relay"]
     shown = _plan(file, *TWO_CARDS, "--compare").stdout
     assert all(plan["expert_string"] in shown for plan in plans)
 
@@ -177,7 +177,7 @@ def test_a_prediction_for_a_described_machine_says_what_it_assumes(file: Path) -
 @pytest.mark.usefixtures("pack")
 def test_plugins_are_asked_for_the_plan_as_before_a_load_and_ours_stands_in(file: Path) -> None:
     cards = ("--machine", "cuda:0=24gb", "--machine", "cuda:1=45gb", "--fit", "cuda:1=5gb")
-    theirs, refused, ours, _ = _json(file, *cards, "--compare")
+    theirs, refused, _, ours, _ = _json(file, *cards, "--compare")
     assert theirs["bytes_by_device"] == {"cuda:0": 0, "cuda:1": BLOCKS * GB}
     assert not refused["fits"] and "Ask the plugin's author." in refused["reason"]
     assert ours["strategy"] == "relay" and set(ours["bytes_by_device"]) > {"cuda:0"}
@@ -195,7 +195,7 @@ def test_one_call_imports_each_plugin_once(options: tuple[str, ...], file: Path,
 def test_the_help_names_the_strategies_of_plugins() -> None:
     for command in ("plan", "verify"):
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
-        assert "interleave, contiguous, relay, offload-all." in shown
+        assert "interleave, contiguous, parallel, relay, offload-all." in shown
 
 
 def test_a_float32_file_counts_as_it_is_loaded_and_fp8_as_chosen(tmp_path: Path) -> None:

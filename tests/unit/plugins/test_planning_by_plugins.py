@@ -20,6 +20,7 @@ from multigpu.multigpu_core.allocation import (
     Placement,
     PlanError,
     Strategy,
+    WorkShare,
 )
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile
 from multigpu.multigpu_core.plugins import Candidate, PluginManager
@@ -127,6 +128,15 @@ class Subclassed(AllocationPlan):
 
 
 FIRST = GOOD.placements[1]
+HALVES = (WorkShare("cuda:0", 5), WorkShare("cuda:1", 5))
+ALL_ON_COMPUTE = tuple(Placement(block, "cuda:0") for block in SPLIT.blocks)
+
+
+def shared(work_shares: Any) -> AllocationPlan:
+    plain = tuple(replace(placement, relayed=False) for placement in GOOD.placements)
+    return replace(GOOD, strategy=Strategy.PARALLEL, placements=plain, work_shares=work_shares)
+
+
 BROKEN_PLANS: dict[str, tuple[Any, str]] = {
     "no plan": ("cpu,*", "answered with a str, which is no AllocationPlan"),
     "a subclass": (Subclassed("cuda:0", Strategy.RELAY, GOOD.placements), "is no AllocationPlan"),
@@ -152,6 +162,12 @@ BROKEN_PLANS: dict[str, tuple[Any, str]] = {
     "negative staging": (replace(GOOD, staging_bytes=-1), "keeps -1 bytes for staging"),
     "staging that is no number": (replace(GOOD, staging_bytes=1.5), "keeps 1.5 bytes for staging"),
     "more staging than is free": (replace(GOOD, staging_bytes=986), "986 bytes for staging beside 15 bytes of blocks"),
+    "work with a strategy that does not share it": (replace(GOOD, work_shares=HALVES), "with the strategy relay"),
+    "work without the compute device": (shared(HALVES[1:]), "are not the compute device's and those of others"),
+    "work for one device twice": (shared((*HALVES, HALVES[1])), "each once"),
+    "work for the cpu": (shared((HALVES[0], WorkShare("cpu", 5))), "work to 'cpu', which is no accelerator"),
+    "work that is no number": (shared((HALVES[0], WorkShare("cuda:1", "5"))), "'5' of the work"),  # type: ignore[arg-type]
+    "work shares that are none": (shared(("cuda:0", "cuda:1")), "no tuple of WorkShare"),
     "warnings that are one text": (replace(GOOD, warnings="careful"), "no tuple of texts"),
     "a wish that is none": (replace(GOOD, wish=None), "a wish that is no text"),
 }  # fmt: skip
@@ -170,6 +186,16 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_by_name_and_the_next_plann
 def test_a_plan_may_use_all_that_is_free_for_staging() -> None:
     most = replace(GOOD, staging_bytes=985)
     assert manager_of(exact=lambda: most).plan_allocation(**SPLIT_ARGUMENTS) is most
+
+
+def test_a_replica_needs_as_much_room_as_the_compute_device() -> None:
+    plan = replace(shared(HALVES), placements=ALL_ON_COMPUTE, staging_bytes=900)
+    devices = [CPU, CARDS[0], replace(CARDS[1], free_bytes=940)]
+    manager = manager_of(good=lambda: GOOD, broken=lambda: plan)
+    manager.plan_allocation(**{**SPLIT_ARGUMENTS, "devices": devices})
+    assert "of blocks on cuda:1, which has 940 free" in manager.records["broken"].why_not
+    devices[2] = replace(CARDS[1], free_bytes=945)
+    assert manager_of(right=lambda: plan).plan_allocation(**{**SPLIT_ARGUMENTS, "devices": devices}) is plan
 
 
 def test_a_refusal_is_for_the_user_to_read() -> None:

@@ -23,6 +23,7 @@ from .planning import GIB, expert, machine, model, planned_again
 STAGING = 256
 """The least that is kept for one block on its way: places begin at multiples of it."""
 AMPLE = machine({"cpu": 1000, "cuda:0": 1000, "cuda:1": 1000})
+DISTRIBUTING = [strategy for strategy in built_in_strategies() if not strategy.replicates]
 
 
 def order(plan: AllocationPlan) -> str:
@@ -88,7 +89,7 @@ def test_fractions_are_of_a_device_s_whole_memory_not_of_what_is_free() -> None:
 
 
 @pytest.mark.parametrize("text", ["cuda:1,60%;cpu,40%", "cuda:1,48b;cpu,*", "cuda:1,0.048;cpu,*"])
-@pytest.mark.parametrize("strategy", built_in_strategies().known, ids=lambda each: each.name)
+@pytest.mark.parametrize("strategy", DISTRIBUTING, ids=lambda each: each.name)
 def test_a_compute_device_that_is_not_in_the_string_stores_the_heads_alone(text: str, strategy: Strategy) -> None:
     plan = plan_allocation(model(*[8] * 10, head=10), expert(text, AMPLE, strategy=strategy), AMPLE)
     assert plan.bytes_by_device == {"cuda:0": 20, "cuda:1": 48, "cpu": 32}
@@ -112,7 +113,7 @@ def test_a_share_of_less_than_a_block_is_named() -> None:
     assert "cuda:1 stores nothing" in plan.warnings[0]
 
 
-@pytest.mark.parametrize("strategy", built_in_strategies().known, ids=lambda each: each.name)
+@pytest.mark.parametrize("strategy", DISTRIBUTING, ids=lambda each: each.name)
 def test_a_donor_that_is_too_small_is_refused_with_what_it_needs_and_has(strategy: Strategy) -> None:
     devices = machine({"cpu": 1000, "cuda:0": 1000, "cuda:1": 30})
     with pytest.raises(PlanError) as caught:
@@ -192,14 +193,14 @@ def test_virtual_vram_that_fits_nowhere_is_refused() -> None:
     assert caught.value.device == "cpu"
 
 
-@pytest.mark.parametrize("strategy", built_in_strategies().known, ids=lambda each: each.name)
+@pytest.mark.parametrize("strategy", DISTRIBUTING, ids=lambda each: each.name)
 def test_auto_offloads_nothing_that_fits(strategy: Strategy) -> None:
     devices = machine({"cpu": 1000, "cuda:0": 130, "cuda:1": 1000})
     request = expert("auto", devices, strategy=strategy)
     assert plan_allocation(model(*[10] * 10), request, devices, {"cuda:0": 30}).bytes_by_device == {"cuda:0": 100}
 
 
-@pytest.mark.parametrize("strategy", built_in_strategies().known, ids=lambda each: each.name)
+@pytest.mark.parametrize("strategy", DISTRIBUTING, ids=lambda each: each.name)
 def test_auto_keeps_what_fits_then_fills_other_accelerators_then_cpu(strategy: Strategy) -> None:
     block = STAGING
     devices = machine({"cpu": 10_000, "cuda:0": 7 * block + 20, "cuda:1": 3 * block + 5})
@@ -221,7 +222,7 @@ def test_a_model_without_movable_blocks_can_be_planned_again_from_its_string() -
         assert planned_again(plan, inventory, AMPLE).placements == plan.placements
 
 
-@pytest.mark.parametrize("strategy", built_in_strategies().known, ids=lambda each: each.name)
+@pytest.mark.parametrize("strategy", DISTRIBUTING, ids=lambda each: each.name)
 def test_four_times_the_blocks_over_nine_devices_take_about_four_times_the_work(
     strategy: Strategy, steps_of: Callable[[Callable[[], object]], int]
 ) -> None:

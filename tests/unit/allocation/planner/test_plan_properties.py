@@ -41,6 +41,7 @@ def inventories(draw: st.DrawFn) -> Inventory:
 
 INVENTORIES = inventories()
 AMPLE = machine(dict.fromkeys(NAMES, 10**9))
+DISTRIBUTING = [strategy for strategy in built_in_strategies() if not strategy.replicates]
 
 
 @st.composite
@@ -87,7 +88,8 @@ def test_no_byte_is_lost_no_device_overfilled_and_heads_stay(
     assert sum(plan.bytes_by_device.values()) == inventory.total_bytes
     free = {info.name: info.free_bytes for info in devices}
     assert all(size <= free[device] for device, size in plan.bytes_by_device.items())
-    assert plan.compute_bytes + plan.staging_bytes <= free[request.compute_device]
+    for device in (request.compute_device, *plan.replica_devices):
+        assert plan.compute_bytes + plan.staging_bytes <= free[device]
     assert bool(plan.staging_bytes) == any(placement.block.size_bytes for placement in plan.streamed)
     heads = [placement for placement in plan.placements if placement.block.kind is BlockKind.HEAD]
     assert {placement.device for placement in heads} <= {request.compute_device}
@@ -104,9 +106,10 @@ def test_the_expert_string_of_a_plan_makes_the_same_plan(
         assert again.warnings == ()
         assert again.staging_bytes == plan.staging_bytes
         assert again.expert_string == plan.expert_string
+        assert again.work_shares == plan.work_shares
 
 
-@given(INVENTORIES, ratio_strings(), st.sampled_from(NAMES), st.sampled_from(built_in_strategies().known))
+@given(INVENTORIES, ratio_strings(), st.sampled_from(NAMES), st.sampled_from(DISTRIBUTING))
 def test_every_share_is_met_within_one_block(inventory: Inventory, text: str, compute: str, strategy: Strategy) -> None:
     plan = plan_allocation(inventory, expert(text, AMPLE, compute, strategy), AMPLE)
     movable = [block.size_bytes for block in inventory.blocks if block.kind is not BlockKind.HEAD]

@@ -196,3 +196,32 @@ def test_ctrl_c_while_the_second_runs_ends_it_before_it_is_raised(first_has_ende
         done.set()
         signal.signal(signal.SIGINT, before)
     assert said == ["second runs", "second unwinds", *([] if first_has_ended else ["first unwinds"])]
+
+
+def test_three_calls_take_turns_and_the_longest_goes_on_alone() -> None:
+    said: list[str] = []
+    alternation = Alternation[str]()
+    calls = [steps(alternation, name, said, count) for name, count in (("a", 1), ("b", 4), ("c", 2))]
+    assert alternation.run(*calls) == ["a", "b", "c"]
+    assert said == ["a0", "b0", "c0", "b1", "c1", "b2", "b3"]
+
+
+@pytest.mark.parametrize("failing", range(3))
+def test_an_error_of_one_of_three_ends_the_others_one_after_the_other(failing: int) -> None:
+    said: list[str] = []
+    error = ValueError("as expected")
+    alternation = Alternation[str]()
+    calls = [
+        steps(alternation, name, said, 3, {1: error} if index == failing else None) for index, name in enumerate("abc")
+    ]
+    with pytest.raises(ValueError) as raised:
+        alternation.run(*calls)
+    assert raised.value is error
+    others = [f"{name} abandoned" for name in "abc" if name != "abc"[failing]]
+    assert sorted(said[said.index(f"{'abc'[failing]}1") + 1 :]) == others
+
+
+def test_a_single_call_runs_alone() -> None:
+    said: list[str] = []
+    alternation = Alternation[str]()
+    assert alternation.run(steps(alternation, "a", said, 2)) == ["a"]
