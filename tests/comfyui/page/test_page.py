@@ -264,7 +264,7 @@ def test_an_old_plan_is_dimmed_beside_an_error_and_the_buttons_stay_where_they_a
     editor.locator("#multigpu-expert").fill("npu:0,8gx")
     editor.locator(".multigpu-fault mark").wait_for()
     assert float(table.evaluate(opacity)) < 0.5
-    assert (apply.bounding_box() or {})["y"] == pytest.approx(before, abs=3), "without room for messages it is 30"
+    assert (apply.bounding_box() or {})["y"] == pytest.approx(before, abs=3)
 
 
 BLUEPRINTS = {
