@@ -56,9 +56,10 @@ TOOLTIPS = {
     "The device that keeps the swapped blocks.": "存放被交换的块的设备。",
     "The former name of extra_model.": "extra_model 的旧名称。",
     "interleave spreads the offloaded blocks over the model, so that their transfers can hide behind compute; contiguous "
-    "offloads the beginning of the model in one piece; relay lets the other GPUs compute the blocks that they store, so "
+    "offloads the beginning of the model in one piece; parallel lets the other GPUs compute a part of each step with a "
+    "copy of the model, in proportion to their shares; relay lets the other GPUs compute the blocks that they store, so "
     "that activations travel instead of weights. plugins.toml sets the default.": "interleave 把卸载的块分散在模型中，使传输"
-    "隐藏在计算之后；contiguous 把模型的开头整段卸载；relay 让其他 GPU 计算它们存放的块，传输的是激活而不是权重。"
+    "隐藏在计算之后；contiguous 把模型的开头整段卸载；parallel 让其他 GPU 用模型的副本按份额计算每一步的一部分；relay 让其他 GPU 计算它们存放的块，传输的是激活而不是权重。"
     "plugins.toml 设置默认值。",
 }
 LOADERS = {

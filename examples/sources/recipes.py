@@ -26,8 +26,8 @@ def _flux_recipes() -> Iterator[Recipe]:
     yield Recipe(
         "Flux on one small card",
         "Flux on a card of 8 GB: 19 GB of its weights wait in system memory and are copied ahead of their turn, and "
-        "over 2 GB of the card are left for the picture.\n\nOn a larger card lower virtual_vram_gb, or write auto into "
-        "expert_mode_allocations.",
+        "over 2 GB of the card are left for the picture.\n\nChange virtual_vram_gb to less on a larger card, or write "
+        "auto into expert_mode_allocations.",
         flux(split(file, virtual_vram_gb=19.0, donor_device="cpu"), "cpu", "cuda:0"),
     )
     yield Recipe(

@@ -88,7 +88,7 @@ def _pattern(shown: str) -> str:
 def test_every_command_has_its_example_on_the_page() -> None:
     commands = {
         (info.name or info.callback.__name__).replace("_", "-") for info in app.registered_commands if info.callback
-    }
+    } | {group.name for group in app.registered_groups}
     shown = {re.sub(r"^\w+= ", "", line).split()[1] for line in EXAMPLES}
     assert commands == shown
     assert commands == set(re.findall(r"^## (\S+)$", PAGE, re.MULTILINE))

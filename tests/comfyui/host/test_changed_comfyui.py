@@ -140,7 +140,12 @@ def test_every_method_of_comfyui_s_objects_that_we_use_is_listed(comfyui: ComfyU
     files = (repository / "multigpu_core" / "comfy").rglob("*.py")
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and not node.attr.startswith("__")}
-    of_other_objects = {"execute", "send", "lowvram_patch_counter"}  # a V3 node's, a coroutine's, a model's
+    of_other_objects = {
+        "execute",
+        "send",
+        "lowvram_patch_counter",
+        "start",
+    }  # a V3 node's, a coroutine's, a model's, a thread's
     of_other_objects.add("instance")  # the server has it only while it runs: without one our code does without
     listed = {name.name.rpartition(".")[2] for name in NAMES}
     for name in CLASSES:
