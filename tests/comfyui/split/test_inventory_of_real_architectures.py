@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 from multigpu.multigpu_core.allocation import BlockKind, Strategy
 from multigpu.multigpu_core.provisioning.in_process import ComfyUI
@@ -37,6 +38,9 @@ def _comfyui(simulated_comfyui: ComfyUI) -> Iterator[ComfyUI]:
 @cache
 def made(name: str, folder: Path) -> Report | str:
     """The report on an architecture, or why this ComfyUI has none."""
+    since, here = ARCHITECTURES[name].since, importlib.import_module("comfyui_version").__version__
+    if since and Version(here) < Version(since):
+        return f"it needs ComfyUI {since}, and this is {here}"
     try:
         return report(ARCHITECTURES[name], folder / "model.safetensors")
     except (ImportError, AttributeError, TypeError) as error:
