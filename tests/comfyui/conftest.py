@@ -38,11 +38,12 @@ def started_comfyui(simulated_comfyui: ComfyUI) -> ComfyUI:
 
 @pytest.fixture(autouse=True)
 def log_level_as_it_was() -> Iterator[None]:
-    """Commands that run in this process set the level of our log."""
+    """Commands and libraries that run in this process set up logging for themselves; other tests read our log."""
     logger = logging.getLogger("multigpu")
-    before = logger.level
+    before = logger.level, logger.propagate, logger.disabled, logging.root.manager.disable
     yield
-    logger.setLevel(before)
+    logger.setLevel(before[0])
+    logger.propagate, logger.disabled, logging.root.manager.disable = before[1:]
 
 
 @pytest.fixture
