@@ -53,6 +53,8 @@ def plan_with_profile(
         plan = replace(plan, warnings=(*plan.warnings, *_slow_donors(plan, profile)))
     if not plan.streamed or len(plan.placements) > _MOST_PARTS:
         return plan
+    if plan.work_shares:
+        return plan  # its staging is what the GPU with the least room has beside its replica
     capacity = measure_capacity(inventory, request, devices, reserve_bytes)
     if staging != "auto":
         plan = replace(plan, staging_reason=f"planner.staging is {staging}")

@@ -14,9 +14,10 @@ from multigpu.multigpu_core.allocation import (
     plan_with_profile,
     warned_if_unmoved,
 )
+from multigpu.multigpu_core.allocation.planner.staging_bytes import staged_bytes
 from multigpu.multigpu_core.devices import DeviceInfo, HardwareProfile, LinkSpeed
 
-from .planning import expert, machine, model, planned_again
+from .planning import expert, layered, machine, model, planned_again
 
 AMPLE = machine(dict.fromkeys(("cpu", "cuda:0", "cuda:1", "cuda:2", "mps"), 1000))
 MODEL = model(*[8] * 10, head=10)
@@ -104,3 +105,16 @@ def test_a_model_that_is_whole_on_each_gpu_is_no_split_that_moves_nothing() -> N
     request = expert("cuda:0,50%;cuda:1,50%", AMPLE, strategy=Strategy.PARALLEL)
     for inventory in (MODEL, model(head=10)):
         assert warned_if_unmoved(plan_allocation(inventory, request, AMPLE), request).warnings == ()
+
+
+def test_staging_of_an_explicit_split_fits_beside_what_the_smallest_gpu_stores() -> None:
+    layers = layered(20, 110, 54, 72, 72)
+    place = max(staged_bytes(layer) for layer in layers.by_layers.blocks)
+    stored = layers.total_bytes // 5
+    devices = machine({"cpu": 10**6, "cuda:0": 10**6, "cuda:1": stored + 5 * place // 2})
+    profile = HardwareProfile({("cpu", "cuda:0"): LinkSpeed(3e9, 1e9)}, {"cuda:0": {"bfloat16": 1e14}})
+    request = expert("cuda:0,10%;cuda:1,10%;cpu,*", devices, strategy=Strategy.PARALLEL)
+    plan = plan_with_profile(layers, request, devices, {}, profile)
+    assert plan.streamed and plan.replica_devices == ("cuda:1",)
+    free = {info.name: info.free_bytes for info in devices}
+    assert plan.compute_bytes + plan.staging_bytes <= free["cuda:1"]
