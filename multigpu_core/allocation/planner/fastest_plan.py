@@ -18,8 +18,8 @@ from .plan import AllocationPlan
 from .planner import plan_allocation
 from .replicated import shared_by_speed
 from .staging_bytes import Staging
-from .staging_choice import REASON, TOLERANCE, staging_sizes, with_least_staging
-from .step_time import link_to, predict_step
+from .staging_choice import REASON, least_staged, staging_sizes, with_least_staging
+from .step_time import link_to
 
 _MOST_PARTS = 2000
 """The largest models have half as many layers; with more, trying plans takes longer than it can gain."""
@@ -62,18 +62,9 @@ def plan_with_profile(
         spare = capacity.free_bytes[request.compute_device] + capacity.head_bytes - plan.compute_bytes
         return with_least_staging(plan, profile, spare) if staging == "auto" else plan
     sizes = staging_sizes(plan) if staging == "auto" else [plan.staging_bytes]
-    found = _least_staging_of(list(_candidates(inventory, request, devices, capacity, profile, sizes)), profile)
+    found = least_staged(list(_candidates(inventory, request, devices, capacity, profile, sizes)), profile)
     reason = plan.staging_reason or REASON
     return replace(found, warnings=plan.warnings, staging_reason=reason if found.streamed else "") if found else plan
-
-
-def _least_staging_of(plans: Sequence[AllocationPlan], profile: HardwareProfile) -> AllocationPlan | None:
-    """Of the plans whose step is within a hundredth of the fastest one's, the one with the least staging."""
-    seconds = [predict_step(plan, profile).step_seconds for plan in plans]
-    best = min(seconds, default=0.0)
-    near = [(plan.staging_bytes, took, i) for i, (plan, took) in enumerate(zip(plans, seconds, strict=True))]
-    near = [each for each in near if each[1] <= best * TOLERANCE]
-    return plans[min(near)[-1]] if near else None
 
 
 def _candidates(

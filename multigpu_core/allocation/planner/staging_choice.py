@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
@@ -49,9 +49,14 @@ def _seconds_by_size(
 
 def with_least_staging(plan: AllocationPlan, profile: HardwareProfile, spare_bytes: int) -> AllocationPlan:
     """The plan with the smallest buffer whose step is within a hundredth of the best in the spare memory."""
-    fitting = dict(_seconds_by_size(plan, profile, (size for size in staging_sizes(plan) if size <= spare_bytes)))
-    if not fitting:
-        return plan  # it has one place at least
-    best = min(fitting.values())
-    least = min(size for size in fitting if fitting[size] <= best * TOLERANCE)
-    return replace(plan, staging_bytes=least, staging_reason=REASON)
+    sizes = (size for size in staging_sizes(plan) if size <= spare_bytes)
+    fitting = [replace(plan, staging_bytes=size, staging_reason=REASON) for size in sizes]
+    return least_staged(fitting, profile) or plan  # it has one place at least
+
+
+def least_staged(plans: Sequence[AllocationPlan], profile: HardwareProfile) -> AllocationPlan | None:
+    """Of the plans whose step is within a hundredth of the fastest one's, the one with the least staging, then time."""
+    steps = [(plan.staging_bytes, predict_step(plan, profile).step_seconds, i) for i, plan in enumerate(plans)]
+    longest = min((seconds for _, seconds, _ in steps), default=0.0) * TOLERANCE
+    near = [step for step in steps if step[1] <= longest]
+    return plans[min(near)[-1]] if near else None
