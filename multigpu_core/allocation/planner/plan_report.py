@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from multigpu.multigpu_core.devices import HardwareProfile
-
 from .plan import AllocationPlan, block_shares
-from .staging_choice import trade_off
 from .step_time import StepPrediction
 
 
-def plan_report(plan: AllocationPlan, prediction: StepPrediction | None, profile: HardwareProfile) -> dict[str, Any]:
+def plan_report(plan: AllocationPlan, prediction: StepPrediction | None) -> dict[str, Any]:
     """Sizes in bytes, times in seconds, None where nothing is predicted; blocks in execution order.
 
     A block on several devices is there once for each.
     """
-    trade_offs = trade_off(plan, profile) if prediction is not None else ()
     return {
         "strategy": plan.strategy.name,
         "fits": True,
@@ -25,7 +21,6 @@ def plan_report(plan: AllocationPlan, prediction: StepPrediction | None, profile
         "bytes_by_device": dict(plan.bytes_by_device),
         "staging_bytes": plan.staging_bytes,
         "staging_reason": plan.staging_reason,
-        "staging_trade_off": [{"staging_bytes": size, "predicted_seconds": seconds} for size, seconds in trade_offs],
         "work_shares": {share.device: share.amount for share in plan.work_shares},
         "predicted_seconds": prediction.step_seconds if prediction is not None else None,
         "limit_seconds": prediction.limit_seconds if prediction is not None else None,

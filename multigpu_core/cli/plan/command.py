@@ -187,9 +187,23 @@ class _Outcome:
     def report(self) -> dict[str, Any]:
         from multigpu.multigpu_core.allocation.planner.plan_report import plan_report
 
-        if self.plan is None or self.profile is None:
+        if self.plan is None:
             return {"strategy": self.request.strategy.name, "fits": False, "reason": self.why_not}
-        return {**plan_report(self.plan, self.prediction, self.profile), "reserved_bytes": self.reserved_bytes}
+        return {
+            **plan_report(self.plan, self.prediction),
+            "staging_trade_off": [
+                {"staging_bytes": size, "predicted_seconds": seconds} for size, seconds in self.trade_off()
+            ],
+            "reserved_bytes": self.reserved_bytes,
+        }
+
+    def trade_off(self) -> list[tuple[int, float]]:
+        """Bytes kept for streaming, and the seconds of a step with them; none where nothing is predicted."""
+        from multigpu.multigpu_core.allocation.planner.staging_choice import trade_off
+
+        if self.plan is None or self.prediction is None or self.profile is None:
+            return []
+        return list(trade_off(self.plan, self.profile))
 
 
 def _print_comparison(outcomes: list[_Outcome]) -> None:
@@ -198,9 +212,9 @@ def _print_comparison(outcomes: list[_Outcome]) -> None:
     assumed = dict.fromkeys(each.prediction.assumes for each in outcomes if each.prediction is not None)
     for name in filter(None, assumed):
         console.print(f"assumes {name}; measure to replace", soft_wrap=True, markup=False, highlight=False)
-    streaming = (each for each in outcomes if each.plan and each.plan.streamed and each.prediction)
-    for outcome in islice(streaming, 1):
-        console.print(_trade_off(outcome))
+    streaming = ((each.plan, steps) for each in outcomes if each.plan is not None and (steps := each.trade_off()))
+    for plan, steps in islice(streaming, 1):
+        console.print(_trade_off(plan, steps))
     for outcome in outcomes:
         console.print(f"{outcome.request.strategy.name}: {outcome.string}", soft_wrap=True, markup=False)
 
@@ -226,16 +240,13 @@ def _comparison(outcomes: list[_Outcome]) -> Table:
     return table
 
 
-def _trade_off(outcome: _Outcome) -> Table:
+def _trade_off(plan: AllocationPlan, steps: Iterable[tuple[int, float]]) -> Table:
     """What a step would take with more and with less memory kept for streaming."""
     from multigpu.multigpu_core.allocation.language.amounts import readable_bytes
-    from multigpu.multigpu_core.allocation.planner.staging_choice import trade_off
 
-    assert outcome.plan is not None and outcome.profile is not None
-    table = Table(title=f"{outcome.plan.strategy.name}: memory against time")
+    table = Table(title=f"{plan.strategy.name}: memory against time")
     for heading in ("Reserved for streaming", "A step", ""):
         table.add_column(heading, justify="right" if heading else "left")
-    for size, seconds in trade_off(outcome.plan, outcome.profile):
-        chosen = "chosen" if size == outcome.plan.staging_bytes else ""
-        table.add_row(readable_bytes(size), f"{seconds:.3g} s", chosen)
+    for size, seconds in steps:
+        table.add_row(readable_bytes(size), f"{seconds:.3g} s", "chosen" if size == plan.staging_bytes else "")
     return table

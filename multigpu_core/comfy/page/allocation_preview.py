@@ -78,7 +78,7 @@ def preview(wanted: PreviewRequest, host: Host, plan: PlanAllocation) -> dict[st
             draft=True,
         )
         return {
-            **plan_report(found, expected_step(found, host.profile), host.profile),
+            **plan_report(found, expected_step(found, host.profile)),
             "total_bytes": inventory.total_bytes,
             "room_bytes": {info.name: info.free_bytes for info in devices},
         }

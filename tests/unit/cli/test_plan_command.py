@@ -61,6 +61,13 @@ def test_virtual_vram_moves_so_much_to_the_donors(file: Path) -> None:
     assert plan["bytes_by_device"]["cpu"] == 8 * GB
 
 
+def test_the_json_has_what_a_step_takes_with_other_sizes_of_staging(file: Path) -> None:
+    plan = _json(file, "--machine", "cuda:0=64gb", "--virtual-vram", "8")
+    steps = {each["staging_bytes"]: each["predicted_seconds"] for each in plan["staging_trade_off"]}
+    assert steps[plan["staging_bytes"]] == plan["predicted_seconds"]
+    assert len(steps) > 1
+
+
 def test_strategies_are_compared_side_by_side(file: Path) -> None:
     plans = _json(file, *TWO_CARDS, "--compare")
     assert [plan["strategy"] for plan in plans] == ["interleave", "contiguous", "parallel", "relay"]
