@@ -11,7 +11,6 @@ from multigpu.multigpu_core.allocation.language.device_names import Resolver
 from multigpu.multigpu_core.cluster.files.identity import Identities
 from multigpu.multigpu_core.comfy.host.loader_outputs import map_outputs
 from multigpu.multigpu_core.comfy.nodes.inputs import InputSpec
-from multigpu.multigpu_core.comfy.nodes.loading import LoadJob
 from multigpu.multigpu_core.comfy.nodes.model_files import UnknownFileError, model_file
 from multigpu.multigpu_core.comfy.nodes.variants import VariantNode
 from multigpu.multigpu_core.contract.loaders import NodeVariant
@@ -90,12 +89,7 @@ class _RemoteVariantNode(VariantNode):
         files = tuple(self._file(str(inputs[name]), name, place) for name in loader.file_inputs)
 
         def at_home() -> Any:
-            job = LoadJob.of(
-                self._target(),
-                {**inputs, DEVICE: self.CONTEXT.host.default_device()},
-                self.their_inputs({**inputs, DEVICE: self.CONTEXT.host.default_device()}),
-                self.CONTEXT,
-            )
+            job = self._job({**inputs, DEVICE: self.CONTEXT.host.default_device()})
             with job.scope():
                 return _first_output(job.finish(job.call()))
 

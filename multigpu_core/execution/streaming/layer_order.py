@@ -52,8 +52,7 @@ class LayerWatch:
 
     def __init__(self, orders: LayerOrders) -> None:
         self._orders = orders
-        self.has_learned = False
-        """Whether the order of another class has become known; whoever uses it sets this back."""
+        self._has_news = False
         self._class_of: dict[str, BlockClass] = {}
         self._running = ""
         self._seen: list[str] = []
@@ -103,6 +102,11 @@ class LayerWatch:
         if self._is_open(place.block):
             self._seen.append(place.path)
 
+    def take_news(self) -> bool:
+        """Whether the order of another class has become known since this was asked last."""
+        has_news, self._has_news = self._has_news, False
+        return has_news
+
     def in_order(self, places: Mapping[int, Place]) -> list[int]:
         """Modules by number, as they are called in a step, as far as that is known; others are left out."""
         by_block: dict[str, dict[str, int]] = {}
@@ -133,4 +137,4 @@ class LayerWatch:
                 for handle in self._handles:
                     handle.remove()
                 self._handles.clear()
-            self.has_learned = True
+            self._has_news = True

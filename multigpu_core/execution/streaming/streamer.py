@@ -210,8 +210,7 @@ class Streamer:
             return
         is_new_step = self._order.entered(index)
         self._watch.entered(self._places[index])
-        if self._watch.has_learned:
-            self._watch.has_learned = False
+        if self._watch.take_news():
             self._order.teach(self._watch.in_order(self._places))
         if not offloaded.is_as_stored:
             self._look_again(offloaded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -38,13 +38,15 @@ class Block(nn.Module):
         return x + self.down(torch.tanh(self.up(x)))
 
 
-class Model(nn.Module):
-    def __init__(self, hidden: Sequence[int] = EQUAL) -> None:
+class InOrder(nn.Module):
+    """Blocks, made after the weights in front of them, that are called as `order` says; as they come by default."""
+
+    def __init__(self, blocks: Iterable[nn.Module], width: int = WIDTH) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embed = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(Block(each) for each in hidden)
-        self.order = list(range(len(hidden)))
+        self.embed = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(blocks)
+        self.order: Sequence[int] = list(range(len(self.blocks)))
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,6 +54,11 @@ class Model(nn.Module):
         for index in self.order:
             x = self.blocks[index](x)
         return x
+
+
+class Model(InOrder):
+    def __init__(self, hidden: Sequence[int] = EQUAL) -> None:
+        super().__init__(Block(each) for each in hidden)
 
 
 def split(

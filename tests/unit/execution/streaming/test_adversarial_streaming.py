@@ -22,6 +22,7 @@ from multigpu.multigpu_core.simulation.deferral import Order
 from multigpu.testing import SimulatedFaultError, SimulatedMachine
 
 from ..adversarial import ORDERS, PinnedInputs, unfavourable
+from .streamed import InOrder
 
 WIDTH = 16
 COMPUTE = "npu:0"
@@ -53,20 +54,9 @@ class Around(nn.Module):
         return x + y
 
 
-class Model(nn.Module):
+class Model(InOrder):
     def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList([Around(hidden) if hidden > 100 else Block(hidden) for hidden in HIDDEN])
-        self.order: Sequence[int] = IN_TURN
-        self.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        for index in self.order:
-            x = self.blocks[index](x)
-        return x
+        super().__init__((Around(hidden) if hidden > 100 else Block(hidden) for hidden in HIDDEN), WIDTH)
 
 
 class Way:

@@ -20,7 +20,7 @@ from multigpu.multigpu_core.simulation.time.clock import ClockSettings
 from multigpu.testing import SimulatedMachine
 
 from ..adversarial import ORDERS, unfavourable
-from .streamed import COMPUTE, GB, WIDTH
+from .streamed import COMPUTE, GB, WIDTH, InOrder
 
 BLOCKS = 6
 
@@ -88,20 +88,9 @@ KINDS: dict[str, Callable[[int], nn.Module]] = {
 }  # fmt: skip
 
 
-class Model(nn.Module):
+class Model(InOrder):
     def __init__(self, kind: Callable[[int], nn.Module] = Block, blocks: int = BLOCKS) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(kind(64 + 8 * index) for index in range(blocks))
-        self.order = list(range(blocks))
-        self.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        for index in self.order:
-            x = self.blocks[index](x)
-        return x
+        super().__init__(kind(64 + 8 * index) for index in range(blocks))
 
 
 def split(
