@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -138,11 +139,13 @@ def test_what_a_killed_command_left_is_ended_and_nobody_elses_process_is(
     ray_runs(UP)
     left = ray_process.start_ray(HOME, OPTIONS, folder, folder.path / "log")
     ours = own_process(left.pid)
-    somebody_elses = OwnProcess(own_process().pid, own_process().created - 3600)  # a number that was used again
-    member = Membership("home", True, "", "", 1, 1, processes=(ours, somebody_elses))
-    assert leftovers(member) == 1
-    left.wait(SECONDS)
-    assert not is_running(ours) and is_running(own_process())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        theirs = own_process(stranger.pid)
+        number_used_again = OwnProcess(theirs.pid, theirs.created - 3600)
+        member = Membership("home", True, "", "", 1, 1, processes=(ours, number_used_again))
+        assert leftovers(member) == 1
+        left.wait(SECONDS)
+        assert not is_running(ours) and is_running(theirs)
 
 
 def test_the_token_is_in_no_command_and_in_no_environment(folder: ClusterFolder) -> None:

@@ -56,5 +56,9 @@ def test_what_is_quantised_already_a_vae_and_what_the_cpu_computes_stay_as_they_
 
 def test_several_files_are_one_model_with_names_of_their_own(tmp_path: Path) -> None:
     file = _file(tmp_path / "half.safetensors", torch.bfloat16)
-    names = [block.name for block in inventory_as_loaded([file, file], GPU).blocks]
+    blocks = inventory_as_loaded([file, file], GPU).blocks
+    names = [block.name for block in blocks]
     assert len(names) == len(set(names)) == 6 and {name[:2] for name in names} == {"1.", "2."}
+    layers = [layer for block in blocks for layer in block.layers]
+    assert len({layer.name for layer in layers}) == 12
+    assert all(layer.part_of in names and layer.name.startswith(layer.part_of) for layer in layers)

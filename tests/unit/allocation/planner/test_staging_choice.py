@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from multigpu.multigpu_core.allocation import AllocationPlan, plan_allocation, plan_with_profile, predict_step
+from multigpu.multigpu_core.allocation import (
+    AllocationPlan,
+    Block,
+    BlockKind,
+    Placement,
+    Strategy,
+    plan_allocation,
+    plan_with_profile,
+    predict_step,
+)
 from multigpu.multigpu_core.allocation.planner.staging_bytes import Staging, staged_bytes
 from multigpu.multigpu_core.allocation.planner.staging_choice import TOLERANCE, staging_sizes, trade_off
 from multigpu.multigpu_core.devices import HardwareProfile, LinkSpeed
@@ -91,3 +100,13 @@ def test_of_a_block_the_layers_that_compute_least_stay() -> None:
     plan = planned(60, 25e9)
     away = [sum(layer.block.name.endswith(f".{i}") for layer in plan.streamed) for i in range(len(LAYERS))]
     assert away[0] == 0 and away[3] == 20
+
+
+def test_of_a_block_that_a_plugin_offloads_as_a_whole_the_small_rest_stays() -> None:
+    layer = Block("b.up", BlockKind.TRANSFORMER, "bfloat16", 90, ("b.up.weight",), 0, (), "b")
+    rest = Block("b", BlockKind.HEAD, "bfloat16", 10, ("b.scale",), 0, (), "b")
+    block = Block("b", BlockKind.TRANSFORMER, "bfloat16", 100, ("b.scale", "b.up.weight"), 0, (rest, layer))
+    whole = AllocationPlan("cuda:0", Strategy.INTERLEAVE, (Placement(block, "cpu"),))
+    assert whole.by_layers.placements == (Placement(rest, "cuda:0"), Placement(layer, "cpu"))
+    relayed = replace(whole, placements=(Placement(block, "cuda:1", relayed=True),))
+    assert relayed.by_layers == relayed
